@@ -1,0 +1,1 @@
+"""Jodi for ComfyUI. Importing this module has no side effects."""

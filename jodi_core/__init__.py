@@ -1,0 +1,1 @@
+"""Jodi without a host: model, autoencoder, roles, labels, sampling, checkpoints, pipeline."""

@@ -1,0 +1,29 @@
+"""What can go wrong, by kind. Every message says what was expected, what came, and what to do."""
+
+
+class JodiError(ValueError):
+    """Base of every error this package raises on purpose."""
+
+
+class CheckpointError(JodiError):
+    """A weight file is unreadable, of another model, or incomplete."""
+
+
+class RoleError(JodiError):
+    """A role assignment that has no meaning."""
+
+
+class ShapeError(JodiError):
+    """A tensor or a size that does not fit."""
+
+
+class ImageError(JodiError):
+    """A picture that cannot be read or used."""
+
+
+class TextError(JodiError):
+    """A prompt or text feature that cannot be used."""
+
+
+class Interrupted(Exception):
+    """Sampling was stopped on request."""

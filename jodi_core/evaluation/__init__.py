@@ -1,0 +1,1 @@
+"""Quality measured on scenes whose labels are exact."""

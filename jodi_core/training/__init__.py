@@ -1,0 +1,1 @@
+"""Training on procedural scenes: rendering, datasets, the role-switch loop."""
