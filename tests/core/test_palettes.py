@@ -1,7 +1,7 @@
 """The published colour tables, byte for byte."""
 
 import hashlib
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from jodi_pack.jodi_core import palettes as p
 
@@ -63,5 +63,5 @@ def test_openpose_tables():
     }
     for side in ("left", "right"):
         for chain in (("shoulder", "elbow", "wrist"), ("hip", "knee", "ankle"), ("eye", "ear")):
-            for a, b in zip(chain, chain[1:], strict=False):
+            for a, b in pairwise(chain):
                 assert {f"{side}_{a}", f"{side}_{b}"} in names
