@@ -1,0 +1,74 @@
+"""Layers that both networks share. Numerics live in `kernels`; these hold the parameters.
+
+`operations` is a namespace with Linear, Conv2d and Embedding: `torch.nn`, or a host's own
+classes that cast or offload weights. A host's Conv2d ends in `_conv_forward(x, weight, bias)`, as
+torch's does, so overriding that one method keeps both working.
+"""
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..kernels import dispatch
+
+
+@functools.lru_cache(maxsize=16)
+def pointwise_conv(operations):
+    """A Conv2d class of kernel 1 that multiplies matrices over channels-last memory."""
+
+    class PointwiseConv2d(operations.Conv2d):
+        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            if x.dim() == 3:  # tokens (B, T, C): already channels-last
+                return F.linear(x, weight.flatten(1), bias)
+            if self.groups > 1:
+                return super()._conv_forward(x, weight, bias)
+            tokens = x.permute(0, 2, 3, 1)
+            return F.linear(tokens, weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+    return PointwiseConv2d
+
+
+@functools.lru_cache(maxsize=16)
+def depthwise_glu_conv(operations):
+    """A depthwise 3x3 Conv2d class that ends in value * SiLU(gate): (B, 2F, h, w) -> (B, F, h, w).
+
+    In and out are channels-last views, so that token-major callers pay for no copy.
+    """
+
+    class DepthwiseGluConv2d(operations.Conv2d):
+        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            batch, channels, h, w = x.shape
+            tokens = x.permute(0, 2, 3, 1).reshape(batch, h * w, channels)
+            out = dispatch.depthwise_conv3x3_glu(tokens, weight, bias, (h, w))
+            return out.view(batch, h, w, -1).permute(0, 3, 1, 2)
+
+    return DepthwiseGluConv2d
+
+
+class RMSNorm2d(nn.Module):
+    """RMSNorm over channels with weight and bias. x (B, C, H, W) -> same."""
+
+    def __init__(self, channels: int, eps: float = 1e-5, device=None, dtype=None):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dispatch.rms_norm_channels(x, self.weight.to(x), self.bias.to(x), self.eps)
+
+
+class RMSNorm(nn.Module):
+    """RMSNorm over the last axis, weight only, arithmetic in float32. x (..., C) -> same."""
+
+    def __init__(self, channels: int, eps: float, device=None, dtype=None):
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x32 = x.float()
+        normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
+        return (normed * self.weight.to(x32)).to(x.dtype)

@@ -1,0 +1,73 @@
+"""Every hot operation in plain torch. These are the specification: other implementations must match.
+
+Shapes: B batch, L domains, T tokens per domain, N tokens in all, C width, H heads, D head dim.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def relu_linear_attention(
+    q: Tensor, k: Tensor, v: Tensor, eps: float, key_mask: Tensor | None = None
+) -> Tensor:
+    """Linear attention with the feature map ReLU, state kept in float32.
+
+    out_n = (sum_m v_m relu(k_m)^T) relu(q_n) / (sum_m relu(k_m) . relu(q_n) + eps)
+
+    Shapes: q (B, N, H, D), k and v (B, M, H, D), key_mask (B, M) bool, True keeps the key
+    -> (B, N, H, D) in the dtype of q. N and M may differ.
+    Source: arXiv 2410.10629 section 2 (Sana); github VIPL-GENUN/Jodi @ c21bdcb, LiteLA.
+    """
+    dtype = q.dtype
+    q_BHND = F.relu(q).transpose(1, 2).float()
+    k_BHMD = F.relu(k).transpose(1, 2).float()
+    v_BHMD = v.transpose(1, 2).float()
+    if key_mask is not None:
+        k_BHMD = k_BHMD * key_mask[:, None, :, None]
+    state_BHDD = k_BHMD.transpose(-1, -2) @ v_BHMD
+    normaliser = q_BHND @ k_BHMD.sum(-2).unsqueeze(-1)
+    out = (q_BHND @ state_BHDD) / (normaliser + eps)
+    return out.transpose(1, 2).to(dtype)
+
+
+def layer_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm without weights, then x * (1 + scale) + shift.
+
+    Shapes: x (B, L, T, C), shift and scale (B, L, C) -> (B, L, T, C).
+    """
+    x = F.layer_norm(x, x.shape[-1:], eps=eps)
+    return x * (1 + scale.unsqueeze(-2)) + shift.unsqueeze(-2)
+
+
+def gated_residual(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+    """x + gate * update. Shapes: x and update (B, L, T, C), gate (B, L, C)."""
+    return torch.addcmul(x, update, gate.unsqueeze(-2))
+
+
+def depthwise_conv3x3_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Depthwise 3x3 convolution on a grid of tokens, then value * SiLU(gate).
+
+    The first half of the channels is the value, the second half the gate; zero padding of 1.
+    Shapes: x (..., T, 2F) with T = h * w row-major, weight (2F, 1, 3, 3), bias (2F)
+    -> (..., T, F).
+    Source: arXiv 2410.10629 (mix-FFN); github VIPL-GENUN/Jodi @ c21bdcb, GLUMBConv.
+    """
+    h, w = grid
+    lead, channels = x.shape[:-2], x.shape[-1]
+    # A permuted view of token-major memory is channels-last: no copy is made here.
+    image = x.reshape(-1, h, w, channels).permute(0, 3, 1, 2)
+    image = F.conv2d(image, weight, bias, padding=1, groups=channels)
+    value, gate = image.permute(0, 2, 3, 1).reshape(*lead, h * w, channels).chunk(2, dim=-1)
+    return value * F.silu(gate)
+
+
+def rms_norm_channels(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """RMSNorm over the channels of each pixel, arithmetic in float32, result in x's dtype.
+
+    Shapes: x (B, C, H, W), weight and bias (C) -> (B, C, H, W).
+    Source: github mit-han-lab/efficientvit, TritonRMSNorm2d.
+    """
+    x32 = x.float()
+    normed = (x32 * torch.rsqrt(x32.square().mean(1, keepdim=True) + eps)).to(x.dtype)
+    return normed * weight[:, None, None] + bias[:, None, None]
