@@ -1,0 +1,90 @@
+"""What one job holds constant over its sampling steps, and how its rows are grouped."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .errors import ShapeError, TextError
+
+
+@dataclass
+class PreparedContext:
+    """Made by `JodiTransformer.prepare`, read by `JodiTransformer.velocity`; bound to one grid.
+
+    Rows with different role patterns are run in groups of equal patterns.
+    """
+
+    @dataclass
+    class Group:
+        """Rows that share a role pattern. Active domains are ordered generated, then conditions."""
+
+        rows: Tensor  # (R,) indices into the batch
+        generated: list[int]
+        conditions: list[int]
+        role_vector: Tensor  # (A, C)
+        role_modulation: Tensor  # (A, 6, C)
+        condition_tokens: Tensor | None  # (R, conditions, T, C)
+        text: list[tuple[Tensor, Tensor]]  # keys and values of every block
+        text_bias: Tensor | None  # (R or 1, 1, 1, S)
+
+    groups: list[Group]
+    grid: tuple[int, int]
+    position: Tensor  # (T, C)
+    round_timestep: bool
+    times: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+def group_rows(role: Tensor) -> list[tuple[Tensor, tuple[int, ...]]]:
+    """role (B, L) -> [(row indices, pattern), ...] in order of first appearance."""
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for row, pattern in enumerate(role.tolist()):
+        groups.setdefault(tuple(pattern), []).append(row)
+    return [
+        (torch.tensor(rows, device=role.device), pattern) for pattern, rows in groups.items()
+    ]
+
+
+def select_text(
+    caption: Tensor | None, mask: Tensor | None, rows: Tensor, like: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Keep only text tokens that some row may read, and mask the rest per row.
+
+    Shapes: caption (B or 1, 1, S, Cc) or (B or 1, S, Cc), mask (B or 1, S), rows (R,)
+    -> features (R or 1, S', Cc) and None, or an additive bias (R, 1, 1, S').
+    Raises: TextError without text, or for a row whose mask keeps nothing; ShapeError for shapes
+    that do not fit.
+    """
+    if caption is None:
+        raise TextError(
+            "no text was given, but the image is not a condition; encode a prompt (it may be "
+            "empty) or pass stored text features"
+        )
+    if caption.dim() == 4:
+        caption = caption.squeeze(1)
+    if mask is None:
+        mask = torch.ones(caption.shape[:2], device=caption.device)
+    if mask.shape[-1] != caption.shape[-2]:
+        raise ShapeError(
+            f"the text mask covers {mask.shape[-1]} tokens, the features hold {caption.shape[-2]}"
+        )
+    caption = _rows(caption, rows, "text features").to(like)
+    keep = _rows(mask, rows, "text mask").to(like.device) > 0
+    if not keep.any(1).all():
+        raise TextError("a text mask keeps no token at all; at least the first must be kept")
+    count = max(caption.shape[0], keep.shape[0])
+    caption, keep = caption.expand(count, -1, -1), keep.expand(count, -1)
+    columns = keep.any(0).nonzero().squeeze(1)
+    features, keep = caption[:, columns], keep[:, columns]
+    if keep.all():
+        return features, None
+    bias = torch.zeros(keep.shape, device=like.device, dtype=like.dtype)
+    return features, bias.masked_fill(~keep, float("-inf"))[:, None, None]
+
+
+def _rows(x: Tensor, rows: Tensor, what: str) -> Tensor:
+    if x.shape[0] == 1:
+        return x
+    if x.shape[0] <= int(rows.max()):
+        raise ShapeError(f"{what} have {x.shape[0]} rows, the batch has more; give one row or all")
+    return x[rows.to(x.device)]
