@@ -1,0 +1,65 @@
+# Each target does its own set-up in .venv; a second run skips it until a requirement file changes.
+
+PYTHON ?= python3
+VENV   ?= .venv
+
+# torch goes in first, and by itself, because which build is wanted depends on the machine. An exact
+# version lets pip take a CPU build (2.13.0+cpu) wherever pip can see one; an open range would take
+# the newest release instead, on Linux with several GB of CUDA packages. Another choice:
+#     make clean && make test TORCH=torch==2.4.0
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: demo test lint bench format clean help
+
+help:
+	@echo "make demo    all three tasks on sample pictures -> output/demo/contact_sheet.png"
+	@echo "make test    the test suite                        (PYTEST_ARGS='-k roles' to choose)"
+	@echo "make lint    ruff and pyright                      (make format repairs what ruff can)"
+	@echo "make bench   ours against a plain baseline         (BENCH_JSON=FILE keeps the figures)"
+	@echo "make clean   remove $(VENV)"
+	@echo "variables    PYTHON=$(PYTHON)  TORCH=$(TORCH)  VENV=$(VENV)"
+
+demo: $(VENV)/.runtime
+	@$(BIN)/jodi demo
+
+test: $(VENV)/.test
+	@$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.lint
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.runtime
+	@$(BIN)/jodi bench $(if $(BENCH_JSON),--json "$(BENCH_JSON)")
+
+clean:
+	rm -rf "$(VENV)"
+
+# The stamps are written last, so that a set-up that was interrupted is taken up again.
+$(VENV)/.runtime: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "Python 3.10 or newer is needed, $(PYTHON) is older or missing; name one: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv "$(VENV)" || { \
+	  echo "$(PYTHON) could not make $(VENV); on Debian and Ubuntu: apt-get install python3-venv" >&2; \
+	  exit 1; }
+	$(PIP) install "$(TORCH)" || echo "$(TORCH) is not to be had here; taking what requirements.txt allows"
+	$(PIP) install --quiet -r requirements.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.runtime requirements-test.txt
+	$(PIP) install --quiet -r requirements-test.txt
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.runtime requirements-lint.txt
+	$(PIP) install --quiet -r requirements-lint.txt
+	@touch $@
