@@ -1,0 +1,189 @@
+"""What is wrong with a set of tensors, and what that pattern usually means."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .config import AutoencoderConfig, TransformerConfig
+from .errors import CheckpointError
+from .state_file import few
+
+
+@dataclass(frozen=True)
+class KeyFaults:
+    """How the tensors found differ from those expected. Misshaped: name, expected, found."""
+
+    expected: Mapping[str, tuple[int, ...]]
+    missing: Sequence[str]
+    unexpected: Sequence[str]
+    misshaped: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.misshaped)
+
+    def text(self) -> str:
+        parts = []
+        if self.missing:
+            parts.append(
+                f"missing {len(self.missing)} of {len(self.expected)}: {few(self.missing)}"
+            )
+        if self.misshaped:
+            shapes = [f"{n} (expected {e}, came {c})" for n, e, c in self.misshaped]
+            parts.append(f"misshaped {len(shapes)}: {few(shapes)}")
+        if self.unexpected:
+            parts.append(f"unexpected {len(self.unexpected)}: {few(self.unexpected)}")
+        return "; ".join(parts)
+
+
+def key_faults(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> KeyFaults:
+    """The differences between tensors and the shapes expected, in the order of either."""
+    return KeyFaults(
+        expected=expected,
+        missing=[name for name in expected if name not in state],
+        unexpected=[name for name in state if name not in expected],
+        misshaped=[
+            (name, shape, tuple(state[name].shape))
+            for name, shape in expected.items()
+            if name in state and tuple(state[name].shape) != shape
+        ],
+    )
+
+
+def strict_keys(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    config,
+    explain: Callable[[KeyFaults, TransformerConfig | AutoencoderConfig], str],
+):
+    """Pass when `state` has exactly the tensors expected.
+
+    Raises: CheckpointError with the first few faults of each sort, their number, what they mean.
+    """
+    faults = key_faults(state, expected)
+    if faults:
+        raise CheckpointError(
+            f"the tensors are not those of {_describe(config)}: {faults.text()}. "
+            f"{explain(faults, config)}"
+        )
+
+
+def explain_transformer(faults: KeyFaults, config: TransformerConfig) -> str:
+    """What these faults usually mean for a transformer, and what to do."""
+    missing, unexpected = faults.missing, faults.unexpected
+    if _none_left(faults, "final_layers.") or _none_left(faults, "x_embedders."):
+        return (
+            "Whole input or output layers are missing: this is what is left when a Sana checkpoint "
+            "is taken for Jodi, or a start of training. Give the trained Jodi file."
+        )
+    lost = _lost(faults, r"blocks\.(\d+)\.")
+    if lost:
+        return (
+            f"Blocks {_ranges(lost)} (of 0-{config.depth - 1}) are missing entirely: a conversion "
+            "or a save that stopped early, or one part of several. Convert again from the complete "
+            "file; if the model really is this shallow, pass its config."
+        )
+    lost = _lost(faults, r"(?:x_embedders|final_layers)\.(\d+)\.")
+    if lost:
+        return (
+            f"The layers of domains {_ranges(lost)} are missing: a model trained on fewer labels, "
+            f"where {config.num_domains} domains were expected. Give the file with all of them, or "
+            "pass a config with the right num_labels."
+        )
+    if any(re.match(r"(x_embedders|final_layers)\.\d+\.", name) for name in unexpected):
+        return (
+            f"There are layers for more domains than the {config.num_domains} expected: a model "
+            "that was extended by labels, whose domain_embedding comes from another file."
+        )
+    if any(re.search(r"\.(q_norm|k_norm)\.", name) for name in unexpected):
+        return (
+            "It normalises queries and keys, which Jodi does not: a relative such as Sana 1.5. "
+            "Give the released Jodi."
+        )
+    widths = {
+        (e, c)
+        for _, expected, came in faults.misshaped
+        for e, c in zip(expected, came, strict=False)
+        if e != c and e == config.hidden_size
+    }
+    if len(widths) == 1:
+        (_, width) = widths.pop()
+        return (
+            f"These tensors have hidden size {width}, the model {config.hidden_size}: parts of two "
+            "models were mixed. Give one complete file."
+        )
+    return _explain_common(faults) or (
+        "The file is of another version, or tensors were lost or exchanged: use the original file, "
+        "or convert it again."
+        if missing or faults.misshaped
+        else "The file holds more than this model: a newer or extended version. Update the program "
+        "or use the released file."
+    )
+
+
+def explain_autoencoder(faults: KeyFaults, config: AutoencoderConfig) -> str:
+    """What these faults usually mean for a DC-AE, and what to do."""
+    for side, other in (("encoder", "decoder"), ("decoder", "encoder")):
+        if _none_left(faults, f"{side}."):
+            return f"Only the {other} is there. Give the complete autoencoder."
+    if any(name.endswith((".running_mean", ".running_var")) for name in faults.unexpected):
+        return (
+            "It normalises by batch, as the DC-AE trained on ImageNet does; Jodi's latents come "
+            "from dc-ae-f32c32-sana-1.0."
+        )
+    return _explain_common(faults) or (
+        "The file is another DC-AE, or tensors were lost: give dc-ae-f32c32-sana-1.0, or convert "
+        "it again from its source."
+    )
+
+
+def _explain_common(faults: KeyFaults) -> str | None:
+    scales = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale", ".comfy_quant")
+    if any(name.endswith(scales) for name in faults.unexpected):
+        return "It is quantised (scales beside the weights). Use a file that was not quantised."
+    if len(faults.missing) > len(faults.expected) // 2 and not faults.unexpected:
+        return (
+            "More than half is missing: one part of a model split into several files, or a save "
+            "that stopped early. Use the complete file."
+        )
+    return None
+
+
+def _describe(config) -> str:
+    if isinstance(config, TransformerConfig):
+        return (
+            f"a Jodi transformer of width {config.hidden_size}, depth {config.depth} and "
+            f"{config.num_domains} domains"
+        )
+    return f"a DC-AE with stages of width {', '.join(map(str, config.widths))}"
+
+
+def _none_left(faults: KeyFaults, prefix: str) -> bool:
+    """Whether every tensor under `prefix` is missing."""
+    missing = set(faults.missing)
+    return all(name in missing for name in faults.expected if name.startswith(prefix))
+
+
+def _lost(faults: KeyFaults, pattern: str) -> list[int]:
+    """Indices of which every expected tensor is missing."""
+    regex = re.compile(pattern)
+    missing = set(faults.missing)
+    kept, seen = set(), set()
+    for name in faults.expected:
+        if match := regex.match(name):
+            seen.add(int(match.group(1)))
+            if name not in missing:
+                kept.add(int(match.group(1)))
+    return sorted(seen - kept)
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """[1, 2, 3, 7] -> "1-3, 7"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
