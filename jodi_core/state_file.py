@@ -98,7 +98,7 @@ def _read_safetensors(path: Path, size: int) -> tuple[dict[str, Tensor], dict[st
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} begins like a safetensors file but cannot be read as one ({error}). "
+            f"{path} begins like a safetensors file but cannot be read as one ({str(error)[:120]}). "
             f"{AGAIN}, or update the safetensors package if a newer program wrote it."
         ) from error
 
@@ -124,12 +124,12 @@ def _check_safetensors_size(path: Path, size: int):
         needed = 8 + header_bytes + max(ends, default=0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} has a damaged safetensors header ({error}). {AGAIN}."
+            f"{path} has a damaged safetensors header ({type(error).__name__}: {error}). {AGAIN}."
         ) from error
     if needed > size:
         raise CheckpointError(
             f"{path} is truncated: its tensors need {needed:,} bytes, the file has {size:,} "
-            f"({needed - size:,} are missing). {AGAIN}."
+            f"({needed - size:,} missing). {AGAIN}."
         )
     if needed < size:
         raise CheckpointError(
@@ -165,8 +165,13 @@ def _read_zip_pickle(path: Path, size: int):
 
 
 def _load_pickle(path: Path, mmap: bool):
+    safely = {"map_location": "cpu", "weights_only": True}
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        if mmap and path.suffix != ".safetensors":
+            return torch.load(path, mmap=True, **safely)
+        # An open file, because newer torch takes a path that ends in .safetensors at its word.
+        with path.open("rb") as file:
+            return torch.load(file, **safely)
     except Exception as error:  # a damaged pickle can raise anything
         text = str(error)
         if "weights_only" in text or "Unsupported" in text:
@@ -178,10 +183,10 @@ def _load_pickle(path: Path, mmap: bool):
 
 
 def _describe_refusal(path: Path, text: str) -> str:
-    found = re.search(r"(?:GLOBAL|global|class) `?([A-Za-z_][\w.]*\.[\w.]+)", text)
-    holds = f" (it asks for {found.group(1).rstrip('.')})" if found else ""
+    found = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported class ([\w.]+)", text)
+    asks = f"it asks for {found.group(1) or found.group(2)}" if found else "or it is damaged"
     return (
-        f"{path} is a pickle that holds more than tensors{holds}: a full training checkpoint with "
+        f"{path} is a pickle that holds more than tensors ({asks}): a full training checkpoint with "
         "optimizer and random state, or an unsafe file. Only tensors are read from a pickle, "
         "because a pickle can run any program. If you trust its origin, take the weights out "
         "once, in Python: torch.save({'state_dict': torch.load(file, weights_only=False)"
@@ -280,7 +285,7 @@ def _describe_foreign(path: Path, head: bytes, size: int) -> str:
         line = head.decode("utf-8", "replace").strip().splitlines()[0][:60] if start else ""
         return f"{path} is a text file (it begins {line!r}), not weights. {AGAIN}."
     if size < 16:
-        return f"{path} is truncated: {size} bytes are left of it. {AGAIN}."
+        return f"{path} is truncated: only {size} bytes of it are there. {AGAIN}."
     return (
         f"{path} is no weight file: it begins with the bytes {head[:8].hex(' ')}. Expected "
         "safetensors, or a pickle written by torch.save."
