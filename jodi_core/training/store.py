@@ -1,7 +1,9 @@
 """Rendered scenes and their latents on disk, so that an epoch costs no rendering."""
 
 import json
+import multiprocessing
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import JodiError
+from .scenes import render_scenes, training_seeds
 
 Progress = Callable[[int, int], None]
 
@@ -47,14 +50,13 @@ class SceneStore:
         *,
         first_seed: int = 0,
         chunk: int = 64,
+        workers: int = 1,
         progress: Progress | None = None,
     ) -> "SceneStore":
         """Render `count` training scenes of `size` pixels into `folder`.
 
         Raises: JodiError when the folder holds scenes of another size, count or first seed.
         """
-        from .scenes import render_scenes, training_seeds  # noqa: PLC0415  (heavy, and only here)
-
         folder.mkdir(parents=True, exist_ok=True)
         info_path = folder / "scenes.json"
         info = {"count": count, "size": size, "first_seed": first_seed, "done": 0}
@@ -71,13 +73,13 @@ class SceneStore:
         pictures = np.lib.format.open_memmap(
             folder / "pictures.npy", mode, np.uint8, (count, 8, 3, size, size)
         )
-        seeds = list(training_seeds(first_seed, count))
-        while info["done"] < count:
+        seeds = training_seeds(first_seed, count)
+        chunks = [seeds[i : i + chunk] for i in range(info["done"], count, chunk)]
+        for rendered, written in _render_chunks(chunks, size, workers):
             start = info["done"]
-            scenes = render_scenes(seeds[start : start + chunk], size)
-            stop = start + len(scenes.captions)
-            pictures[start:stop] = (scenes.pictures * 255).round().to(torch.uint8).numpy()
-            captions.extend(scenes.captions)
+            stop = start + len(written)
+            pictures[start:stop] = rendered
+            captions.extend(written)
             info["done"] = stop
             if (start // chunk) % 16 == 15 or stop == count:
                 pictures.flush()
@@ -86,6 +88,23 @@ class SceneStore:
             if progress:
                 progress(stop, count)
         return cls(folder)
+
+
+def _render_chunks(chunks: list[range], size: int, workers: int):
+    """Yield (pictures uint8, captions) of each chunk in order, from `workers` processes."""
+    if workers <= 1:
+        yield from (_render_chunk(chunk, size) for chunk in chunks)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        workers, context, initializer=torch.set_num_threads, initargs=(1,)
+    ) as pool:
+        yield from pool.map(_render_chunk, chunks, [size] * len(chunks))
+
+
+def _render_chunk(seeds: range, size: int) -> tuple[np.ndarray, list[str]]:
+    scenes = render_scenes(list(seeds), size)
+    return (scenes.pictures * 255).round().to(torch.uint8).numpy(), scenes.captions
 
 
 def encode_store(
