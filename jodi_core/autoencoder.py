@@ -44,7 +44,9 @@ class DCAE(nn.Module):
         if tile is None or max(picture.shape[-2:]) <= tile:
             latent = self.encoder(picture)
         else:
-            latent = map_tiles(self.encoder, picture, tile=max(tile // f, 2) * f, step=f, scale=1 / f)
+            latent = map_tiles(
+                self.encoder, picture, tile=max(tile // f, 2) * f, step=f, scale=1 / f
+            )
         return latent * self.config.scaling_factor
 
     def decode(self, latent: Tensor, *, tile: int | None = None) -> Tensor:

@@ -40,9 +40,7 @@ def group_rows(role: Tensor) -> list[tuple[Tensor, tuple[int, ...]]]:
     groups: dict[tuple[int, ...], list[int]] = {}
     for row, pattern in enumerate(role.tolist()):
         groups.setdefault(tuple(pattern), []).append(row)
-    return [
-        (torch.tensor(rows, device=role.device), pattern) for pattern, rows in groups.items()
-    ]
+    return [(torch.tensor(rows, device=role.device), pattern) for pattern, rows in groups.items()]
 
 
 def select_text(

@@ -89,9 +89,7 @@ def position_table(config: TransformerConfig, grid: tuple[int, int]) -> Tensor:
     Coordinates are scaled so that every grid spans [0, base) on both axes; the column takes the
     first half of the channels. Angles are computed in float64.
     """
-    return _position_table(
-        config.hidden_size, config.pe_base_size, config.pe_interpolation, *grid
-    )
+    return _position_table(config.hidden_size, config.pe_base_size, config.pe_interpolation, *grid)
 
 
 @functools.lru_cache(maxsize=32)
