@@ -98,7 +98,7 @@ def _read_safetensors(path: Path, size: int) -> tuple[dict[str, Tensor], dict[st
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(
-            f"{path} begins like a safetensors file but cannot be read as one ({str(error)[:120]}). "
+            f"{path} begins like safetensors but cannot be read as such ({str(error)[:120]}). "
             f"{AGAIN}, or update the safetensors package if a newer program wrote it."
         ) from error
 
@@ -186,8 +186,8 @@ def _describe_refusal(path: Path, text: str) -> str:
     found = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported class ([\w.]+)", text)
     asks = f"it asks for {found.group(1) or found.group(2)}" if found else "or it is damaged"
     return (
-        f"{path} is a pickle that holds more than tensors ({asks}): a full training checkpoint with "
-        "optimizer and random state, or an unsafe file. Only tensors are read from a pickle, "
+        f"{path} is a pickle that holds more than tensors ({asks}): a full training checkpoint "
+        "with optimizer and random state, or an unsafe file. Only tensors are read from a pickle, "
         "because a pickle can run any program. If you trust its origin, take the weights out "
         "once, in Python: torch.save({'state_dict': torch.load(file, weights_only=False)"
         "['state_dict']}, 'weights.pth'), and give that file."

@@ -1,0 +1,469 @@
+"""Loading: sizes, strictness, and errors that say what a fault usually means."""
+
+import dataclasses
+import json
+import logging
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from jodi_pack.jodi_core import autoencoder_keys
+from jodi_pack.jodi_core.autoencoder import DCAE
+from jodi_pack.jodi_core.checkpoint import (
+    infer_autoencoder_config,
+    infer_transformer_config,
+    load_autoencoder,
+    load_transformer,
+    null_text_is_two_rows,
+    transformer_from_state,
+)
+from jodi_pack.jodi_core.config import (
+    DC_AE_F32C32,
+    JODI_1600M,
+    AutoencoderConfig,
+    TransformerConfig,
+)
+from jodi_pack.jodi_core.errors import CheckpointError
+from jodi_pack.jodi_core.transformer import JodiTransformer
+from safetensors.torch import save_file
+
+TINY = TransformerConfig(
+    hidden_size=64,
+    depth=2,
+    cross_attention_heads=2,
+    caption_channels=16,
+    caption_length=5,
+    latent_channels=4,
+    num_labels=3,
+    pe_base_size=4,
+    frequency_size=32,
+)
+TINY_AE = AutoencoderConfig(
+    widths=(8, 16),
+    encoder_depths=(1, 2),
+    decoder_depths=(2, 1),
+    block_types=("ResBlock", "EViTS5_GLU"),
+    latent_channels=4,
+    scaling_factor=0.5,
+    attention_head_dim=8,
+)
+
+
+def random_state(model_class, config, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    shapes = model_class(config, device="meta").state_dict()
+    return {n: torch.randn(t.shape, generator=generator).to(dtype) for n, t in shapes.items()}
+
+
+def on_meta(listed):
+    return {name: torch.empty(shape, device="meta") for name, shape in listed.items()}
+
+
+@pytest.fixture
+def state():
+    return random_state(JodiTransformer, TINY)
+
+
+@pytest.fixture
+def vae_state():
+    return random_state(DCAE, TINY_AE)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Writes tensors to a file, with a config in the metadata if one is given."""
+
+    def write(state, config=None, **metadata):
+        path = tmp_path / "w.safetensors"
+        if config is not None:
+            metadata["config"] = config if isinstance(config, str) else config.to_json()
+        save_file({n: t.contiguous() for n, t in state.items()}, path, metadata=metadata or None)
+        return path
+
+    return write
+
+
+def refused(call, *expected):
+    with pytest.raises(CheckpointError) as caught:
+        call()
+    text = str(caught.value)
+    for pattern in expected:
+        assert re.search(pattern, text), text
+    assert "\n" not in text
+    return text
+
+
+class TestManifests:
+    """Our classes at full size, on the meta device, against the lists of the releases."""
+
+    @pytest.mark.reference
+    def test_transformer(self, reference_dir):
+        listed = json.loads((reference_dir / "jodi" / "jodi_1600m_manifest.json").read_text())
+        ours = JodiTransformer(JODI_1600M, device="meta").state_dict()
+        assert {n: list(t.shape) for n, t in ours.items()} == listed
+        assert len(listed) == 356
+        assert sum(t.numel() for t in ours.values()) == 1_636_348_416
+
+    @pytest.mark.reference
+    def test_released_sizes_are_inferred_from_shapes_alone(self, reference_dir):
+        read = lambda name: on_meta(json.loads((reference_dir / name).read_text()))  # noqa: E731
+        assert infer_transformer_config(read("jodi/jodi_1600m_manifest.json")) == JODI_1600M
+        for name in ("dcae_f32c32_sana_manifest.json", "dcae_f32c32_sana_diffusers_manifest.json"):
+            assert infer_autoencoder_config(read(f"dcae/{name}")) == DC_AE_F32C32
+
+
+class TestTransformerConfig:
+    def test_metadata_tells_all(self, state):
+        assert infer_transformer_config(state, {"config": TINY.to_json()}) == TINY
+
+    def test_unreleased_size_needs_the_arguments_it_names(self, state):
+        text = refused(lambda: infer_transformer_config(state), "width 64")
+        names = re.findall(r"(\w+)=(?=,| or)", text)
+        assert names == ["cross_attention_heads", "linear_head_dim", "pe_base_size"]
+        assert infer_transformer_config(state, **{n: getattr(TINY, n) for n in names}) == TINY
+        refused(
+            lambda: infer_transformer_config(state, cross_attention_heads=2, linear_head_dim=32),
+            "pass pe_base_size= or",
+        )
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("hidden_size", 128),
+            ("num_labels", 7),
+            ("caption_length", 300),
+            ("caption_channels", 32),
+            ("latent_channels", 8),
+            ("patch_size", 2),
+            ("mlp_ratio", 4.0),
+            ("frequency_size", 64),
+        ],
+    )
+    def test_metadata_against_shapes_names_both(self, state, field, value):
+        config = dataclasses.replace(TINY, **{field: value})
+        told = {"num_labels": "domains", "mlp_ratio": "mlp_size"}.get(field, field)
+        text = refused(lambda: infer_transformer_config(state, {"config": config.to_json()}))
+        assert re.search(rf"{told} is \d+ by the tensors, \d+ by its metadata", text), text
+
+    def test_arguments_against_metadata_name_both(self, state):
+        refused(
+            lambda: infer_transformer_config(
+                state, {"config": TINY.to_json()}, cross_attention_heads=4
+            ),
+            "cross_attention_heads is 2 by the metadata, 4 by the caller",
+        )
+
+    def test_partial_metadata_is_completed_from_shapes(self, state):
+        stored = {"cross_attention_heads": 2, "pe_base_size": 4}
+        assert infer_transformer_config(state, {"config": json.dumps(stored)}) == TINY
+
+    @pytest.mark.parametrize(
+        ("config", "told"),
+        [
+            ("{", "not JSON"),
+            ("[1]", "list"),
+            ('{"wheels": 4}', "no field wheels"),
+            ('{"cross_attention_heads": "2"}', "cross_attention_heads is '2'"),
+            ('{"cross_attention_heads": 2.0}', "whole number"),
+            ('{"cross_attention_heads": 3}', "divisible"),
+            ('{"cross_attention_heads": 2, "mlp_ratio": "x"}', "mlp_ratio|sizes"),
+        ],
+    )
+    def test_unusable_metadata(self, state, config, told):
+        refused(lambda: infer_transformer_config(state, {"config": config}), told)
+
+    def test_published_sizes_by_width(self):
+        def shapes(config):
+            return JodiTransformer(config, device="meta").state_dict()
+
+        small = TransformerConfig(
+            hidden_size=1152,
+            depth=28,
+            cross_attention_heads=16,
+            caption_channels=2304,
+            caption_length=300,
+        )
+        assert infer_transformer_config(shapes(small)) == small
+        patch_two = dataclasses.replace(JODI_1600M, patch_size=2, pe_base_size=16)
+        assert infer_transformer_config(shapes(patch_two)) == patch_two
+        fewer = dataclasses.replace(JODI_1600M, num_labels=3)
+        assert infer_transformer_config(shapes(fewer)) == fewer
+
+    @given(width=st.integers(1, 100).map(lambda n: 32 * n), size=st.integers(1, 20_000))
+    def test_any_mlp_width_comes_back(self, width, size):
+        facts = {
+            "domain_embedding": torch.empty(4, width, device="meta"),
+            "x_embedders.0.proj.weight": torch.empty(width, 4, 1, 1, device="meta"),
+            "y_embedder.y_embedding": torch.empty(5, 16, device="meta"),
+            "t_embedder.mlp.0.weight": torch.empty(width, 32, device="meta"),
+            "blocks.0.mlp.point_conv.conv.weight": torch.empty(width, size, 1, 1, device="meta"),
+        }
+        stored = json.dumps({"cross_attention_heads": 1, "pe_base_size": 4})
+        assert infer_transformer_config(facts, {"config": stored}).mlp_size == size
+
+
+class TestAutoencoderConfig:
+    @pytest.mark.parametrize("naming", autoencoder_keys.NAMINGS)
+    def test_shapes_and_metadata(self, vae_state, naming):
+        state = autoencoder_keys.to_naming(vae_state, naming)
+        assert infer_autoencoder_config(state, {"config": TINY_AE.to_json()}) == TINY_AE
+        assert infer_autoencoder_config(state, scaling_factor=0.5) == TINY_AE
+
+    def test_diffusers_words_in_the_metadata(self, vae_state):
+        stored = {
+            "block_types": ["ResBlock", "EfficientViTBlock"],
+            "qkv_multiscales": [[], [5]],
+            "attention_head_dim": 8,
+            "scaling_factor": 0.5,
+        }
+        assert infer_autoencoder_config(vae_state, {"config": json.dumps(stored)}) == TINY_AE
+        stored["qkv_multiscales"] = [[], [3, 5]]
+        metadata = {"config": json.dumps(stored)}
+        refused(lambda: infer_autoencoder_config(vae_state, metadata), "kernel of 5")
+
+    def test_the_scale_is_never_guessed(self, vae_state):
+        refused(lambda: infer_autoencoder_config(vae_state), "pass scaling_factor=")
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("widths", (8, 24)),
+            ("encoder_depths", (1, 3)),
+            ("block_types", ("ResBlock", "ResBlock")),
+            ("latent_channels", 8),
+            ("attention_head_dim", 16),
+            ("in_channels", 1),
+        ],
+    )
+    def test_metadata_against_shapes_names_both(self, vae_state, field, value):
+        stored = {**json.loads(TINY_AE.to_json()), field: value}
+        text = refused(
+            lambda: infer_autoencoder_config(vae_state, {"config": json.dumps(stored)}), field
+        )
+        assert "by the tensors" in text
+        assert str(value) in text
+
+    def test_an_autoencoder_of_another_series(self, vae_state):
+        lost = {
+            n: t for n, t in vae_state.items() if not n.startswith("encoder.stages.0.op_list.0")
+        }
+        refused(
+            lambda: infer_autoencoder_config(lost, scaling_factor=1.0),
+            "stage 0 .* 0 encoder and 2 decoder",
+        )
+
+
+class TestLoading:
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+    def test_transformer_has_the_files_tensors(self, save, dtype):
+        state = random_state(JodiTransformer, TINY, dtype)
+        model, metadata = load_transformer(save(state, TINY, kind="jodi"))
+        assert metadata == {"kind": "jodi", "config": TINY.to_json()}
+        assert model.config == TINY
+        assert not model.training
+        found = model.state_dict()
+        assert set(found) == set(state)
+        assert all(torch.equal(found[n], t) and found[n].dtype == dtype for n, t in state.items())
+
+    def test_null_text_is_a_plain_buffer(self, save, state):
+        model, _ = load_transformer(save(state, TINY))
+        assert "y_embedder.y_embedding" not in dict(model.named_parameters())
+        assert not model.get_buffer("y_embedder.y_embedding").requires_grad
+
+    def test_dtype_is_cast(self, save, state):
+        model, _ = load_transformer(save(state, TINY), dtype=torch.bfloat16)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, state[name].bfloat16()), name
+
+    def test_mixed_dtypes_take_the_widest(self, save, state):
+        state["domain_embedding"] = state["domain_embedding"].bfloat16()
+        state["t_block.1.bias"] = state["t_block.1.bias"].half()
+        model, _ = load_transformer(save(state, TINY))
+        assert {t.dtype for t in model.state_dict().values()} == {torch.float32}
+
+    def test_pickle_with_config_passed(self, tmp_path, state):
+        torch.save({"state_dict": {f"module.{n}": t for n, t in state.items()}}, tmp_path / "w.pth")
+        model, metadata = load_transformer(tmp_path / "w.pth", config=TINY)
+        assert torch.equal(model.domain_embedding, state["domain_embedding"])
+        assert metadata == {}
+
+    @pytest.mark.parametrize("naming", autoencoder_keys.NAMINGS)
+    def test_autoencoder_under_either_naming(self, save, vae_state, naming):
+        path = save(autoencoder_keys.to_naming(vae_state, naming), TINY_AE)
+        model, _ = load_autoencoder(path)
+        assert model.config == TINY_AE
+        found = model.state_dict()
+        assert set(found) == set(vae_state)
+        assert all(torch.equal(found[n], t) for n, t in vae_state.items())
+
+    def test_operations_are_injected(self, save, state):
+        class Ops(torch.nn.Module):
+            class Linear(torch.nn.Linear):
+                pass
+
+            Conv2d = torch.nn.Conv2d
+            Embedding = torch.nn.Embedding
+
+        model, _ = load_transformer(save(state, TINY), operations=Ops)
+        assert isinstance(model.t_block[1], Ops.Linear)
+        assert torch.equal(model.t_block[1].weight, state["t_block.1.weight"])
+
+    def test_zero_weights_are_mentioned(self, save, state, caplog):
+        state["blocks.0.attn.proj.weight"].zero_()
+        with caplog.at_level(logging.WARNING, logger="jodi"):
+            load_transformer(save(state, TINY))
+        assert "nothing but zeros in blocks.0.attn.proj.weight" in caplog.text
+
+    def test_the_callers_tensors_are_left_alone(self, state):
+        before = {n: t.clone() for n, t in state.items()}
+        transformer_from_state(state, config=TINY, dtype=torch.bfloat16)
+        assert all(
+            torch.equal(state[n], t) and state[n].dtype == t.dtype for n, t in before.items()
+        )
+
+    @pytest.mark.reference
+    def test_reference_files(self, reference_dir):
+        load_transformer(reference_dir / "jodi" / "model.safetensors")
+        for name in ("dcae", "dcae_diffusers"):
+            load_autoencoder(reference_dir / "dcae" / f"{name}.safetensors")
+
+
+class TestFaults:
+    """Missing, misshaped and unexpected tensors, and what they are taken to mean."""
+
+    def check(self, save, state, *expected, config=TINY):
+        path = save(state, config)
+        return refused(lambda: load_transformer(path), re.escape(str(path)), *expected)
+
+    def without(self, state, *prefixes):
+        return {n: t for n, t in state.items() if not n.startswith(prefixes)}
+
+    def test_one_missing(self, save, state):
+        total = len(state)
+        self.check(
+            save,
+            self.without(state, "t_block.1.bias"),
+            rf"missing 1 of {total}: t_block\.1\.bias\. ",
+            "convert it again",
+        )
+
+    @pytest.mark.parametrize(
+        "name", ["domain_embedding", "y_embedder.y_embedding", "t_embedder.mlp.0.weight"]
+    )
+    def test_a_missing_tensor_from_which_sizes_are_read(self, save, state, name):
+        self.check(save, self.without(state, name), rf"missing 1 of \d+: {re.escape(name)}")
+
+    def test_many_missing_list_the_first_and_the_count(self, save, state):
+        text = self.check(save, self.without(state, "blocks.0.attn", "y_embedder", "role_"))
+        listed, more = re.search(r"missing 11 of \d+: (.*?) and (\d+) more", text).groups()
+        assert (len(listed.split(", ")), int(more)) == (5, 6)
+
+    def test_no_output_layers_is_sana(self, save, state):
+        self.check(save, self.without(state, "final_layers"), "missing 12", "Sana checkpoint")
+
+    def test_no_input_layers_is_sana(self, save, state):
+        self.check(save, self.without(state, "x_embedders"), "missing 8", "Sana checkpoint")
+
+    def test_lost_blocks(self, save, state):
+        self.check(save, self.without(state, "blocks.1."), r"Blocks 1 \(of 0-1\)", "stopped early")
+        self.check(save, self.without(state, "blocks.0."), r"Blocks 0 \(of 0-1\)")
+
+    def test_lost_blocks_of_the_released_size_are_not_a_shallower_model(self):
+        state = JodiTransformer(JODI_1600M, device="meta").state_dict()
+        state = self.without(state, *(f"blocks.{i}." for i in range(12, 20)))
+        refused(lambda: transformer_from_state(state), r"Blocks 12-19 \(of 0-19\)", "missing 120")
+
+    @pytest.mark.parametrize("name", ["y_embedder.y_embedding", "domain_embedding"])
+    def test_lost_size_tensors_of_the_released_size(self, name):
+        state = self.without(JodiTransformer(JODI_1600M, device="meta").state_dict(), name)
+        refused(lambda: transformer_from_state(state), f"missing 1 of 356: {re.escape(name)}")
+
+    def test_fewer_labels(self, save, state):
+        fewer = self.without(state, "x_embedders.3", "final_layers.3")
+        self.check(save, fewer, "domains 3 are missing", "fewer labels", "4 domains")
+
+    def test_more_labels(self, save, state):
+        state["x_embedders.4.proj.bias"] = torch.ones(64)
+        self.check(save, state, r"unexpected 1: x_embedders\.4\.proj\.bias", "more domains")
+
+    def test_mixed_hidden_sizes(self, save, state):
+        other = random_state(JodiTransformer, dataclasses.replace(TINY, hidden_size=96))
+        state.update({n: t for n, t in other.items() if n.startswith("final_layers")})
+        text = self.check(save, state, "misshaped 8", "hidden size 96, the model 64")
+        assert "expected (2, 64), came (2, 96)" in text
+
+    def test_normalised_queries(self, save, state):
+        state["blocks.0.attn.q_norm.weight"] = torch.ones(64)
+        self.check(save, state, "unexpected 1", "normalises queries and keys")
+
+    def test_unknown_extra(self, save, state):
+        state["control_head.weight"] = torch.ones(3)
+        self.check(save, state, r"unexpected 1: control_head\.weight", "newer or extended")
+
+    def test_quantised(self, save, state):
+        extra = {"blocks.0.attn.qkv.scale_weight": torch.ones(1)}
+        self.check(save, {**state, **extra}, "quantised")
+        state["t_block.1.weight"] = state["t_block.1.weight"].to(torch.float8_e4m3fn)
+        self.check(save, state, "t_block.1.weight is stored as float8_e4m3fn", "not quantised")
+
+    def test_most_missing_is_a_part(self, save, state):
+        self.check(save, self.without(state, "blocks", "y_", "t_", "role"), "missing")
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+    def test_values_that_are_not_finite(self, save, state, value):
+        state["blocks.1.attn.proj.bias"][3] = value
+        self.check(save, state, "blocks.1.attn.proj.bias", "not finite")
+
+    def test_values_too_large_for_half(self, save, state):
+        state["role_embedder.weight"][1, 2] = -70000.0
+        path = save(state, TINY)
+        refused(
+            lambda: load_transformer(path, dtype=torch.float16),
+            "role_embedder.weight reaches 7e\\+04",
+            "Use bfloat16",
+        )
+        load_transformer(path, dtype=torch.bfloat16)
+
+    def test_given_config_against_shapes(self, save, state):
+        path = save(state)
+        config = dataclasses.replace(TINY, caption_length=7)
+        refused(
+            lambda: load_transformer(path, config=config),
+            "caption_length is 5 by the tensors, 7 by the config passed",
+        )
+
+    def test_the_wrong_network(self, save, state, vae_state):
+        path = save(vae_state, TINY_AE)
+        refused(lambda: load_transformer(path), "DC-AE autoencoder", "--vae")
+        path = save(state, TINY)
+        refused(lambda: load_autoencoder(path), "a Jodi transformer", "--model")
+
+    def test_sana_file(self, save, state):
+        renamed = {n: t for n, t in state.items() if n.startswith(("blocks", "t_", "y_"))}
+        renamed["x_embedder.proj.weight"] = state["x_embedders.0.proj.weight"]
+        self.check(save, renamed, "is a Sana transformer", "eight domains", config=None)
+
+    def test_autoencoder_faults(self, save, vae_state):
+        def check(state, *expected):
+            path = save(state, TINY_AE)
+            refused(lambda: load_autoencoder(path), re.escape(str(path)), *expected)
+
+        check(self.without(vae_state, "encoder.project_in"), "missing 2 of", "dc-ae-f32c32")
+        check(self.without(vae_state, "decoder"), "0 decoder blocks")
+        batch_norm = {"encoder.stages.0.op_list.0.main.conv1.norm.running_mean": torch.ones(8)}
+        check({**vae_state, **batch_norm}, "unexpected 1", "ImageNet")
+        vae_state["decoder.project_in.main.conv.bias"] = torch.ones(5)
+        check(vae_state, r"misshaped 1: .*expected \(16,\), came \(5,\)")
+
+
+def test_null_text_structure(state):
+    assert not null_text_is_two_rows(state)
+    rows = state["y_embedder.y_embedding"]
+    rows[1:] = rows[1]
+    assert null_text_is_two_rows(state)
+    rows[4, 3] += 1e-3
+    assert not null_text_is_two_rows(state)
+    assert null_text_is_two_rows({"y_embedder.y_embedding": rows[:1]})
+    refused(lambda: null_text_is_two_rows({}), "y_embedding", "missing")
