@@ -133,7 +133,7 @@ def _finished(model: DCAE, ema: Ema, store: SceneStore) -> DCAE:
 
 
 def round_trip_psnr(model: DCAE, store: SceneStore, scenes: int = 64) -> dict[str, float]:
-    """PSNR in dB of decode(encode(x)) per domain, over the last scenes of the store; [0, 1] range."""
+    """PSNR in dB of the round trip per domain over the last scenes; range [0, 1]."""
     chosen = np.arange(len(store) - scenes, len(store))
     result = {}
     with torch.inference_mode():
