@@ -82,9 +82,13 @@ class Placing:
     """Where things stand already; keeps new ones apart on the ground and on the picture."""
 
     tan_half: float
+    lake: tuple[float, ...] = Environment.lake
     taken: list[tuple[float, float, float]] = field(default_factory=list)
 
     def free(self, x: float, z: float, radius: float) -> bool:
+        cx, cz, rx, rz = self.lake
+        if math.hypot((x - cx) / (rx + radius), (z - cz) / (rz + radius)) < 1.0:
+            return False
         for ox, oz, other in self.taken:
             if math.hypot(x - ox, z - oz) < radius + other + 0.1:
                 return False
@@ -123,7 +127,6 @@ def _outdoor(draw: Draw) -> Scene:
     height = draw.uniform(1.1, 2.6)
     pitch = draw.uniform(-0.2, 0.0)
     count = (2 if draw.chance(0.15) else 1) if draw.chance(0.5) else 0
-    place = Placing(tan_half)
     distances = [_people_distance(draw, tan_half) for _ in range(count)]
     if distances:
         height = draw.uniform(0.9, 1.7)
@@ -131,13 +134,14 @@ def _outdoor(draw: Draw) -> Scene:
     env.camera = (height, pitch, tan_half)
     _sky(draw, env, b)
     _ground(draw, env, b)
+    place = Placing(tan_half, env.lake)
     for z in distances:
         x = draw.uniform(-0.6, 0.6) * tan_half * z
         if place.free(x, z, 0.45):
             place.take(x, z, 0.45)
             add_person(b, draw, Frame(x, z, _heading(draw)), draw.uniform(1.55, 1.85))
     _outdoor_things(draw, b, place, crowded=bool(distances))
-    _background(draw, b, tan_half)
+    _background(draw, b, tan_half, env.lake)
     return Scene(env, b)
 
 
@@ -151,7 +155,7 @@ def _outdoor_things(draw: Draw, b: SceneBuilder, place: Placing, crowded: bool) 
     makers = []
     if draw.chance(0.42):
         makers.append(("vehicle", 7.0, 13.0, 2.1))
-    if draw.chance(0.4):
+    if draw.chance(0.5):
         noun = draw.pick(tuple(ANIMALS))
         near, far = (2.6, 4.6) if noun == "dog" else (4.0, 7.5)
         makers += [(noun, near, far, ANIMALS[noun][1] * 0.6)] * (2 if draw.chance(0.25) else 1)
@@ -178,10 +182,10 @@ def _outdoor_things(draw: Draw, b: SceneBuilder, place: Placing, crowded: bool) 
             add_animal(b, draw, frame, noun)
 
 
-def _background(draw: Draw, b: SceneBuilder, tan_half: float) -> None:
+def _background(draw: Draw, b: SceneBuilder, tan_half: float, lake) -> None:
     """Buildings at 16 to 32 m and mountains at 42 to 55 m, spread over the picture's width."""
     if draw.chance(0.5):
-        far = Placing(tan_half)
+        far = Placing(tan_half, lake)
         for _ in range(1 + int(draw.uniform(0, 2.6))):
             size = (draw.uniform(4.5, 9.0), draw.uniform(4.0, 13.0), draw.uniform(4.0, 7.0))
             spot = far.spot(draw, 17.0, 32.0, size[0] * 0.75, 0.95)
@@ -252,13 +256,13 @@ def _ground(draw: Draw, env: Environment, b: SceneBuilder) -> None:
     own = (0.13, 0.36, 0.52)
     env.lake_color = tuple(o * (1 - tint) + s * tint for o, s in zip(own, env.zenith, strict=True))
     style = draw.uniform(0.0, 1.0)
-    if style < 0.14:
-        shore = draw.uniform(7.0, 14.0)
+    if style < 0.2:
+        shore = draw.uniform(5.5, 10.0)
         env.lake = (0.0, shore + 2000.0, 2000.0, 2000.0)
-    elif style < 0.32:
-        z = draw.uniform(9.0, 15.0)
-        env.lake = (draw.uniform(-3.0, 3.0), z, draw.uniform(3.0, 6.0), draw.uniform(2.2, 4.5))
-    b.begin("water" if style < 0.14 else "lake", None, CLASS["water"], "beside")
+    elif style < 0.42:
+        z = draw.uniform(7.0, 12.0)
+        env.lake = (draw.uniform(-3.0, 3.0), z, draw.uniform(3.0, 7.0), draw.uniform(2.2, 4.5))
+    b.begin("water" if style < 0.2 else "lake", None, CLASS["water"], "beside")
 
 
 def _indoor(draw: Draw) -> Scene:
@@ -349,7 +353,7 @@ def _furnish(draw: Draw, b: SceneBuilder, place: Placing, room: Frame, size) -> 
 
 
 def _small_things(draw: Draw, b: SceneBuilder, place: Placing, room: Frame, size) -> None:
-    for noun, probability in (("plant", 0.4), ("prop", 0.3), ("dog", 0.22), ("lamp", 0.2)):
+    for noun, probability in (("plant", 0.4), ("prop", 0.3), ("dog", 0.3), ("lamp", 0.2)):
         if not draw.chance(probability):
             continue
         radius = 0.55 if noun == "dog" else 0.35

@@ -8,6 +8,10 @@ a scene gives the same bits in any batch.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -21,25 +25,96 @@ _TINY = 1e-12
 Vector = tuple[Tensor, Tensor, Tensor]
 
 
-def intersect(solids: dict[str, Tensor], origin: Vector, direction: Vector) -> Tensor:
-    """Ray parameter of the first entry into every solid, all kinds side by side in `KINDS` order.
+@dataclass
+class Solids:
+    """Solids of one kind in every scene: rows (B, P, 8), see `local_row` and `capsule_row`, and the
+    balls (B, G, 4) that enclose them, centre and radius: rays past all balls are not tried."""
 
-    Shapes: solids[kind] (B, P, 8), see `local_row` and `capsule_row`; rays by component
-    (B, 1, R) or (B, 1, 1) -> (B, sum of P, R) float32, `INFINITY` where the ray misses.
+    rows: Tensor
+    balls: Tensor
+
+
+def nearest_hit(solids: dict[str, Solids], origin: Vector, direction: Vector):
+    """First entry into any solid.
+
+    Shapes: rays by component (B, 1, R) or (B, 1, 1) -> ray parameter (B, R) float32, `INFINITY`
+    where nothing is hit, and the solid (B, R) int64, counted over all kinds in `KINDS` order.
     A ray that starts inside a solid does not see it.
     """
-    distances = []
-    for kind in LOCAL_KINDS:
-        geometry = solids[kind]
-        if geometry.shape[1]:
-            o, d = to_local(geometry, origin, direction)
-            distances.append(_ENTRY[kind](o, d))
-    if solids["capsule"].shape[1]:
-        distances.append(_capsule_entry(solids["capsule"], origin, direction))
-    if not distances:
-        b, rays = origin[0].shape[0], max(origin[0].shape[2], direction[0].shape[2])
-        return origin[0].new_full((b, 0, rays), INFINITY)
-    return torch.cat(distances, dim=1)
+    shape = origin[0].shape[0], max(origin[0].shape[2], direction[0].shape[2])
+    nearest = origin[0].new_full(shape, INFINITY)
+    which = torch.zeros(shape, dtype=torch.int64, device=nearest.device)
+    for first, kept, entry in _entries(solids, origin, direction):
+        t, index = entry.min(dim=1)
+        known = nearest[:, kept]
+        closer = t < known
+        nearest[:, kept] = torch.where(closer, t, known)
+        which[:, kept] = torch.where(closer, index + first, which[:, kept])
+    return nearest, which
+
+
+def any_hit(
+    solids: dict[str, Solids], casts: Tensor, origin: Vector, direction: Vector, reach: Tensor
+) -> Tensor:
+    """Whether a solid that casts shadows lies on a ray before `reach`.
+
+    Shapes: casts (B, sum of P) bool, reach (B, 1), rays as in `nearest_hit` -> (B, R) bool.
+    """
+    shape = origin[0].shape[0], max(origin[0].shape[2], direction[0].shape[2])
+    blocked = torch.zeros(shape, dtype=torch.bool, device=casts.device)
+    for first, kept, entry in _entries(solids, origin, direction):
+        casting = casts[:, first : first + entry.shape[1]].unsqueeze(-1)
+        blocked[:, kept] |= ((entry < reach.unsqueeze(1)) & casting).any(dim=1)
+    return blocked
+
+
+def _entries(solids: dict[str, Solids], origin: Vector, direction: Vector):
+    """For each kind: place of its first solid, the rays tried, and their entries (B, P, rays)."""
+    first = 0
+    for kind, group in solids.items():
+        count = group.rows.shape[1]
+        o, d, kept = origin, direction, slice(None)
+        if count >= 3 * group.balls.shape[1]:
+            kept = _passing(group.balls, origin, direction).any(dim=1).any(dim=0).nonzero()[:, 0]
+            o, d = _select(origin, kept), _select(direction, kept)
+        tried = count and not (isinstance(kept, Tensor) and kept.numel() == 0)
+        if tried and kind == "capsule":
+            yield first, kept, _capsule_entry(group.rows, o, d)
+        elif tried:
+            yield first, kept, _ENTRY[kind](*to_local(group.rows, o, d))
+        first += count
+
+
+def _select(rays: Vector, kept: Tensor) -> Vector:
+    return tuple(c if c.shape[2] == 1 else c.index_select(2, kept) for c in rays)
+
+
+def _passing(balls: Tensor, origin: Vector, direction: Vector) -> Tensor:
+    """(B, G, R): which rays meet which ball ahead of them."""
+    cx, cy, cz, radius = (c.unsqueeze(-1) for c in balls.unbind(-1))
+    ox, oy, oz = origin[0] - cx, origin[1] - cy, origin[2] - cz
+    dx, dy, dz = direction
+    a = dx * dx + dy * dy + dz * dz
+    b = ox * dx + oy * dy + oz * dz
+    c = ox * ox + oy * oy + oz * oz - radius * radius
+    return (b * b > a * c) & ((b < 0) | (c < 0))
+
+
+def enclosing_ball(kind: str, rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+    """Centre and radius of a ball around some solids of a kind, with a margin for rounding."""
+    if kind == "capsule":
+        parts = [
+            (
+                *((row[i] + row[i + 3]) / 2 for i in range(3)),
+                math.dist(row[:3], row[3:6]) / 2 + row[6],
+            )
+            for row in rows
+        ]
+    else:
+        parts = [(*row[:3], math.hypot(*row[3:6])) for row in rows]
+    center = tuple(sum(p[i] for p in parts) / len(parts) for i in range(3))
+    radius = max(math.dist(center, p[:3]) + p[3] for p in parts)
+    return (*center, radius * 1.01 + 0.01)
 
 
 def local_row(center, half, cos_yaw: float, sin_yaw: float) -> tuple[float, ...]:

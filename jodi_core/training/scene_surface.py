@@ -18,9 +18,12 @@ from .scene_primitives import (
     GEOMETRY_COLUMNS,
     INFINITY,
     KINDS,
+    Solids,
     Vector,
-    intersect,
+    any_hit,
+    enclosing_ball,
     local_point,
+    nearest_hit,
     surface_normal,
 )
 
@@ -36,7 +39,7 @@ _SKY, _WATER, _ROAD, _WALL = (
 class Stack:
     """Scenes as tensors: solids (B, P, 8) by kind, materials (B, sum P, 12), environment (B, n)."""
 
-    solids: dict[str, Tensor]
+    solids: dict[str, Solids]
     geometry: Tensor
     materials: Tensor
     kinds: Tensor
@@ -68,7 +71,8 @@ def stack_scenes(scenes: Sequence[Scene], device: torch.device | str = "cpu") ->
         if kind == "capsule":
             pad = (0.0, -1e6, 0.0, 0.0, -1e6 + 1.0, 0.0, 1e-3, 0.0)
         rows = [_padded(s.builder.geometry[kind], count, pad) for s in scenes]
-        solids[kind] = torch.tensor(rows, device=device).view(len(scenes), count, GEOMETRY_COLUMNS)
+        table = torch.tensor(rows, device=device).view(len(scenes), count, GEOMETRY_COLUMNS)
+        solids[kind] = Solids(table, _balls(scenes, kind, device))
         looks = [
             _padded(s.builder.materials[kind], count, (0.0,) * MATERIAL_COLUMNS) for s in scenes
         ]
@@ -83,12 +87,26 @@ def stack_scenes(scenes: Sequence[Scene], device: torch.device | str = "cpu") ->
     table = torch.cat(materials, dim=1)
     return Stack(
         solids,
-        torch.cat([solids[kind] for kind in KINDS], dim=1),
+        torch.cat([solids[kind].rows for kind in KINDS], dim=1),
         table,
         torch.tensor(kinds, device=device, dtype=torch.int64),
         table[..., 10] < 0.5,
         environment,
     )
+
+
+def _balls(scenes: Sequence[Scene], kind: str, device) -> Tensor:
+    """One ball around the solids of this kind in each thing."""
+    balls = []
+    for scene in scenes:
+        things: dict[int, list] = {}
+        rows, looks = scene.builder.geometry[kind], scene.builder.materials[kind]
+        for row, look_ in zip(rows, looks, strict=True):
+            things.setdefault(look_[1], []).append(row)
+        balls.append([enclosing_ball(kind, members) for members in things.values()])
+    count = max(len(b) for b in balls)
+    rows = [_padded(b, count, (0.0, -1e6, 0.0, 0.0)) for b in balls]
+    return torch.tensor(rows, device=device).view(len(scenes), count, 4)
 
 
 def _padded(rows: list, count: int, pad: tuple[float, ...]) -> list:
@@ -98,12 +116,12 @@ def _padded(rows: list, count: int, pad: tuple[float, ...]) -> list:
 def camera_rays(environment: dict[str, Tensor], u: Tensor, v: Tensor) -> tuple[Vector, Vector]:
     """World rays through picture points; the ray parameter is depth along the viewing axis.
 
-    Shapes: u, v (R,) right and up in units of half the short side
+    Shapes: u, v (1 or B, R) right and up in units of half the short side
     -> components (B, 1, 1) or (B, 1, R).
     """
     height, pitch, tan_half = (c.view(-1, 1, 1) for c in environment["camera"].unbind(-1))
     cos, sin = pitch.cos(), pitch.sin()
-    right, up = u * tan_half, v * tan_half
+    right, up = u.unsqueeze(1) * tan_half, v.unsqueeze(1) * tan_half
     zero = torch.zeros_like(height)
     return (zero, height, zero), (right, sin + up * cos, cos - up * sin)
 
@@ -112,8 +130,8 @@ def look(stack: Stack, u: Tensor, v: Tensor) -> Hits:
     """Cast camera rays, find what they see, and light it."""
     env = stack.environment
     origin, direction = camera_rays(env, u, v)
-    depth, index = _nearest(intersect(stack.solids, origin, direction))
-    d = tuple(c.expand(-1, 1, u.shape[0]).squeeze(1) for c in direction)
+    depth, index = nearest_hit(stack.solids, origin, direction)
+    d = tuple(c.squeeze(1) for c in direction)
     o = tuple(c.squeeze(1) for c in origin)
     back = _backdrop(env, o, d)
     solid = depth < back.depth
@@ -127,13 +145,6 @@ def look(stack: Stack, u: Tensor, v: Tensor) -> Hits:
     hits.normal = _facing(hits.normal, torch.stack(d, -1))
     hits.shading = torch.where(glows.unsqueeze(-1), 1.0, _light(stack, point, depth, hits.normal))
     return hits
-
-
-def _nearest(distances: Tensor) -> tuple[Tensor, Tensor]:
-    if distances.shape[1] == 0:
-        empty = distances.new_full((distances.shape[0], distances.shape[2]), INFINITY)
-        return empty, empty.to(torch.int64)
-    return distances.min(dim=1)
 
 
 def _solid_hits(stack, index, point, depth, solid, back) -> tuple[Hits, Tensor]:
@@ -255,6 +266,8 @@ def _sky(env: dict[str, Tensor], d: Vector) -> Tensor:
     amount, phase = _column(env["clouds"], 0), _column(env["clouds"], 1)
     px, pz = x / (y.clamp_min(0.0) + 0.25) * 2.6 + phase, z / (y.clamp_min(0.0) + 0.25) * 2.6
     puff = torch.sin(px * 1.9 + torch.sin(pz * 1.7 + phase)) * torch.sin(pz * 2.6 + 0.7 * px)
+    # Towards the horizon clouds crowd into streaks finer than a pixel: fade them out.
+    amount = amount * ((y - 0.04) / 0.16).clamp(0.0, 1.0)
     cover = (amount * (puff - 0.1).clamp(0.0, 0.6) / 0.6).unsqueeze(-1)
     color = torch.lerp(color, torch.full_like(color, 0.95), cover)
     light, glow = env["light"], env["glow"]
@@ -320,8 +333,7 @@ def _light(stack: Stack, point: Vector, depth: Tensor, normal: Tensor) -> Tensor
     fade = torch.where(inside, 1.0 / (1.0 + distance2 / 12.0), 1.0)
     reach = torch.where(inside, 1.0, INFINITY * 0.5)
     rays = tuple(c.unsqueeze(1) for c in start), tuple(c.unsqueeze(1) for c in toward)
-    blocked = intersect(stack.solids, *rays) < reach.unsqueeze(1)
-    shadow = (blocked & stack.casts.unsqueeze(-1)).any(dim=1)
+    shadow = any_hit(stack.solids, stack.casts, *rays, reach)
     direct = torch.where(shadow, 0.0, cosine.clamp_min(0.0) * fade).unsqueeze(-1)
     ambient = env["ambient"][:, None] * (0.8 + 0.2 * normal[..., 1:2])
     return ambient + env["direct"][:, None] * direct
