@@ -1,0 +1,423 @@
+"""The stages of one job, each callable alone, and one call for each task.
+
+encode_conditions -> encode_text -> sample -> decode. The stages hold no state between calls: a
+caller on a small machine can free the text encoder before sampling, or decode later.
+Shapes: B rows, L domains, z latent channels, h w latent grid, H W pixels.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import labels
+from .autoencoder import DCAE
+from .checkpoint import load_autoencoder, load_transformer
+from .config import JODI_1600M
+from .domains import DOMAIN_NAMES
+from .embedded import AUTOENCODER, TRANSFORMER, load_text_encoder
+from .errors import JodiError, RoleError, ShapeError, TextError
+from .roles import RolePlan
+from .sampling import (
+    SAMPLERS,
+    Denoise,
+    StepCallback,
+    draw_noise,
+    flow_sigmas,
+    hold_region,
+)
+from .text import ClosedVocabularyEncoder, TextFeatures
+from .transformer import JodiTransformer
+
+Pictures = Mapping[str, Tensor]
+PERCEPTION_STEPS, STEPS = 10, 20
+GUIDANCE = 4.5
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one job made.
+
+    raw: (B, 3, H, W) float32 decoder output, about [-1, 1], of generated domains. pictures: the
+    same post-processed to [0, 1], and the given pictures of conditions. latents: (B, L, z, h, w).
+    settings: everything needed to run it again, as plain values.
+    """
+
+    plan: RolePlan
+    latents: Tensor
+    raw: dict[str, Tensor]
+    pictures: dict[str, Tensor]
+    settings: dict = field(default_factory=dict)
+
+
+class JodiPipeline:
+    """A transformer, an autoencoder and, where there is one, a text encoder."""
+
+    def __init__(
+        self,
+        transformer: JodiTransformer,
+        autoencoder: DCAE,
+        text_encoder: ClosedVocabularyEncoder | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ):
+        if transformer.config.latent_channels != autoencoder.config.latent_channels:
+            raise ShapeError(
+                f"the model works on {transformer.config.latent_channels} latent channels, the "
+                f"autoencoder makes {autoencoder.config.latent_channels}; they must come from the "
+                "same release"
+            )
+        self.transformer = transformer.eval()
+        self.autoencoder = autoencoder.eval()
+        self.text_encoder = text_encoder
+        self.metadata = dict(metadata or {})
+        names = json.loads(self.metadata.get("domains", "null")) or DOMAIN_NAMES
+        self.names = tuple(names[: transformer.config.num_domains])
+        if len(self.names) != transformer.config.num_domains:
+            raise JodiError(
+                f"the model has {transformer.config.num_domains} domains but its metadata names "
+                f"{len(self.names)}; convert it again with all names"
+            )
+
+    @classmethod
+    def embedded(cls, device: str = "cpu", dtype: torch.dtype | None = None) -> "JodiPipeline":
+        """The built-in jodi-nano. dtype: float32 unless said."""
+        return cls.from_files(device=device, dtype=dtype)
+
+    @classmethod
+    def from_files(
+        cls,
+        model: str | Path | None = None,
+        vae: str | Path | None = None,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype | None = None,
+    ) -> "JodiPipeline":
+        """A pipeline from weight files; None takes the embedded part.
+
+        dtype: None is float32 on the CPU, bfloat16 elsewhere. A model file has no text encoder of
+        its own: prompts for it come as stored features.
+        Raises: CheckpointError for a file that does not fit, ShapeError for parts that do not
+        belong together.
+        """
+        if dtype is None:
+            dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+        transformer, metadata = load_transformer(model or TRANSFORMER, device=device, dtype=dtype)
+        autoencoder, _ = load_autoencoder(vae or AUTOENCODER, device=device, dtype=dtype)
+        text_encoder = load_text_encoder().to(device) if model is None else None
+        return cls(transformer, autoencoder, text_encoder, metadata)
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.domain_embedding.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.transformer.domain_embedding.dtype
+
+    @property
+    def factor(self) -> int:
+        """Sides of a picture must be multiples of this many pixels."""
+        return self.autoencoder.config.factor * self.transformer.config.patch_size
+
+    @property
+    def native_size(self) -> tuple[int, int]:
+        """The size (H, W) the model was trained at."""
+        side = int(self.metadata.get("native_size", 1024))
+        return side, side
+
+    @property
+    def trained_roles(self) -> str:
+        """Which role patterns the model has met: "published" or "any"."""
+        return self.metadata.get("trained_roles", "published")
+
+    def plan(self, generate: Iterable[str], condition: Iterable[str] = ()) -> RolePlan:
+        """A role plan over this model's domains."""
+        return RolePlan.from_names(generate, condition, names=self.names)
+
+    def perceive(self, image: Tensor, labels: Iterable[str] | None = None, **options) -> Result:
+        """Image (B, 3, H, W) in [0, 1] -> labels (all of them by default). Text has no effect."""
+        wanted = self.names[1:] if labels is None else labels
+        return self.run(self.plan(wanted, ["image"]), conditions={"image": image}, **options)
+
+    def control(
+        self,
+        conditions: Pictures,
+        prompt: str | Sequence[str] = "",
+        generate: Iterable[str] = ("image",),
+        **options,
+    ) -> Result:
+        """Label pictures (B, 3, H, W) in [0, 1] -> the image, or whatever `generate` names."""
+        plan = self.plan(generate, conditions)
+        return self.run(plan, conditions=conditions, prompt=prompt, **options)
+
+    def generate(
+        self, prompt: str | Sequence[str], labels: Iterable[str] = (), **options
+    ) -> Result:
+        """A prompt -> the image and the named labels, made together."""
+        return self.run(self.plan(["image", *labels]), prompt=prompt, **options)
+
+    @torch.inference_mode()
+    def run(
+        self,
+        plan: RolePlan,
+        *,
+        conditions: Pictures | None = None,
+        prompt: str | Sequence[str] = "",
+        negative: str | Sequence[str] = "",
+        text: TextFeatures | None = None,
+        negative_text: TextFeatures | None = None,
+        size: tuple[int, int] | None = None,
+        batch: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        seed: int | Sequence[int] = 0,
+        sampler: str = "dpmpp_2m",
+        callback: StepCallback | None = None,
+        tile: int | None = None,
+        **options,
+    ) -> Result:
+        """Any role plan from pictures and text to pictures.
+
+        conditions: one picture (B or 1, 3, H, W) in [0, 1] for every domain whose role is
+        condition, all of one size, sides multiples of `factor`. size (H, W) and batch: taken from
+        the conditions and prompts when not given. Row i uses seed + i. steps and guidance: 10 and
+        1 for perception, 20 and the model's own otherwise. text, negative_text: stored features
+        in place of prompts. callback: see `sampling.StepInfo`. tile: see `DCAE.encode`. options:
+        see `sample`.
+        Raises: RoleError, ShapeError or TextError for input that does not fit; Interrupted when
+        the callback stopped it.
+        """
+        conditions = dict(conditions or {})
+        size, batch = self._size_and_batch(plan, conditions, size, batch, prompt, text)
+        clean = self.encode_conditions(plan, conditions, size, batch, tile=tile)
+        steps = steps or (STEPS if plan.uses_text else PERCEPTION_STEPS)
+        guidance = self.default_guidance(plan) if guidance is None else guidance
+        if plan.uses_text:
+            text = text or self.encode_text(prompt)
+            if guidance != 1 and negative_text is None:
+                negative_text = self.encode_text(negative, like=text)
+        latents = self.sample(
+            plan,
+            clean,
+            text,
+            negative_text,
+            steps=steps,
+            guidance=guidance,
+            seed=seed,
+            sampler=sampler,
+            callback=callback,
+            **options,
+        )
+        raw = self.decode(latents, plan.generated_names, tile=tile)
+        pictures = {name: labels.postprocess(name, x) for name, x in raw.items()}
+        for name in plan.condition_names:
+            pictures[name] = conditions[name].float().cpu().expand(batch, -1, -1, -1)
+        settings = {
+            "roles": plan.text(),
+            "task": plan.task,
+            "prompt": prompt if isinstance(prompt, str) else list(prompt),
+            "negative": negative if isinstance(negative, str) else list(negative),
+            "seed": seed if isinstance(seed, int) else list(seed),
+            "steps": steps,
+            "guidance": guidance,
+            "sampler": sampler,
+            "size": list(size),
+            "batch": batch,
+            "model": self.metadata.get("title", "unnamed model"),
+        }
+        return Result(plan, latents, raw, pictures, settings)
+
+    def default_guidance(self, plan: RolePlan) -> float:
+        """1 when the image is given (guidance has no effect then), else the model's own value."""
+        return float(self.metadata.get("guidance", GUIDANCE)) if plan.uses_text else 1.0
+
+    @torch.inference_mode()
+    def encode_conditions(
+        self,
+        plan: RolePlan,
+        pictures: Pictures,
+        size: tuple[int, int],
+        batch: int = 1,
+        *,
+        tile: int | None = None,
+    ) -> Tensor:
+        """Clean latents (B, L, z, h, w) float32; slots without a condition are zero."""
+        f = self.autoencoder.config.factor
+        channels = self.transformer.config.latent_channels
+        shape = (batch, len(self.names), channels, size[0] // f, size[1] // f)
+        clean = torch.zeros(shape, device=self.device)
+        for index in plan.conditions:
+            name = self.names[index]
+            clean[:, index] = self.encode_picture(name, pictures[name], tile=tile)
+        return clean
+
+    @torch.inference_mode()
+    def encode_picture(self, name: str, picture: Tensor, *, tile: int | None = None) -> Tensor:
+        """One domain's picture (B, 3, H, W) in [0, 1] -> scaled latent (B, z, h, w) float32."""
+        x = labels.preprocess(name, picture).to(self.device, self.dtype)
+        return self.autoencoder.encode(x, tile=tile).float()
+
+    def encode_text(
+        self, prompts: str | Sequence[str], *, like: TextFeatures | None = None
+    ) -> TextFeatures:
+        """Text features of one or more prompts.
+
+        A model without an encoder of its own knows only the empty prompt, through its stored null
+        text. like: features whose masks the null text takes on.
+        Raises: TextError when a prompt needs an encoder that is not there.
+        """
+        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if self.text_encoder is not None:
+            return self.text_encoder(prompts)
+        if any(p.strip() for p in prompts):
+            raise TextError(
+                "this model file brings no text encoder, so a prompt cannot be read here; pass "
+                "stored text features, or run the model in ComfyUI with its text encoder"
+            )
+        null = self.transformer.y_embedder.y_embedding[None, None]
+        # Only the begin token and one space belong to an empty prompt.
+        mask = torch.zeros(1, null.shape[2], dtype=torch.long, device=null.device)
+        mask[:, :2] = 1
+        return TextFeatures(null.expand(len(prompts), -1, -1, -1), mask.expand(len(prompts), -1))
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        plan: RolePlan,
+        clean: Tensor,
+        text: TextFeatures | None = None,
+        negative_text: TextFeatures | None = None,
+        *,
+        steps: int = STEPS,
+        guidance: float = 1.0,
+        seed: int | Sequence[int] = 0,
+        sampler: str = "dpmpp_2m",
+        callback: StepCallback | None = None,
+        shift: float = 3.0,
+        start: float = 1.0,
+        init: Tensor | None = None,
+        hold: Tensor | None = None,
+        own_mask: bool = False,
+        round_timestep: bool | None = None,
+    ) -> Tensor:
+        """Latents (B, L, z, h, w) float32: generated domains sampled, conditions as given.
+
+        start, init: begin at noise level `start` from clean latents `init` (partial denoising).
+        hold: (B or 1, L or 1, 1, h, w), 1 keeps `init` there to the end. own_mask: mask the
+        negative text with its own mask; the released code masks it with the prompt's.
+        round_timestep: round time to bfloat16; None does so where the released pipeline would.
+        """
+        if sampler not in SAMPLERS:
+            raise JodiError(f"sampler {sampler!r} is unknown; use {' or '.join(SAMPLERS)}")
+        noise = draw_noise(clean.shape, seed).to(clean.device)
+        if round_timestep is None:
+            released = self.transformer.config == JODI_1600M
+            round_timestep = released and self.dtype == torch.bfloat16
+        sigmas = flow_sigmas(steps, shift, start=start)
+        denoise = self._denoiser(
+            plan, clean, text, negative_text, sigmas, guidance, own_mask, round_timestep
+        )
+        x = noise
+        if init is None and (start < 1 or hold is not None):
+            raise ShapeError(
+                "starting below full noise or holding a region needs latents to start from; pass "
+                "`init`"
+            )
+        if start < 1:
+            x = torch.lerp(init.to(noise), noise, sigmas[0])
+        if hold is not None:
+            denoise = hold_region(denoise, init.to(noise), noise, hold)
+        x = SAMPLERS[sampler](denoise, x, sigmas, callback)
+        for index in plan.conditions:
+            x[:, index] = clean[:, index]
+        x[:, list(plan.ignored)] = 0
+        return x
+
+    @torch.inference_mode()
+    def decode(
+        self, latents: Tensor, names: Iterable[str], *, tile: int | None = None
+    ) -> dict[str, Tensor]:
+        """Chosen domains of latents (B, L, z, h, w) -> (B, 3, H, W) float32 on the CPU."""
+        result = {}
+        for name in names:
+            z = latents[:, self.names.index(name)].to(self.device, self.dtype)
+            result[name] = self.autoencoder.decode(z, tile=tile).float().cpu()
+        return result
+
+    def _denoiser(
+        self, plan, clean, text, negative_text, sigmas, guidance, own_mask, round_timestep
+    ) -> Denoise:
+        model, dtype = self.transformer, self.dtype
+        like = torch.empty_like(clean, dtype=dtype)
+        role = plan.as_tensor(len(clean)).to(clean.device)
+
+        def prepare(features: TextFeatures | None, mask: Tensor | None):
+            return model.prepare(
+                role,
+                None if features is None else features.caption,
+                mask,
+                clean,
+                like=like,
+                sigmas=sigmas[:-1],
+                round_timestep=round_timestep,
+            )
+
+        positive = prepare(text, None if text is None else text.mask)
+        unguided = guidance == 1 or not plan.uses_text
+        null = None
+        if not unguided:
+            if text is None or negative_text is None:
+                raise TextError(
+                    f"guidance {guidance} needs text and negative text; pass both, or guidance 1"
+                )
+            null = prepare(negative_text, negative_text.mask if own_mask else text.mask)
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            x_in = x.to(dtype)
+            velocity = model.velocity(x_in, sigma, positive).float()
+            if null is not None:
+                uncond = model.velocity(x_in, sigma, null).float()
+                velocity = uncond + guidance * (velocity - uncond)
+            return x - sigma * velocity
+
+        return denoise
+
+    def _size_and_batch(self, plan, conditions, size, batch, prompt, text):
+        expected, given = set(plan.condition_names), set(conditions)
+        if expected != given:
+            missing = ", ".join(sorted(expected - given)) or "none"
+            extra = ", ".join(sorted(given - expected)) or "none"
+            raise RoleError(
+                f"the plan ({plan.text()}) and the pictures differ: missing {missing}; not asked "
+                f"for {extra}. Give one picture for every condition"
+            )
+        if plan.names != self.names:
+            raise RoleError(
+                f"the plan is for {', '.join(plan.names)}; the model has {', '.join(self.names)}"
+            )
+        counts = {name: len(picture) for name, picture in conditions.items()}
+        counts["prompt"] = 1 if isinstance(prompt, str) else len(prompt)
+        if text is not None:
+            counts["text features"] = len(text.mask)
+        batch = batch or max(counts.values())
+        wrong = [f"{name} has {n}" for name, n in counts.items() if n not in (1, batch)]
+        if wrong:
+            raise ShapeError(
+                f"the batch is {batch} rows, but {', '.join(wrong)}; give 1 or {batch}"
+            )
+        sizes = {tuple(p.shape[-2:]) for p in conditions.values()} | (
+            {tuple(size)} if size else set()
+        )
+        if len(sizes) > 1:
+            listed = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
+            raise ShapeError(f"all pictures of one job need one size, got {listed}; fit them first")
+        height, width = sizes.pop() if sizes else self.native_size
+        if height % self.factor or width % self.factor or min(height, width) <= 0:
+            raise ShapeError(
+                f"sides must be positive multiples of {self.factor}, got {height}x{width}; fit the "
+                "pictures first"
+            )
+        return (height, width), batch
