@@ -17,13 +17,13 @@ from . import labels
 from .autoencoder import DCAE
 from .checkpoint import load_autoencoder, load_transformer
 from .config import JODI_1600M
+from .denoiser import prepare_denoiser
 from .domains import DOMAIN_NAMES
 from .embedded import AUTOENCODER, TRANSFORMER, load_text_encoder
 from .errors import JodiError, RoleError, ShapeError, TextError
 from .roles import RolePlan
 from .sampling import (
     SAMPLERS,
-    Denoise,
     StepCallback,
     draw_noise,
     flow_sigmas,
@@ -294,6 +294,7 @@ class JodiPipeline:
         steps: int = STEPS,
         guidance: float = 1.0,
         seed: int | Sequence[int] = 0,
+        noise: Tensor | None = None,
         sampler: str = "dpmpp_2m",
         callback: StepCallback | None = None,
         shift: float = 3.0,
@@ -305,20 +306,31 @@ class JodiPipeline:
     ) -> Tensor:
         """Latents (B, L, z, h, w) float32: generated domains sampled, conditions as given.
 
-        start, init: begin at noise level `start` from clean latents `init` (partial denoising).
-        hold: (B or 1, L or 1, 1, h, w), 1 keeps `init` there to the end. own_mask: mask the
-        negative text with its own mask; the released code masks it with the prompt's.
-        round_timestep: round time to bfloat16; None does so where the released pipeline would.
+        noise: in place of the seed's, (B, L, z, h, w). start, init: begin at noise level `start`
+        from clean latents `init` (partial denoising). hold: (B or 1, L or 1, 1, h, w), 1 keeps
+        `init` there to the end. own_mask: mask the negative text with its own mask; the released
+        code masks it with the prompt's. round_timestep: round time to bfloat16; None does so where
+        the released pipeline would.
         """
         if sampler not in SAMPLERS:
             raise JodiError(f"sampler {sampler!r} is unknown; use {' or '.join(SAMPLERS)}")
-        noise = draw_noise(clean.shape, seed).to(clean.device)
+        if noise is None:
+            noise = draw_noise(clean.shape, seed)
+        noise = noise.to(clean)
         if round_timestep is None:
             released = self.transformer.config == JODI_1600M
             round_timestep = released and self.dtype == torch.bfloat16
         sigmas = flow_sigmas(steps, shift, start=start)
-        denoise = self._denoiser(
-            plan, clean, text, negative_text, sigmas, guidance, own_mask, round_timestep
+        denoise = prepare_denoiser(
+            self.transformer,
+            plan.as_tensor(len(clean)),
+            clean,
+            text,
+            negative_text,
+            sigmas=sigmas,
+            guidance=guidance,
+            own_mask=own_mask,
+            round_timestep=round_timestep,
         )
         x = noise
         if init is None and (start < 1 or hold is not None):
@@ -346,44 +358,6 @@ class JodiPipeline:
             z = latents[:, self.names.index(name)].to(self.device, self.dtype)
             result[name] = self.autoencoder.decode(z, tile=tile).float().cpu()
         return result
-
-    def _denoiser(
-        self, plan, clean, text, negative_text, sigmas, guidance, own_mask, round_timestep
-    ) -> Denoise:
-        model, dtype = self.transformer, self.dtype
-        like = torch.empty_like(clean, dtype=dtype)
-        role = plan.as_tensor(len(clean)).to(clean.device)
-
-        def prepare(features: TextFeatures | None, mask: Tensor | None):
-            return model.prepare(
-                role,
-                None if features is None else features.caption,
-                mask,
-                clean,
-                like=like,
-                sigmas=sigmas[:-1],
-                round_timestep=round_timestep,
-            )
-
-        positive = prepare(text, None if text is None else text.mask)
-        unguided = guidance == 1 or not plan.uses_text
-        null = None
-        if not unguided:
-            if text is None or negative_text is None:
-                raise TextError(
-                    f"guidance {guidance} needs text and negative text; pass both, or guidance 1"
-                )
-            null = prepare(negative_text, negative_text.mask if own_mask else text.mask)
-
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            x_in = x.to(dtype)
-            velocity = model.velocity(x_in, sigma, positive).float()
-            if null is not None:
-                uncond = model.velocity(x_in, sigma, null).float()
-                velocity = uncond + guidance * (velocity - uncond)
-            return x - sigma * velocity
-
-        return denoise
 
     def _size_and_batch(self, plan, conditions, size, batch, prompt, text):
         expected, given = set(plan.condition_names), set(conditions)

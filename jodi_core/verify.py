@@ -1,0 +1,179 @@
+"""Compare this implementation with vectors computed by the published code.
+
+A folder of vectors has sub-folders `jodi` and `dcae`; sizes are read from the files. Arithmetic is
+float32 with TF32 off, and time is not rounded.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from .checkpoint import load_autoencoder, load_transformer
+from .denoiser import prepare_denoiser
+from .errors import JodiError
+from .roles import Role
+from .sampling import flow_sigmas, sample_dpmpp_2m
+from .text import TextFeatures
+
+EVALUATION_BOUND = 1e-5
+SAMPLING_BOUND = 1e-4
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """One case: error is the relative RMS error, None where nothing was computed."""
+
+    name: str
+    status: str  # PASS, FAIL or SKIP
+    error: float | None = None
+    bound: float | None = None
+    note: str = ""
+
+    def __str__(self) -> str:
+        if self.error is None:
+            return f"{self.status} {self.name}: {self.note}"
+        return (
+            f"{self.status} {self.name}: relative RMS error {self.error:.2e} (bound {self.bound:g})"
+        )
+
+
+def verify(folder: Path, device: str = "cpu") -> Iterator[CaseResult]:
+    """Run every case below `folder`, one result at a time.
+
+    A sub-folder that is not supported gives one SKIP; a case that raises is a FAIL that says why.
+    Raises: JodiError when the folder does not exist.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise JodiError(f"there is no folder {folder}; name a folder with sub-folders jodi or dcae")
+    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        for path in sorted(p for p in folder.iterdir() if p.is_dir()):
+            if path.name in _SUITES:
+                yield from _SUITES[path.name](path, device)
+            else:
+                yield CaseResult(path.name, "SKIP", note="no such model is supported yet")
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
+
+
+def _verify_jodi(folder: Path, device: str) -> Iterator[CaseResult]:
+    model = _load(load_transformer, folder / "model.safetensors", device)
+    if isinstance(model, CaseResult):
+        yield model
+        return
+    if (folder / "cases.safetensors").exists():
+        cases, _ = _read_cases(folder / "cases.safetensors", device)
+        for name, case in cases.items():
+            yield _check(f"jodi/{name}", EVALUATION_BOUND, lambda c=case: _evaluate(model, c))
+    if (folder / "sampling.safetensors").exists():
+        runs, metadata = _read_cases(folder / "sampling.safetensors", device)
+        settings = {f"run{run['run']}": run for run in json.loads(metadata["runs"])}
+        for name, run in runs.items():
+            yield _check(
+                f"jodi/{name}", SAMPLING_BOUND, lambda r=run, s=settings[name]: _sample(model, r, s)
+            )
+
+
+def _evaluate(model, case: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    ours = model(
+        case["x"],
+        case["timestep"],
+        case["caption"],
+        case["caption_mask"],
+        case["role"],
+        case["clean_x"],
+    )
+    generated = case["role"] == Role.GENERATE
+    return ours[generated], case["output"][generated]
+
+
+def _sample(model, run: dict[str, Tensor], settings: dict) -> tuple[Tensor, Tensor]:
+    noise, role = run["noise"], run["role"]
+    clean = run["clean_x"].expand_as(noise)
+    role = role.expand(len(noise), -1)
+    sigmas = flow_sigmas(settings["steps"], settings["flow_shift"])
+    mask = run["caption_mask"]
+    negative = run.get("negative_caption", run["caption"])
+    denoise = prepare_denoiser(
+        model,
+        role,
+        clean,
+        TextFeatures(run["caption"], mask),
+        TextFeatures(negative, mask.expand(len(negative), -1)),
+        sigmas=sigmas,
+        guidance=settings["guidance"],
+    )
+    ours = sample_dpmpp_2m(denoise, noise, sigmas)
+    given = (role == Role.CONDITION)[:, :, None, None, None]
+    ours = torch.where(given, clean, ours)
+    meaningful = role != Role.IGNORE
+    return ours[meaningful], run["sample"][meaningful]
+
+
+def _verify_dcae(folder: Path, device: str) -> Iterator[CaseResult]:
+    for path in sorted(folder.glob("*_cases.safetensors")):
+        weights = path.with_name(path.name.replace("_cases", ""))
+        model = _load(load_autoencoder, weights, device)
+        if isinstance(model, CaseResult):
+            yield model
+            continue
+        scale = model.config.scaling_factor  # the vectors are unscaled
+        cases, _ = _read_cases(path, device)
+        for name, case in cases.items():
+            title = f"dcae/{weights.stem}/{name}"
+            yield _check(
+                f"{title} encode",
+                EVALUATION_BOUND,
+                lambda c=case, m=model, s=scale: (m.encode(c["image"]) / s, c["encoded"]),
+            )
+            yield _check(
+                f"{title} decode",
+                EVALUATION_BOUND,
+                lambda c=case, m=model, s=scale: (m.decode(c["latent"] * s), c["decoded"]),
+            )
+
+
+_SUITES = {"jodi": _verify_jodi, "dcae": _verify_dcae}
+
+
+def relative_rms(ours: Tensor, reference: Tensor) -> float:
+    """rms(ours - reference) / rms(reference), in float64."""
+    difference = (ours.double() - reference.double()).square().mean().sqrt()
+    return float(difference / reference.double().square().mean().sqrt())
+
+
+def _check(name: str, bound: float, run: Callable[[], tuple[Tensor, Tensor]]) -> CaseResult:
+    try:
+        with torch.inference_mode():
+            ours, reference = run()
+        error = relative_rms(ours, reference)
+    except (JodiError, KeyError, RuntimeError) as problem:
+        return CaseResult(name, "FAIL", note=f"{type(problem).__name__}: {problem}")
+    return CaseResult(name, "PASS" if error <= bound else "FAIL", error, bound)
+
+
+def _load(loader, path: Path, device: str):
+    try:
+        model, _ = loader(path, device=device, dtype=torch.float32)
+    except JodiError as problem:
+        return CaseResult(f"{path.parent.name}/{path.stem}", "FAIL", note=str(problem))
+    return model.eval()
+
+
+def _read_cases(path: Path, device: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
+    """Tensors named `case3.x` -> {"case3": {"x": ...}}, in the order of their numbers."""
+    cases: dict[str, dict[str, Tensor]] = {}
+    with safe_open(path, "pt") as f:
+        for key in f.keys():  # noqa: SIM118  (safe_open is no mapping)
+            name, _, field = key.partition(".")
+            cases.setdefault(name, {})[field] = f.get_tensor(key).to(device)
+        metadata = f.metadata() or {}
+    number = {name: int("".join(filter(str.isdigit, name)) or 0) for name in cases}
+    return {name: cases[name] for name in sorted(cases, key=number.__getitem__)}, metadata
