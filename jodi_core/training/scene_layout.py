@@ -252,7 +252,9 @@ def _ground(draw: Draw, env: Environment, b: SceneBuilder) -> None:
         env.road_color = shade(draw.pick(((0.42, 0.42, 0.44), (0.62, 0.5, 0.36))),
                                draw.uniform(-0.05, 0.05))  # fmt: skip
     # Water shows the sky as much as its own colour.
-    tint = draw.uniform(0.3, 0.5)
+    # A red evening sky only dulls it, or it would pass for earth.
+    evening = env.zenith[0] > env.zenith[2] + 0.1
+    tint = draw.uniform(0.3, 0.5) * (0.35 if evening else 1.0)
     own = (0.13, 0.36, 0.52)
     env.lake_color = tuple(o * (1 - tint) + s * tint for o, s in zip(own, env.zenith, strict=True))
     style = draw.uniform(0.0, 1.0)
