@@ -33,6 +33,9 @@ def nano_config(text: ClosedVocabularyEncoder, latent_channels: int) -> Transfor
         hidden_size=224,
         depth=8,
         cross_attention_heads=7,
+        # Wider heads than the released 32: the attention state, width * head dim, is all that
+        # domains can tell each other, and at this width 32 would leave little of it.
+        linear_head_dim=56,
         caption_channels=text.channels,
         caption_length=text.caption_length,
         latent_channels=latent_channels,
