@@ -212,21 +212,24 @@ def cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """
     if not tensor.is_floating_point():
         return tensor
-    # One sum sees a NaN or an infinity anywhere, without a mask of the tensor's size.
-    if not torch.isfinite(tensor.sum(dtype=torch.float64)):
+    if not _all_finite(tensor):
         raise CheckpointError(
             f"{name} holds values that are not finite (NaN or infinity), where weights are always "
             "finite. The file is damaged or comes from a training that diverged: download it "
             "again, or go back to an earlier save."
         )
     out = tensor.to(dtype)
-    narrower = torch.finfo(dtype).max < torch.finfo(tensor.dtype).max
-    if narrower and not torch.isfinite(out.sum(dtype=torch.float64)):
+    if torch.finfo(dtype).max < torch.finfo(tensor.dtype).max and not _all_finite(out):
         raise CheckpointError(
             f"{name} reaches {tensor.abs().max().item():.4g}, more than {_plain(dtype)} can hold "
             f"({torch.finfo(dtype).max:.4g}). Use bfloat16 or float32."
         )
     return out
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    # A NaN or an infinity shows in the extremes, which cost no mask of the tensor's size.
+    return not tensor.numel() or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
 
 
 def _take_over(model: nn.Module, state: State, device, dtype, source: str):
