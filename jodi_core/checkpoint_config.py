@@ -134,7 +134,7 @@ def check_transformer_facts(config: TransformerConfig, facts: Mapping[str, int],
 
 
 def _config_values(facts: Mapping[str, int]) -> dict:
-    values = dict(facts)
+    values: dict = dict(facts)
     if "domains" in values:
         values["num_labels"] = values.pop("domains") - 1
     if "mlp_size" in values:

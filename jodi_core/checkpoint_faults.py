@@ -3,12 +3,15 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
 from .config import AutoencoderConfig, TransformerConfig
 from .errors import CheckpointError
 from .state_file import few
+
+Config = TypeVar("Config", TransformerConfig, AutoencoderConfig)
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ def key_faults(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ..
 def strict_keys(
     state: Mapping[str, Tensor],
     expected: Mapping[str, tuple[int, ...]],
-    config,
-    explain: Callable[[KeyFaults, TransformerConfig | AutoencoderConfig], str],
+    config: Config,
+    explain: Callable[[KeyFaults, Config], str],
 ):
     """Pass when `state` has exactly the tensors expected.
 

@@ -84,7 +84,7 @@ def convert(
         "source_sha256": sha256,
         "dtype": str(dtype).removeprefix("torch."),
     }
-    if kind == file_kind.JODI.name and config.num_domains == JODI_1600M.num_domains:
+    if isinstance(config, TransformerConfig) and config.num_domains == JODI_1600M.num_domains:
         described.setdefault("trained_roles", "published")
     size = write_state_dict(
         dst, state, described, dtype=dtype, convert=cast, force=force, progress=progress

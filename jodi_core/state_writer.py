@@ -69,7 +69,7 @@ def write_state_dict(
             if convert is not None and tensor.is_floating_point():
                 tensor = convert(name, tensor, stored)
             data = tensor.to(stored).contiguous().cpu().flatten().view(torch.uint8).numpy()
-            file.write(memoryview(data))
+            file.write(data.data)
             written += data.nbytes
             if progress is not None:
                 progress(written, total)
