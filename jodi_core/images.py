@@ -216,7 +216,7 @@ def fit(
     Raises: ImageError for something that is no picture, ShapeError for an impossible size.
     """
     _check_picture(picture, palette)
-    frame = Frame.fitting(tuple(picture.shape[-2:]), size, mode)
+    frame = Frame.fitting((picture.shape[-2], picture.shape[-1]), size, mode)
     picture = picture if palette else picture.to(torch.float32)
     if frame.unchanged:
         return picture, frame

@@ -209,10 +209,12 @@ def class_mask(index: Tensor, which: str | int) -> Tensor:
 
 def class_id(which: str | int) -> int:
     """Number of a class given by name or number. Raises: JodiError, listing the classes."""
-    if isinstance(which, str) and which.strip().lower() in SEGMENTATION_CLASSES:
-        return SEGMENTATION_CLASSES.index(which.strip().lower())
-    number = isinstance(which, int) and not isinstance(which, bool)
-    if number and 0 <= which < len(SEGMENTATION_CLASSES):
+    if isinstance(which, str):
+        if which.strip().lower() in SEGMENTATION_CLASSES:
+            return SEGMENTATION_CLASSES.index(which.strip().lower())
+    elif isinstance(which, bool):
+        pass  # True is no class number
+    elif isinstance(which, int) and 0 <= which < len(SEGMENTATION_CLASSES):
         return which
     listing = ", ".join(f"{i} {name}" for i, name in enumerate(SEGMENTATION_CLASSES))
     raise JodiError(f"no segmentation class is called {which!r}; the classes are {listing}")

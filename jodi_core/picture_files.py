@@ -159,7 +159,7 @@ def _check_size(size: tuple[int, int], name: str) -> None:
 def _upright(image: Image.Image, name: str) -> Image.Image:
     # Pillow's exif_transpose would also write the EXIF data anew, and fails on many odd tags.
     try:
-        turn = _TURNS.get(image.getexif().get(0x0112))
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
     except Exception as error:
         # damaged EXIF data raises anything; the picture itself is fine
         logger.warning("%s: unreadable EXIF data, rotation ignored (%s)", name, error)
