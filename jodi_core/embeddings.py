@@ -43,9 +43,10 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
         half = self.frequency_size // 2
-        index = torch.arange(half, dtype=torch.float32, device=timestep.device)
+        wide = torch.promote_types(dtype, torch.float32)
+        index = torch.arange(half, dtype=wide, device=timestep.device)
         frequencies = torch.exp(-math.log(10000) * index / half)
-        angles = timestep.float()[:, None] * frequencies
+        angles = timestep.to(wide)[:, None] * frequencies
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(dtype))
 
 
@@ -84,7 +85,7 @@ class CaptionEmbedder(nn.Module):
 
 
 def position_table(config: TransformerConfig, grid: tuple[int, int]) -> Tensor:
-    """Sine-cosine table (T, C) float32 on the CPU; the same for every domain.
+    """Sine-cosine table (T, C) float64 on the CPU; the same for every domain. Do not write to it.
 
     Coordinates are scaled so that every grid spans [0, base) on both axes; the column takes the
     first half of the channels. Angles are computed in float64.
@@ -94,11 +95,14 @@ def position_table(config: TransformerConfig, grid: tuple[int, int]) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _position_table(width: int, base: int, interpolation: float, rows: int, columns: int) -> Tensor:
-    quarter = width // 4
-    omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
-    y = torch.arange(rows, dtype=torch.float32) / (rows / base) / interpolation
-    x = torch.arange(columns, dtype=torch.float32) / (columns / base) / interpolation
-    angle_y = (y.double()[:, None] * omega).unsqueeze(1).expand(-1, columns, -1)
-    angle_x = (x.double()[:, None] * omega).unsqueeze(0).expand(rows, -1, -1)
-    parts = [angle_x.sin(), angle_x.cos(), angle_y.sin(), angle_y.cos()]
-    return torch.cat(parts, dim=-1).flatten(0, 1).float()
+    # Outside inference mode, whoever asks first: the cached table may serve training next. And
+    # on the CPU by name: a caller's default device may lack float64.
+    with torch.inference_mode(False), torch.device("cpu"):
+        quarter = width // 4
+        omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)
+        y = torch.arange(rows, dtype=torch.float32) / (rows / base) / interpolation
+        x = torch.arange(columns, dtype=torch.float32) / (columns / base) / interpolation
+        angle_y = (y.double()[:, None] * omega).unsqueeze(1).expand(-1, columns, -1)
+        angle_x = (x.double()[:, None] * omega).unsqueeze(0).expand(rows, -1, -1)
+        parts = [angle_x.sin(), angle_x.cos(), angle_y.sin(), angle_y.cos()]
+        return torch.cat(parts, dim=-1).flatten(0, 1)

@@ -1,6 +1,6 @@
 """Layers that both networks share. Numerics live in `kernels`; these hold the parameters.
 
-`operations` is a namespace with Linear, Conv2d and Embedding: `torch.nn`, or a host's own
+`operations` is any namespace with Linear, Conv2d and Embedding: `torch.nn`, or a host's own
 classes that cast or offload weights. A host's Conv2d ends in `_conv_forward(x, weight, bias)`, as
 torch's does, so overriding that one method keeps both working.
 """
@@ -14,11 +14,22 @@ from torch import Tensor, nn
 from ..kernels import dispatch
 
 
-@functools.lru_cache(maxsize=16)
 def pointwise_conv(operations):
     """A Conv2d class of kernel 1 that multiplies matrices over channels-last memory."""
+    return _pointwise_conv(operations.Conv2d)
 
-    class PointwiseConv2d(operations.Conv2d):
+
+def depthwise_glu_conv(operations):
+    """A depthwise 3x3 Conv2d class that ends in value * SiLU(gate): (B, 2F, h, w) -> (B, F, h, w).
+
+    In and out are channels-last views, so that token-major callers pay for no copy.
+    """
+    return _depthwise_glu_conv(operations.Conv2d)
+
+
+@functools.lru_cache(maxsize=16)
+def _pointwise_conv(conv2d: type):
+    class PointwiseConv2d(conv2d):
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             if x.dim() == 3:  # tokens (B, T, C): already channels-last
                 return F.linear(x, weight.flatten(1), bias)
@@ -31,13 +42,8 @@ def pointwise_conv(operations):
 
 
 @functools.lru_cache(maxsize=16)
-def depthwise_glu_conv(operations):
-    """A depthwise 3x3 Conv2d class that ends in value * SiLU(gate): (B, 2F, h, w) -> (B, F, h, w).
-
-    In and out are channels-last views, so that token-major callers pay for no copy.
-    """
-
-    class DepthwiseGluConv2d(operations.Conv2d):
+def _depthwise_glu_conv(conv2d: type):
+    class DepthwiseGluConv2d(conv2d):
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             batch, channels, h, w = x.shape
             tokens = x.permute(0, 2, 3, 1).reshape(batch, h * w, channels)
@@ -61,7 +67,7 @@ class RMSNorm2d(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """RMSNorm over the last axis, weight only, arithmetic in float32. x (..., C) -> same."""
+    """RMSNorm over the last axis, weight only, in float32 or wider. x (..., C) -> same."""
 
     def __init__(self, channels: int, eps: float, device=None, dtype=None):
         super().__init__()
@@ -69,6 +75,6 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
 
     def forward(self, x: Tensor) -> Tensor:
-        x32 = x.float()
-        normed = x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.eps)
-        return (normed * self.weight.to(x32)).to(x.dtype)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        normed = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return (normed * self.weight.to(wide)).to(x.dtype)

@@ -1,1 +1,1 @@
-"""Hot operations: a plain torch reference each, and a seam that chooses an implementation per call."""
+"""Hot operations: a plain torch reference each, and a seam that chooses who answers a call."""

@@ -1,4 +1,4 @@
-"""Every hot operation in plain torch. These are the specification: other implementations must match.
+"""Every hot operation in plain torch: the specification that other implementations must match.
 
 Shapes: B batch, L domains, T tokens per domain, N tokens in all, C width, H heads, D head dim.
 """
@@ -11,20 +11,23 @@ from torch import Tensor
 def relu_linear_attention(
     q: Tensor, k: Tensor, v: Tensor, eps: float, key_mask: Tensor | None = None
 ) -> Tensor:
-    """Linear attention with the feature map ReLU, state kept in float32.
+    """Linear attention with the feature map ReLU, state kept in float32 or wider.
 
     out_n = (sum_m v_m relu(k_m)^T) relu(q_n) / (sum_m relu(k_m) . relu(q_n) + eps)
 
-    Shapes: q (B, N, H, D), k and v (B, M, H, D), key_mask (B, M) bool, True keeps the key
-    -> (B, N, H, D) in the dtype of q. N and M may differ.
+    Shapes: q (B, N, H, D), k and v (B, M, H, D), key_mask (B, M) bool, True keeps the
+    token -> (B, N, H, D) in the dtype of q. N and M may differ. What a masked token holds, even
+    NaN, does not matter.
     Source: arXiv 2410.10629 section 2 (Sana); github VIPL-GENUN/Jodi @ c21bdcb, LiteLA.
     """
-    dtype = q.dtype
-    q_BHND = F.relu(q).transpose(1, 2).float()
-    k_BHMD = F.relu(k).transpose(1, 2).float()
-    v_BHMD = v.transpose(1, 2).float()
+    dtype, wide = q.dtype, at_least_float32(q.dtype)
+    q_BHND = F.relu(q).transpose(1, 2).to(wide)
+    k_BHMD = F.relu(k).transpose(1, 2).to(wide)
+    v_BHMD = v.transpose(1, 2).to(wide)
     if key_mask is not None:
-        k_BHMD = k_BHMD * key_mask[:, None, :, None]
+        left_out = ~key_mask[:, None, :, None]
+        # Values too: a zero key times a value that is not finite would still give NaN.
+        k_BHMD, v_BHMD = k_BHMD.masked_fill(left_out, 0), v_BHMD.masked_fill(left_out, 0)
     state_BHDD = k_BHMD.transpose(-1, -2) @ v_BHMD
     normaliser = q_BHND @ k_BHMD.sum(-2).unsqueeze(-1)
     out = (q_BHND @ state_BHDD) / (normaliser + eps)
@@ -63,11 +66,16 @@ def depthwise_conv3x3_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: tuple[i
 
 
 def rms_norm_channels(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    """RMSNorm over the channels of each pixel, arithmetic in float32, result in x's dtype.
+    """RMSNorm over the channels of each pixel, arithmetic in float32 or wider, result in x's dtype.
 
     Shapes: x (B, C, H, W), weight and bias (C) -> (B, C, H, W).
     Source: github mit-han-lab/efficientvit, TritonRMSNorm2d.
     """
-    x32 = x.float()
-    normed = (x32 * torch.rsqrt(x32.square().mean(1, keepdim=True) + eps)).to(x.dtype)
+    wide = x.to(at_least_float32(x.dtype))
+    normed = (wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + eps)).to(x.dtype)
     return normed * weight[:, None, None] + bias[:, None, None]
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to compute in where half precision is not enough: float32, or float64 as it is."""
+    return torch.promote_types(dtype, torch.float32)
