@@ -27,7 +27,7 @@ class JointLinearAttention(nn.Module):
         self.proj = operations.Linear(width, width, **kwargs)
 
     def forward(self, x_BATC: Tensor, queries: int | None = None) -> Tensor:
-        """(B, A, T, C) -> (B, A or `queries`, T, C); the first `queries` domains ask, all answer."""
+        """(B, A, T, C) -> (B, A or `queries`, T, C): the first `queries` domains ask all."""
         batch, domains, tokens, width = x_BATC.shape
         asking = domains if queries is None else queries
         qkv = self.qkv(x_BATC.reshape(batch, domains * tokens, width))
@@ -60,8 +60,9 @@ class TextCrossAttention(nn.Module):
         self, x_BATC: Tensor, keys_values: tuple[Tensor, Tensor], bias: Tensor | None
     ) -> Tensor:
         """(B, A, T, C) -> (B, A, T, C). bias: additive on the scores, (B or 1, 1, 1, S)."""
-        k, v = keys_values
         q = self._split(self.q_linear(x_BATC.flatten(1, 2)))
+        # Fused attention wants equal batches; one text for all rows is repeated without a copy.
+        k, v = (part.expand(len(q), -1, -1, -1) for part in keys_values)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return self.proj(out.transpose(1, 2).reshape(x_BATC.shape))
 

@@ -10,7 +10,7 @@ from .errors import ShapeError, TextError
 
 @dataclass
 class PreparedContext:
-    """Made by `JodiTransformer.prepare`, read by `JodiTransformer.velocity`; bound to one grid.
+    """Made by `JodiTransformer.prepare`, read by `JodiTransformer.velocity`; bound to one shape.
 
     Rows with different role patterns are run in groups of equal patterns.
     """
@@ -29,7 +29,8 @@ class PreparedContext:
         text_bias: Tensor | None  # (R or 1, 1, 1, S)
 
     groups: list[Group]
-    grid: tuple[int, int]
+    shape: tuple[int, ...]  # of the latents: (B, L, z, h, w)
+    grid: tuple[int, int]  # of tokens
     position: Tensor  # (T, C)
     round_timestep: bool
     times: dict[float, tuple[Tensor, Tensor]] = field(default_factory=dict)
@@ -44,12 +45,13 @@ def group_rows(role: Tensor) -> list[tuple[Tensor, tuple[int, ...]]]:
 
 
 def select_text(
-    caption: Tensor | None, mask: Tensor | None, rows: Tensor, like: Tensor
+    caption: Tensor | None, mask: Tensor | None, rows: Tensor, batch: int, like: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Keep only text tokens that some row may read, and mask the rest per row.
 
-    Shapes: caption (B or 1, 1, S, Cc) or (B or 1, S, Cc), mask (B or 1, S), rows (R,)
-    -> features (R or 1, S', Cc) and None, or an additive bias (R, 1, 1, S').
+    Shapes: caption (B or 1, 1, S, Cc) or (B or 1, S, Cc), mask (B or 1, S); rows (R,), the
+    group's among the `batch` -> features (R or 1, S', Cc), and None or an additive bias
+    (R or 1, 1, 1, S').
     Raises: TextError without text, or for a row whose mask keeps nothing; ShapeError for shapes
     that do not fit.
     """
@@ -58,16 +60,22 @@ def select_text(
             "no text was given, but the image is not a condition; encode a prompt (it may be "
             "empty) or pass stored text features"
         )
-    if caption.dim() == 4:
+    if caption.dim() == 4 and caption.shape[1] == 1:
         caption = caption.squeeze(1)
     if mask is None:
         mask = torch.ones(caption.shape[:2], device=caption.device)
-    if mask.shape[-1] != caption.shape[-2]:
+    if caption.dim() != 3 or mask.dim() != 2:
         raise ShapeError(
-            f"the text mask covers {mask.shape[-1]} tokens, the features hold {caption.shape[-2]}"
+            "text features must be (rows, 1, tokens, channels) and their mask (rows, tokens), got "
+            f"{tuple(caption.shape)} and {tuple(mask.shape)}"
         )
-    caption = _rows(caption, rows, "text features").to(like)
-    keep = _rows(mask, rows, "text mask").to(like.device) > 0
+    if mask.shape[1] != caption.shape[1]:
+        raise ShapeError(
+            f"the text mask covers {mask.shape[1]} tokens, the features hold {caption.shape[1]}; "
+            "encode both prompts to one length"
+        )
+    caption = _rows(caption, rows, batch, "text features").to(like)
+    keep = _rows(mask, rows, batch, "text mask").to(like.device) > 0
     if not keep.any(1).all():
         raise TextError("a text mask keeps no token at all; at least the first must be kept")
     count = max(caption.shape[0], keep.shape[0])
@@ -80,9 +88,11 @@ def select_text(
     return features, bias.masked_fill(~keep, float("-inf"))[:, None, None]
 
 
-def _rows(x: Tensor, rows: Tensor, what: str) -> Tensor:
+def _rows(x: Tensor, rows: Tensor, batch: int, what: str) -> Tensor:
     if x.shape[0] == 1:
         return x
-    if x.shape[0] <= int(rows.max()):
-        raise ShapeError(f"{what} have {x.shape[0]} rows, the batch has more; give one row or all")
+    if x.shape[0] != batch:
+        raise ShapeError(
+            f"the {what} came with {x.shape[0]} rows for a batch of {batch}; give 1 row or {batch}"
+        )
     return x[rows.to(x.device)]

@@ -70,7 +70,7 @@ class JodiTransformer(nn.Module):
         context = self.prepare(
             role, caption, caption_mask, clean_x, like=x, round_timestep=round_timestep
         )
-        return self.velocity(x, timestep / 1000, context)
+        return self._evaluate(x, self._time_vectors(timestep, context, x), context)
 
     def prepare(
         self,
@@ -90,12 +90,13 @@ class JodiTransformer(nn.Module):
         null text). like: a tensor with the job's latent shape (B, L, z, h, w), dtype and device.
         sigmas: the schedule, if known, so that its time vectors are computed in one go.
         round_timestep: round the network's time to bfloat16, as the released pipeline does.
-        Raises: ShapeError for tensors that do not fit; RoleError for a condition without clean_x
-        or a row that generates nothing.
+        Raises: ShapeError for tensors that do not fit; RoleError for a condition without clean_x,
+        a row that generates nothing or a number that is no role; TextError where a row reads text
+        and none is given.
         """
         role = self._checked_roles(role, like, clean_x)
         grid = self._token_grid(like)
-        position = position_table(self.config, grid).to(like)
+        position = position_table(self.config, grid).to(like.dtype).to(like.device)
         groups = []
         for rows, pattern in group_rows(role):
             generated = [i for i, r in enumerate(pattern) if r == Role.GENERATE]
@@ -120,10 +121,14 @@ class JodiTransformer(nn.Module):
                 )
             )
         context = PreparedContext(
-            groups=groups, grid=grid, position=position, round_timestep=round_timestep
+            groups=groups,
+            shape=tuple(like.shape),
+            grid=grid,
+            position=position,
+            round_timestep=round_timestep,
         )
         if sigmas:
-            values = torch.tensor(sigmas, dtype=torch.float64)
+            values = torch.tensor(sigmas, dtype=torch.float64) * 1000
             t, modulation = self._time_vectors(values, context, position)
             for i, sigma in enumerate(sigmas):
                 context.times[float(sigma)] = t[i : i + 1], modulation[i : i + 1]
@@ -134,11 +139,24 @@ class JodiTransformer(nn.Module):
 
         Shapes: x (B, L, z, h, w); sigma a float or (B,) in [0, 1] -> (B, L, z, h, w), zero in
         slots that are not generated. Slots of conditions and ignored domains in x are not read.
+        Raises: ShapeError when x or sigma is not of the size the context was prepared for.
         """
+        return self._evaluate(x, self._times(sigma, context, x), context)
+
+    def _evaluate(self, x: Tensor, times: tuple[Tensor, Tensor], context) -> Tensor:
+        if tuple(x.shape) != context.shape:
+            raise ShapeError(
+                f"the context was prepared for latents {context.shape}, got {tuple(x.shape)}; "
+                "prepare one for this shape"
+            )
+        if len(times[0]) not in (1, len(x)):
+            raise ShapeError(
+                f"{len(times[0])} noise levels came for {len(x)} rows; give one, or one per row"
+            )
         out = torch.zeros_like(x)
         for group in context.groups:
             rows = slice(None) if len(context.groups) == 1 else group.rows
-            t, t_modulation = self._times(sigma, rows, context, x)
+            t, t_modulation = (v if len(v) == 1 else v[rows] for v in times)
             prediction = self._run_group(x[rows], t, t_modulation, group, context)
             for slot, index in enumerate(group.generated):
                 out[rows, index] = prediction[slot]
@@ -190,7 +208,7 @@ class JodiTransformer(nn.Module):
         if pattern[0] == Role.CONDITION:
             features, bias = self.y_embedder.null_keys(like)
         else:
-            features, bias = select_text(caption, caption_mask, rows, like)
+            features, bias = select_text(caption, caption_mask, rows, len(like), like)
             if features.shape[-1] != self.config.caption_channels:
                 raise ShapeError(
                     f"text features have {features.shape[-1]} channels, this model reads "
@@ -199,22 +217,24 @@ class JodiTransformer(nn.Module):
         text = self.attention_y_norm(self.y_embedder(features))
         return text, bias
 
-    def _times(self, sigma, rows, context, x) -> tuple[Tensor, Tensor]:
-        if not isinstance(sigma, Tensor):
+    def _times(self, sigma: float | Tensor, context, x: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(sigma, Tensor):
+            # Half precision has too few digits to be multiplied into a time.
+            time = sigma.to(torch.promote_types(sigma.dtype, torch.float32)) * 1000
+        else:
             known = context.times.get(float(sigma))
             if known is not None:
                 return known
-            sigma = torch.tensor([sigma], dtype=torch.float64)
-        elif sigma.dim() and sigma.shape[0] == x.shape[0]:
-            sigma = sigma[rows]
-        return self._time_vectors(sigma.reshape(-1), context, x)
+            time = torch.tensor([sigma], dtype=torch.float64) * 1000
+        return self._time_vectors(time, context, x)
 
-    def _time_vectors(self, sigma: Tensor, context, like: Tensor) -> tuple[Tensor, Tensor]:
-        """sigma (R,) -> raw vectors (R, C) and modulation (R, 6, C)."""
-        timestep = (sigma * 1000).to(dtype=torch.float32, device=like.device)
+    def _time_vectors(self, time: Tensor, context, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Time on 0..1000, (R,) or () -> raw vectors (R, C) and modulation (R, 6, C)."""
+        wide = torch.promote_types(like.dtype, torch.float32)
+        time = time.reshape(-1).to(wide).to(like.device)
         if context.round_timestep:
-            timestep = timestep.bfloat16().float()
-        t = self.t_embedder(timestep, like.dtype)
+            time = time.bfloat16().to(wide)
+        t = self.t_embedder(time, like.dtype)
         return t, self.t_block(t).unflatten(-1, (6, -1))
 
     def _token_grid(self, like: Tensor) -> tuple[int, int]:
@@ -240,7 +260,16 @@ class JodiTransformer(nn.Module):
             raise RoleError(
                 f"roles name {role.shape[-1]} domains, the model has {domains}; give one role each"
             )
-        role = role.expand(like.shape[0], -1)
+        if role.dim() != 2 or role.shape[0] not in (1, like.shape[0]):
+            raise RoleError(
+                f"roles {tuple(role.shape)} do not fit a batch of {like.shape[0]}; give one row of "
+                "roles, or one per row of the batch"
+            )
+        if not torch.isin(role, role.new_tensor([*Role])).all():
+            raise RoleError(
+                "a role is 0 (generate), 1 (condition) or 2 (ignore); got another value"
+            )
+        role = role.long().expand(like.shape[0], -1)
         if not ((role == Role.GENERATE).any(1)).all():
             raise RoleError("every row must generate at least one domain; set a role to generate")
         if clean_x is None and (role == Role.CONDITION).any():
