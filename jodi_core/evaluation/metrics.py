@@ -67,7 +67,7 @@ def depth_errors(depth: Tensor, truth: Tensor, valid: Tensor) -> tuple[Tensor, T
     p, d = depth.double(), torch.where(valid, truth.double(), 1.0)
     relative = (p - d).abs() / d
     within = (torch.maximum(p / d, d / p) < 1.25).double()
-    return _masked_mean(relative, valid), _masked_mean(within, valid)
+    return masked_mean(relative, valid), masked_mean(within, valid)
 
 
 def angular_errors(prediction: Tensor, truth: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ def psnr(prediction: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tenso
     squared = (prediction.double() - truth.double()).square().mean(dim=1)
     if mask is None:
         mask = torch.ones_like(squared, dtype=torch.bool)
-    return -10.0 * torch.log10(_masked_mean(squared, mask).clamp(min=PSNR_FLOOR))
+    return -10.0 * torch.log10(masked_mean(squared, mask).clamp(min=PSNR_FLOOR))
 
 
 def confusion(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
@@ -153,7 +153,8 @@ def _least_squares(p: Tensor, target: Tensor, mask: Tensor) -> tuple[Tensor, Ten
     return scale, target_mean - scale * p_mean
 
 
-def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean per image over the pixels of a mask: two (B, H, W) -> (B,), NaN where it is empty."""
     total = torch.where(mask, values, 0.0).sum(dim=(1, 2))
     return total / mask.sum(dim=(1, 2))
 
