@@ -5,6 +5,8 @@ model scales them by its latent format. The core wants the domains second, (B, L
 Shapes: B rows, L domains, z latent channels, h w latent grid, S text tokens, Cc text channels.
 """
 
+import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import comfy.model_management
@@ -17,64 +19,30 @@ from torch import Tensor
 
 from ..jodi_core.errors import JodiError
 from ..jodi_core.sampling import SAMPLERS, StepInfo, draw_noise, flow_sigmas
+from ._facts import ModelFacts
 from ._host_model import JodiHostModel
 from ._host_vae import JodiVAE
 
 # From here on a schedule begins at pure noise: the published one stops 0.001 short of it.
 PURE_NOISE = 0.9989
-TOP_SIGMA = flow_sigmas(1)[0]
+# Samplers take logarithms of 1 - sigma; other schedules begin at 1.
+ALMOST_ONE = 1 - 1e-6
 
 
-@dataclass(frozen=True)
-class JodiFacts:
-    """What a node may want to know of a loaded Jodi MODEL.
-
-    names: its domains in order. factor: pixels per token, which sizes must be multiples of.
-    vae_factor: pixels per latent cell. native_size: (H, W) it was trained at. guidance: its own
-    default where text is read. trained_roles: "published" or "any".
-    """
-
-    title: str
-    names: tuple[str, ...]
-    factor: int
-    vae_factor: int
-    latent_channels: int
-    caption_channels: int
-    caption_length: int
-    native_size: tuple[int, int]
-    guidance: float
-    shift: float
-    trained_roles: str
-
-
-def jodi_facts(model) -> JodiFacts:
+def jodi_facts(model) -> ModelFacts:
     """Facts of a MODEL wire.
 
     Raises: JodiError, naming the loader, when the MODEL is not Jodi.
     """
-    host = _jodi_model(model)
-    config, about = host.diffusion_model.config, host.about
-    return JodiFacts(
-        title=about.title,
-        names=about.names,
-        factor=about.vae_factor * config.patch_size,
-        vae_factor=about.vae_factor,
-        latent_channels=config.latent_channels,
-        caption_channels=config.caption_channels,
-        caption_length=config.caption_length,
-        native_size=about.native_size,
-        guidance=about.guidance,
-        shift=float(model.get_model_object("model_sampling").shift),
-        trained_roles=about.trained_roles,
-    )
+    facts = _jodi_model(model).facts
+    shift = getattr(model.get_model_object("model_sampling"), "shift", facts.shift)
+    return dataclasses.replace(facts, shift=float(shift))
 
 
 def null_text(model) -> list:
     """CONDITIONING of the empty prompt, from the model's own null text: what perception needs."""
-    null = _jodi_model(model).diffusion_model.y_embedder.y_embedding
-    mask = torch.zeros(1, len(null), dtype=torch.long)
-    mask[:, :2] = 1  # the begin token and the one space of an empty prompt
-    return [[null.detach().float().cpu()[None], {"pooled_output": None, "attention_mask": mask}]]
+    text, mask = _jodi_model(model).null_text()
+    return [[text.cpu(), {"pooled_output": None, "attention_mask": mask.cpu()}]]
 
 
 def with_prompt_mask(positive: list, negative: list) -> list:
@@ -224,9 +192,13 @@ def _sampler_function(name: str):
     run = SAMPLERS[name]
 
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **_):
-        levels = [min(float(s), TOP_SIGMA) for s in sigmas]
-        if len(levels) < 2:
-            return x
+        levels = [min(float(s), ALMOST_ONE) for s in sigmas]
+        if any(s <= t for s, t in itertools.pairwise(levels)):
+            raise JodiError(
+                "Jodi's sampler needs SIGMAS that descend, got "
+                f"{', '.join(f'{s:.4g}' for s in levels[:6])}; use Jodi Scheduler, or another "
+                "sampler such as euler"
+            )
         if levels[0] >= PURE_NOISE:
             x = getattr(model, "noise", x).to(x)
 

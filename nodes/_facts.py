@@ -1,0 +1,91 @@
+"""What a weight file says about its model beyond its tensors."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from safetensors import safe_open
+
+from ..jodi_core.config import DC_AE_F32C32, AutoencoderConfig, TransformerConfig
+from ..jodi_core.domains import DOMAIN_NAMES
+from ..jodi_core.embedded import AUTOENCODER
+from ..jodi_core.errors import CheckpointError
+from ..jodi_core.pipeline import GUIDANCE
+
+RELEASED_SIDE = 1024
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a node may want to know of a loaded Jodi MODEL.
+
+    names: its domains in order. factor: pixels per token, which sizes must be multiples of.
+    vae_factor: pixels per latent cell. latent_scale: what unscaled latents are multiplied by.
+    native_size: (H, W) it was trained at. guidance: its own default where text is read.
+    shift: of its noise schedule. trained_roles: "published" or "any".
+    """
+
+    title: str
+    names: tuple[str, ...]
+    factor: int
+    vae_factor: int
+    latent_channels: int
+    latent_scale: float
+    caption_channels: int
+    caption_length: int
+    native_size: tuple[int, int]
+    guidance: float
+    trained_roles: str
+    shift: float = 3.0
+
+
+def facts_of(config: TransformerConfig, metadata: Mapping[str, str], source: str) -> ModelFacts:
+    """The facts of a transformer file. Files without metadata are the released model's.
+
+    Raises: CheckpointError when the metadata cannot be read or names too few domains.
+    """
+    try:
+        names = json.loads(metadata.get("domains", "null")) or DOMAIN_NAMES
+        side = int(metadata.get("native_size", RELEASED_SIDE))
+        guidance = float(metadata.get("guidance", GUIDANCE))
+        scale = float(metadata["latent_scale"]) if "latent_scale" in metadata else None
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{source}: its metadata cannot be read ({error}); convert the file again"
+        ) from error
+    if len(names) < config.num_domains:
+        raise CheckpointError(
+            f"{source} has {config.num_domains} domains, its metadata names {len(names)}; convert "
+            "it again with all names"
+        )
+    autoencoder = _autoencoder_for(config, side)
+    return ModelFacts(
+        title=metadata.get("title", source),
+        names=tuple(names[: config.num_domains]),
+        factor=autoencoder.factor * config.patch_size,
+        vae_factor=autoencoder.factor,
+        latent_channels=config.latent_channels,
+        latent_scale=autoencoder.scaling_factor if scale is None else scale,
+        caption_channels=config.caption_channels,
+        caption_length=config.caption_length,
+        native_size=(side, side),
+        guidance=guidance,
+        trained_roles=metadata.get("trained_roles", "published"),
+    )
+
+
+def _autoencoder_for(config: TransformerConfig, side: int) -> AutoencoderConfig:
+    """The autoencoder whose latents a transformer reads: the built-in one or the released one.
+
+    The base of the positional table is the token grid at the native size, which tells the factor.
+    """
+    embedded = embedded_autoencoder()
+    if side == embedded.factor * config.patch_size * config.pe_base_size:
+        return embedded
+    return DC_AE_F32C32
+
+
+def embedded_autoencoder() -> AutoencoderConfig:
+    """Sizes of the built-in autoencoder."""
+    with safe_open(AUTOENCODER, "pt") as file:
+        return AutoencoderConfig.from_dict(json.loads(file.metadata()["config"]))
