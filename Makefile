@@ -45,7 +45,7 @@ clean:
 	rm -rf "$(VENV)"
 
 # The stamps are written last, so that a set-up that was interrupted is taken up again.
-$(VENV)/.runtime: requirements.txt pyproject.toml
+$(VENV)/.torch:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "Python 3.10 or newer is needed, $(PYTHON) is older or missing; name one: make PYTHON=python3.12" >&2; \
 	  exit 1; }
@@ -53,13 +53,16 @@ $(VENV)/.runtime: requirements.txt pyproject.toml
 	  echo "$(PYTHON) could not make $(VENV); on Debian and Ubuntu: apt-get install python3-venv" >&2; \
 	  exit 1; }
 	$(PIP) install "$(TORCH)" || echo "$(TORCH) is not to be had here; taking what requirements.txt allows"
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.torch requirements.txt pyproject.toml
 	$(PIP) install --quiet -r requirements.txt -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.runtime requirements-test.txt
+$(VENV)/.test: $(VENV)/.torch requirements.txt requirements-test.txt pyproject.toml
 	$(PIP) install --quiet -r requirements-test.txt
 	@touch $@
 
-$(VENV)/.lint: $(VENV)/.runtime requirements-lint.txt
+$(VENV)/.lint: $(VENV)/.torch requirements.txt requirements-lint.txt pyproject.toml
 	$(PIP) install --quiet -r requirements-lint.txt
 	@touch $@
