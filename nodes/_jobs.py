@@ -1,0 +1,207 @@
+"""From role choices, pictures and text to one job's conditioning and latents.
+
+Shapes: B rows, L domains, z latent channels, h w latent grid, H W pixels.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..jodi_core.auto_roles import choose_roles, kept_domains
+from ..jodi_core.domains import DOMAIN_NAMES, domain_index
+from ..jodi_core.errors import JodiError, RoleError, ShapeError
+from ..jodi_core.images import Frame, fit
+from ..jodi_core.labels import preprocess
+from ..jodi_core.roles import RolePlan
+from ..jodi_core.sizing import change_mask, choose_size, region_on_grid
+from . import _host, _wires
+
+NEGATIVE_MASKS = ("as released", "own")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is set and connected on Jodi Roles. domains: (name, role choice, IMAGE or None)."""
+
+    domains: Sequence[tuple[str, str, Tensor | None]]
+    positive: list | None = None
+    negative: list | None = None
+    repaint_mask: Tensor | None = None
+    hold: str = ""
+    size: str = "trained shape"
+    width: int = 1024
+    height: int = 1024
+    fit: str = "crop"
+    batch: int = 1
+    negative_mask: str = "as released"
+
+
+@dataclass
+class Latents:
+    """Pictures of a job, encoded and unscaled.
+
+    clean: (1 or B, z, L, h, w), those of conditions. start: (B, z, L, h, w), all of them. frame:
+    how the first picture was fitted. fitted: size (H, W) of each picture as it came.
+    """
+
+    clean: Tensor
+    start: Tensor
+    frame: Frame | None = None
+    fitted: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+def build_job(model, vae, request: Request) -> tuple[list, list, dict, str]:
+    """positive and negative CONDITIONING, LATENT and a summary for people.
+
+    Raises: RoleError, ShapeError, ImageError or JodiError saying what to connect or set.
+    """
+    facts = _host.jodi_facts(model)
+    _check_vae(facts, _host.vae_facts(vae))
+    names = facts.names
+    choices, pictures = _by_name(request.domains, names)
+    held = _held_names(request.hold, names)
+    plan = choose_roles(
+        choices,
+        pictures,
+        names=names,
+        repaint=request.repaint_mask is not None,
+        held=held,
+    )
+    used = {name: pictures[name] for name in plan.active_names if name in pictures}
+    rows = _wires.shared_rows(_counts(used, request), request.batch)
+    first = next(iter(used.values()), None)
+    size = choose_size(
+        request.size,
+        None if first is None else tuple(first.shape[-2:]),
+        factor=facts.factor,
+        native=facts.native_size,
+        explicit=(request.height, request.width),
+    )
+    grid = (size[0] // facts.vae_factor, size[1] // facts.vae_factor)
+    shape = (facts.latent_channels, len(names), *grid)
+    latents = _encode(vae, plan, used, size, shape, rows, request.fit)
+    latent = {
+        "samples": latents.start,
+        "jodi": _wires.job_entry(names, plan.roles, latents.frame, size, rows),
+    }
+    regions = _regions(plan, used, held, request, size, grid)
+    if regions:
+        latent["noise_mask"] = change_mask(plan, grid, regions)
+    positive, negative = _conditioning(model, request, plan, latents.clean)
+    return positive, negative, latent, _summary(facts, plan, request, latents, size, rows, regions)
+
+
+def _check_vae(facts, vae) -> None:
+    if (vae.latent_channels, vae.factor) != (facts.latent_channels, facts.vae_factor):
+        raise ShapeError(
+            f"the model works on {facts.latent_channels} latent channels of {facts.vae_factor} "
+            f"pixels, the VAE makes {vae.latent_channels} of {vae.factor}; connect the VAE of the "
+            "same release (Load Jodi gives both)"
+        )
+
+
+def _by_name(domains, names: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Role choices and pictures (B, 3, H, W), under the model's own names."""
+    choices, pictures = {}, {}
+    for name, choice, image in domains:
+        if name in DOMAIN_NAMES and name not in names and image is None and choice != "generate":
+            continue  # a model with fewer domains; nothing is asked of this one
+        try:
+            name = names[domain_index(name, names)]
+        except JodiError as error:
+            raise RoleError(str(error)) from None
+        if name in choices:
+            raise RoleError(f"the domain {name} comes twice; remove one Jodi Extra Domain")
+        choices[name] = choice
+        if image is not None:
+            pictures[name] = _wires.picture_of(image, name)
+    return choices, pictures
+
+
+def _held_names(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    parts = [part.strip() for part in re.split(r"[,;\n]", text) if part.strip()]
+    try:
+        return tuple(names[domain_index(part, names)] for part in parts)
+    except JodiError as error:
+        raise RoleError(f"hold: {error}") from None
+
+
+def _counts(used: Mapping[str, Tensor], request: Request) -> dict[str, int]:
+    counts = {name: len(picture) for name, picture in used.items()}
+    if request.repaint_mask is not None:
+        counts["repaint_mask"] = len(request.repaint_mask)
+    for name, text in (("positive", request.positive), ("negative", request.negative)):
+        if text:
+            counts[name] = max(len(cond) for cond, _ in text)
+    return counts
+
+
+def _encode(vae, plan: RolePlan, used, size, shape, rows: int, mode: str) -> Latents:
+    given = [len(used[name]) for name in plan.condition_names]
+    clean = torch.zeros(max(given, default=1), *shape)
+    latents = Latents(clean, torch.zeros(rows, *shape))
+    bar = _host.progress(len(used)) if used else None
+    for name, picture in used.items():
+        _host.check_cancel()
+        index = plan.names.index(name)
+        palette = _wires.domain_of(name, index).kind == "palette"
+        fitted, frame = fit(picture, size, mode, palette)
+        z = _host.encode_domain(vae, preprocess(_wires.domain_of(name, index), fitted)).cpu()
+        latents.start[:, :, index] = z
+        if index in plan.conditions:
+            latents.clean[:, :, index] = z
+        latents.frame = latents.frame or frame
+        latents.fitted[name] = (frame.original_h, frame.original_w)
+        bar.update(1)
+    return latents
+
+
+def _regions(plan, used, held, request: Request, size, grid) -> dict[int, Tensor]:
+    """Where each kept domain may change, (M, h, w) by index; empty when nothing is kept."""
+    regions = {plan.names.index(name): torch.zeros(1, *grid) for name in held}
+    if request.repaint_mask is not None:
+        free = region_on_grid(request.repaint_mask, size, grid, request.fit)
+        for index in kept_domains(plan, used):
+            regions.setdefault(index, free)
+    return regions
+
+
+def _conditioning(model, request: Request, plan: RolePlan, clean: Tensor) -> tuple[list, list]:
+    if request.negative_mask not in NEGATIVE_MASKS:
+        raise JodiError(
+            f"negative_mask is {request.negative_mask!r}; use {' or '.join(NEGATIVE_MASKS)}"
+        )
+    # an empty prompt and no prompt are the same to the model
+    positive = request.positive or _host.null_text(model)
+    negative = request.negative or _host.null_text(model)
+    if request.negative_mask == "as released":
+        negative = _host.with_prompt_mask(positive, negative)
+    extras = {"jodi_roles": plan.as_tensor(), "jodi_clean": clean}
+    return _wires.with_extras(positive, **extras), _wires.with_extras(negative, **extras)
+
+
+def _summary(facts, plan, request: Request, latents, size, rows, regions) -> str:
+    pictures = "1 picture" if rows == 1 else f"{rows} pictures"
+    lines = [
+        plan.summary(facts.trained_roles),
+        f"{size[1]} x {size[0]} pixels (width x height), {pictures}",
+    ]
+    if latents.frame is not None and not latents.frame.unchanged:
+        frame, name = latents.frame, next(iter(latents.fitted))
+        done = "cropped" if frame.mode == "crop" else "padded"
+        resized = (frame.resized_h, frame.resized_w)
+        how = f"scaled and {done}" if resized != (frame.height, frame.width) else "scaled"
+        lines.append(f"{name} of {frame.original_w} x {frame.original_h} is {how} to fit")
+    kept = {plan.names[i]: bool(region.any()) for i, region in regions.items()}
+    for name, changes in kept.items():
+        lines.append(
+            f"{name} changes inside the repaint mask only"
+            if changes
+            else f"{name} keeps its picture"
+        )
+    if request.positive and not plan.uses_text:
+        lines.append("the prompt has no effect: the model reads no text when the image is given")
+    return "\n".join(lines)

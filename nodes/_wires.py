@@ -1,0 +1,200 @@
+"""What travels on ComfyUI's wires beyond their own contents, and the shapes it has there.
+
+IMAGE is (B, H, W, C) in [0, 1], MASK (B, H, W), LATENT samples (B, z, L, h, w); the core wants
+channels or domains second. Nothing here touches ComfyUI.
+Shapes: B rows, L domains, z latent channels, h w latent grid.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..jodi_core.domains import DOMAIN_NAMES, Domain, domain, domain_index
+from ..jodi_core.errors import ImageError, RoleError, ShapeError
+from ..jodi_core.exchange import read_classes
+from ..jodi_core.images import Frame
+from ..jodi_core.roles import Role
+
+# Entries of CONDITIONING with one row for each row of the batch, or one for all.
+_PER_ROW = ("attention_mask", "pooled_output", "mask", "jodi_roles", "jodi_clean")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a LATENT says of the job it belongs to.
+
+    names: its domains. roles: one tuple for all rows, or None when that is not known (a node
+    dropped it, or rows differ). frames: one per row, None where the original is not known.
+    """
+
+    names: tuple[str, ...]
+    roles: tuple[int, ...] | None
+    frames: tuple[Frame | None, ...]
+
+    def index(self, name: str) -> int:
+        """Place of a domain. Raises: JodiError, listing the names, when there is none."""
+        return domain_index(name, self.names)
+
+    def role(self, index: int) -> Role | None:
+        return None if self.roles is None else Role(self.roles[index])
+
+
+def job_entry(
+    names: Sequence[str],
+    roles: Sequence[int],
+    frame: Frame | None,
+    size: tuple[int, int],
+    rows: int,
+) -> dict:
+    """The `jodi` entry of a LATENT whose rows share one role plan and one frame."""
+    return {
+        "names": list(names),
+        "roles": [[int(role) for role in roles]] * rows,
+        "frames": [frame] * rows,
+        "size": tuple(size),
+    }
+
+
+def read_job(latent: Mapping) -> Job:
+    """The job of a LATENT, as far as it is known.
+
+    Raises: ShapeError when the samples are not those of a joint model, or are over other domains
+    than the entry says.
+    """
+    samples = latent["samples"]
+    if samples.ndim != 5:
+        raise ShapeError(
+            "expected a LATENT of Jodi with the domains on its third axis, got samples of shape "
+            f"{tuple(samples.shape)}; connect the LATENT of Jodi Roles or Jodi Sampler"
+        )
+    rows, count = samples.shape[0], samples.shape[2]
+    entry = latent.get("jodi") or {}
+    names = tuple(entry.get("names") or DOMAIN_NAMES)
+    if len(names) != count:
+        raise ShapeError(
+            f"expected a LATENT with {len(names)} domains ({', '.join(names)}), got {count}; "
+            "connect the LATENT of Jodi Roles or Jodi Sampler"
+        )
+    roles = {tuple(row) for row in entry.get("roles", [])}
+    frames = _frames(list(entry.get("frames", [])), latent.get("batch_index"), rows)
+    return Job(names, roles.pop() if len(roles) == 1 else None, frames)
+
+
+def _frames(known: list, batch_index: Sequence[int] | None, rows: int) -> tuple[Frame | None, ...]:
+    """A frame for each row: nodes that pick rows of a LATENT leave this entry as it was."""
+    if len(set(known)) == 1:
+        return (known[0],) * rows
+    if len(known) != rows and batch_index is not None and len(batch_index) == rows:
+        known = [known[i] if i < len(known) else None for i in batch_index]
+    return tuple(known) if len(known) == rows else (None,) * rows
+
+
+def domain_of(name: str, index: int) -> Domain:
+    """The domain of that name; one that only an extended model has is read as plain colour."""
+    if name in DOMAIN_NAMES:
+        return domain(name)
+    return Domain(name, index, name.replace("_", " ").capitalize(), "color", "")
+
+
+def picture_of(image: Tensor, name: str) -> Tensor:
+    """IMAGE (B, H, W, C) -> (B, 3, H, W) float32; grey is repeated, opacity left out.
+
+    Raises: ImageError, naming the socket, for anything else.
+    """
+    if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
+        shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ImageError(f"{name}: expected an IMAGE (batch, height, width, 3), got {shape}")
+    picture = image[..., :3].movedim(-1, 1).to(torch.float32)
+    return picture.expand(-1, 3, -1, -1)
+
+
+def image_of(picture: Tensor) -> Tensor:
+    """(B, 3, H, W) -> IMAGE (B, H, W, 3), contiguous float32."""
+    return picture.movedim(1, -1).to(torch.float32).contiguous()
+
+
+def mask_of(picture: Tensor, kind: str = "gray") -> Tensor:
+    """(B, 3, H, W) of a domain of that kind -> MASK (B, H, W): brightness, or any class at all."""
+    if kind == "palette":
+        return (read_classes(picture) > 0).to(torch.float32)
+    return picture.mean(dim=1)
+
+
+def shared_rows(counts: Mapping[str, int], batch: int) -> int:
+    """Rows of a job: whatever has one entry serves all rows, all others must agree.
+
+    counts: entries by input name. batch: rows asked for; 1 takes what the inputs bring.
+    Raises: ShapeError, naming the inputs.
+    """
+    rows = max(batch, *counts.values()) if counts else batch
+    wrong = {name: n for name, n in counts.items() if n not in (1, rows)}
+    if batch not in (1, rows):
+        wrong["batch"] = batch
+    if wrong:
+        largest = [name for name, n in counts.items() if n == rows] or ["batch"]
+        listed = ", ".join(f"{name} {n}" for name, n in wrong.items())
+        raise ShapeError(
+            f"{' and '.join(largest)} asks for {rows} rows, but there are: {listed}; every input "
+            f"needs 1 entry or {rows}"
+        )
+    return rows
+
+
+def with_extras(conditioning: list, **extras) -> list:
+    """CONDITIONING with further entries; the input is not changed."""
+    return [[cond, {**values, **extras}] for cond, values in conditioning]
+
+
+def rows_between(value: Tensor, start: int, stop: int) -> Tensor:
+    """Rows start..stop-1 of a tensor whose rows repeat over the batch, as the host repeats them."""
+    if len(value) == 1:
+        return value
+    return value[torch.arange(start, stop, device=value.device) % len(value)]
+
+
+def conditioning_rows(conditioning: list, start: int, stop: int) -> list:
+    """CONDITIONING of rows start..stop-1 of a batch."""
+
+    def of(key: str, value):
+        per_row = key in _PER_ROW and isinstance(value, Tensor)
+        return rows_between(value, start, stop) if per_row else value
+
+    return [
+        [rows_between(cond, start, stop), {key: of(key, value) for key, value in values.items()}]
+        for cond, values in conditioning
+    ]
+
+
+def latent_rows(latent: Mapping, start: int, stop: int) -> dict:
+    """LATENT of rows start..stop-1: samples and mask."""
+    part = {"samples": latent["samples"][start:stop]}
+    if latent.get("noise_mask") is not None:
+        mask = latent["noise_mask"]
+        # a mask of fewer dimensions is the host's to spread: it has no row axis
+        part["noise_mask"] = rows_between(mask, start, stop) if mask.ndim == 5 else mask
+    return part
+
+
+def roles_of(conditioning: list) -> Tensor:
+    """Roles (rows, L) that Jodi Roles put into CONDITIONING.
+
+    Raises: RoleError when it did not come from there.
+    """
+    for _, values in conditioning:
+        if "jodi_roles" in values:
+            return values["jodi_roles"]
+    raise RoleError(
+        "this CONDITIONING holds no roles, so the model would not know what to generate; connect "
+        "positive and negative of Jodi Roles (text goes into Jodi Roles)"
+    )
+
+
+def row_seeds(latent: Mapping, seed: int, fixed: bool) -> list[int]:
+    """A seed for each row: seed + row, of the batch it was picked from; fixed: the same for all."""
+    rows = len(latent["samples"])
+    numbers = latent.get("batch_index")
+    if fixed or numbers is None or len(numbers) != rows:
+        numbers = [0] * rows if fixed else range(rows)
+    return [seed + int(number) for number in numbers]
