@@ -1,0 +1,78 @@
+"""From one domain of a LATENT to its picture.
+
+Shapes: B rows, H W pixels.
+"""
+
+import logging
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..jodi_core.domains import Domain
+from ..jodi_core.errors import JodiError, RoleError
+from ..jodi_core.images import restore
+from ..jodi_core.labels import postprocess
+from ..jodi_core.roles import Role
+from . import _host
+from ._wires import Job, domain_of
+
+log = logging.getLogger("jodi")
+
+VALUES = ("as published", "raw")
+
+
+def ignored_message(domain: Domain) -> str:
+    """What to tell someone who asks for a domain that the job left out."""
+    return (
+        f"{domain.name} is not part of this job: its role is ignore. Set the role of "
+        f"{domain.title} to generate on Jodi Roles"
+    )
+
+
+def check_active(job: Job, index: int) -> Domain:
+    """The domain at `index`. Raises: RoleError when the job left it out."""
+    domain = domain_of(job.names[index], index)
+    if job.role(index) == Role.IGNORE:
+        raise RoleError(ignored_message(domain))
+    return domain
+
+
+def decode_picture(
+    vae, latent: Mapping, job: Job, index: int, values: str, original: bool, tile: int = 0
+) -> Tensor:
+    """One domain of a LATENT -> (B, 3, H, W) float32 in [0, 1].
+
+    values: "as published" as the released model shows it, "raw" the decoder's own values, which
+    differ for all but pictures, albedo and skeletons. original: in the frame of the picture that
+    came in. tile: pixels per side, 0 decodes whole and tiles when memory runs out.
+    """
+    if values not in VALUES:
+        raise JodiError(f"values is {values!r}; use {' or '.join(VALUES)}")
+    domain = domain_of(job.names[index], index)
+    x = _host.decode_domain(vae, latent["samples"], index, tile=tile or None)
+    x = x.movedim(-1, 1).float()
+    if domain.kind == "palette" and values == VALUES[0]:
+        picture = postprocess(domain, x)  # classes before the frame: their borders must not blend
+        return _restored(picture, job, palette=True) if original else picture
+    if original:
+        x = _restored(x, job, palette=domain.kind == "palette")
+    return postprocess(domain, x) if values == VALUES[0] else ((x + 1) / 2).clamp_(0, 1)
+
+
+def knows_original(job: Job) -> bool:
+    """Whether the maps can be put back in their original frame; says so in the log if not."""
+    known = all(frame is not None for frame in job.frames)
+    if not known:
+        log.warning(
+            "the LATENT does not say how pictures were fitted (none was connected, or a node "
+            "between left it out), so the maps keep their own size"
+        )
+    return known
+
+
+def _restored(x: Tensor, job: Job, palette: bool) -> Tensor:
+    if len(set(job.frames)) == 1:
+        return restore(x, job.frames[0], palette)
+    rows = [restore(x[i : i + 1], frame, palette) for i, frame in enumerate(job.frames)]
+    return torch.cat(rows)
