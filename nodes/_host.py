@@ -137,11 +137,13 @@ def run_sampler(
     sigmas: Tensor,
     guidance: float,
     seed: int = 0,
+    callback=None,
 ) -> Tensor:
     """Sample as SamplerCustom does: progress, previews, masks, memory and Cancel are the host's.
 
     latent: a LATENT; noise as its samples -> samples (B, z, L, h, w), unscaled, float32 on the
     host's intermediate device. Slots of conditions come back as given, ignored ones as zeros.
+    callback: one of `sampling_progress`, for a job in several runs.
     """
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     return comfy.sample.sample_custom(
@@ -154,10 +156,20 @@ def run_sampler(
         negative,
         samples,
         noise_mask=latent.get("noise_mask"),
-        callback=latent_preview.prepare_callback(model, sigmas.shape[-1] - 1),
+        callback=callback or latent_preview.prepare_callback(model, sigmas.shape[-1] - 1),
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
+
+
+def sampling_progress(model, steps: int, runs: int = 1) -> list:
+    """A callback for each of `runs` runs of `steps` steps: one progress bar, with live previews."""
+    report = latent_preview.prepare_callback(model, steps * runs)
+
+    def callback(run: int):
+        return lambda step, x0, x, _: report(run * steps + step, x0, x, steps * runs)
+
+    return [callback(run) for run in range(runs)]
 
 
 def check_cancel() -> None:

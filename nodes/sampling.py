@@ -127,7 +127,9 @@ class JodiSampler(io.ComfyNode):
         sampler = _host.jodi_sampler_object(sampler_name)
         results = []
         size = chunk or len(samples)
-        for start in range(0, len(samples), size):
+        starts = range(0, len(samples), size)
+        callbacks = _host.sampling_progress(model, steps, len(starts))
+        for start, callback in zip(starts, callbacks, strict=True):
             _host.check_cancel()
             stop = min(start + size, len(samples))
             part = _wires.latent_rows(latent_image, start, stop)
@@ -143,6 +145,7 @@ class JodiSampler(io.ComfyNode):
                 sigmas=sigmas,
                 guidance=guidance,
                 seed=seed,
+                callback=callback,
             )
             results.append(result)
         return io.NodeOutput({**latent_image, "samples": torch.cat(results)})
