@@ -10,10 +10,10 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..jodi_core.checkpoint import cast, checked_transformer, read_state_dict
+from ..jodi_core.checkpoint import cast, checked_transformer
 from ..jodi_core.config import TransformerConfig
 from ..jodi_core.errors import CheckpointError
-from ._facts import ModelFacts, facts_of
+from ._facts import ModelFacts, facts_of, read_file
 from ._host_model import JodiConfig, JodiDiffusion, JodiHostModel
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
@@ -39,7 +39,7 @@ def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = Fals
     Raises: CheckpointError for a file that is not a whole Jodi transformer, naming what it is.
     """
     path = Path(path)
-    state, metadata = read_state_dict(path)
+    state, metadata = read_file(path, "jodi")
     state, config = checked_transformer(state, metadata, source=str(path))
     facts = facts_of(config, metadata, path.stem)
     model = _build(state, config, facts, WEIGHT_DTYPES[weight_dtype], path)

@@ -9,7 +9,6 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import comfy.model_management
 import comfy.ops
@@ -20,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..jodi_core.autoencoder import DCAE
-from ..jodi_core.checkpoint import cast, checked_autoencoder, read_state_dict
+from ..jodi_core.checkpoint import cast, checked_autoencoder
 from ..jodi_core.config import AutoencoderConfig
 from ..jodi_core.errors import ShapeError
+from ._facts import read_file
 from ._host_latent import fit_colours, offer_for_preview
 from ._host_load import managed
 
@@ -38,7 +38,7 @@ def load_vae(path, device=None) -> "JodiVAE":
 
     Raises: CheckpointError for a file that is not a whole DC-AE, naming what it is.
     """
-    state, metadata = read_state_dict(Path(path))
+    state, metadata = read_file(path, "dcae")
     state, config = checked_autoencoder(state, metadata, source=str(path))
     return JodiVAE(state, config, path, device)
 

@@ -80,7 +80,8 @@ def imports(path: str, tree: ast.AST) -> list[tuple[int, str, bool]]:
 
 
 def is_host(name: str) -> bool:
-    return name == "folder_paths" or (name.startswith("comfy") and name != "comfyui_jodi")
+    modules = ("folder_paths", "latent_preview")
+    return name in modules or (name.startswith("comfy") and name != "comfyui_jodi")
 
 
 def within(name: str, prefix: str) -> bool:
@@ -148,7 +149,9 @@ def test_imports_follow_the_table(layer):
         ("cli/a.py", "from ..kernels import dispatch", False),
         ("nodes/a.py", "from comfy_api.latest import io", True),
         ("nodes/a.py", "import comfy.utils", False),
+        ("nodes/a.py", "import latent_preview", False),
         ("nodes/_host.py", "import comfy.utils", True),
+        ("nodes/_host.py", "import latent_preview", True),
         ("nodes/a.py", "import nodes", False),
         ("nodes/_host.py", "import comfyui_jodi", False),
         ("nodes/a.py", "from ..cli import main", False),
