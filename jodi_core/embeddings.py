@@ -74,8 +74,8 @@ class CaptionEmbedder(nn.Module):
         """
         null = self.y_embedding.to(like)
         if len(null) > 2 and bool((null[1:] == null[1]).all()):
-            bias = torch.tensor([0.0, math.log(len(null) - 1)], device=like.device)
-            return null[None, :2], bias.to(like.dtype)[None, None, None]
+            bias = torch.tensor([0.0, math.log(len(null) - 1)], dtype=torch.float64)
+            return null[None, :2], bias.to(like.dtype).to(like.device)[None, None, None]
         return null[None], None
 
     @staticmethod
