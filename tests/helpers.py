@@ -103,6 +103,35 @@ def tiny_pipeline(
     )
 
 
+class HostOperations:
+    """Layers as a host injects them: weights stay in their dtype and are cast at every call."""
+
+    class Linear(torch.nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            bias = None if self.bias is None else self.bias.to(x)
+            return torch.nn.functional.linear(x, self.weight.to(x), bias)
+
+    class Conv2d(torch.nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            bias = None if self.bias is None else self.bias.to(x)
+            return self._conv_forward(x, self.weight.to(x), bias)
+
+    class Embedding(torch.nn.Embedding):
+        pass  # gives rows in the dtype they are stored in, as a host's does
+
+    @classmethod
+    def foreign_layers(cls, model: torch.nn.Module) -> list[str]:
+        """Layers with weights of torch's own that are not the host's."""
+        nn = torch.nn
+        kinds = (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding, nn.LayerNorm, nn.RMSNorm)
+        hosted = (cls.Linear, cls.Conv2d, cls.Embedding)
+        return [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, kinds) and not isinstance(module, hosted)
+        ]
+
+
 def relative_rms(ours: Tensor, reference: Tensor) -> float:
     """rms(ours - reference) / rms(reference), in float64; the shapes must agree."""
     assert ours.shape == reference.shape, (ours.shape, reference.shape)
