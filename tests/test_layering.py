@@ -19,7 +19,7 @@ class Layer:
 
     external: frozenset[str]
     own: tuple[str, ...]
-    host: bool = False  # ComfyUI: comfy, comfy_api, comfy_*, folder_paths
+    host: bool = False  # ComfyUI's modules, see is_host
 
 
 LAYERS = {
@@ -154,6 +154,9 @@ def test_imports_follow_the_table(layer):
         ("nodes/_host.py", "import latent_preview", True),
         ("nodes/a.py", "import nodes", False),
         ("nodes/_host.py", "import comfyui_jodi", False),
+        ("nodes/_host.py", "import latent_preview", True),
+        ("nodes/a.py", "import latent_preview", False),
+        ("nodes/a.py", "import folder_paths", True),
         ("nodes/a.py", "from ..cli import main", False),
     ],
 )
