@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -134,11 +135,11 @@ def draw_noise(shape: Sequence[int], seed: int | Sequence[int]) -> Tensor:
     device. Noise of all domains comes from one call: what is wired does not move it.
     """
     batch, *rest = shape
-    seeds = [seed + i for i in range(batch)] if isinstance(seed, int) else list(seed)
+    seeds = [seed + i for i in range(batch)] if isinstance(seed, Integral) else list(seed)
     if len(seeds) != batch:
         raise ShapeError(f"{len(seeds)} seeds were given for a batch of {batch}; give one per row")
-    rows = [torch.randn(rest, generator=torch.Generator().manual_seed(s % 2**63)) for s in seeds]
-    return torch.stack(rows)
+    generators = [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
+    return torch.stack([torch.randn(rest, generator=g) for g in generators])
 
 
 def _report(callback, index, steps, sigma, x, estimate):
@@ -147,4 +148,5 @@ def _report(callback, index, steps, sigma, x, estimate):
 
 
 def _log_snr(sigma: float) -> float:
-    return math.log((1 - sigma) / sigma)
+    # A schedule may start at pure noise; the step after it is then of first order, as the limit is.
+    return math.log((1 - sigma) / sigma) if sigma < 1 else -math.inf
