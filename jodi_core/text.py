@@ -115,7 +115,9 @@ class ClosedVocabularyEncoder(nn.Module):
 
     A token's feature is its word's vector followed by that of the word before it, so that an
     adjective stays tied to its noun. Position 0 is the begin token; all pad rows are equal, as in
-    the released null text. Unknown words are left out, with a warning that names them.
+    the released null text. Unknown words are left out, with a warning that names them. A prompt
+    without a known word is the null text, all of which may be read: so the model met it in
+    training.
     """
 
     BEGIN, PAD = "<begin>", "<pad>"
@@ -141,14 +143,15 @@ class ClosedVocabularyEncoder(nn.Module):
     def forward(self, prompts: Sequence[str]) -> TextFeatures:
         """Prompts -> features (B, 1, S, Cc) and mask (B, S), on the table's device and dtype."""
         ids = torch.tensor([self._tokens(p) for p in prompts], device=self.table.device)
-        mask = (ids != self._ids[self.PAD]).long()
+        said = ids != self._ids[self.PAD]
         word = self.table[ids]
         before = torch.zeros_like(word)
-        before[:, 1:] = word[:, :-1] * mask[:, 1:, None]
+        before[:, 1:] = word[:, :-1] * said[:, 1:, None]
+        mask = (said | (said.sum(1, keepdim=True) == 1)).long()
         return TextFeatures(torch.cat([word, before], dim=-1).unsqueeze(1), mask)
 
     def _tokens(self, prompt: str) -> list[int]:
-        words = re.findall(r"[a-z]+", prompt.lower())
+        words = re.findall(r"[^\W_]+", prompt.lower())  # of any script, so that none goes unsaid
         unknown = sorted({w for w in words if w not in self._ids})
         if unknown:
             log.warning(
