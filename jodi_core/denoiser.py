@@ -29,8 +29,9 @@ def prepare_denoiser(
     """A function (x, sigma) -> clean estimate, float32, with classifier-free guidance.
 
     role (B, L); clean (B, L, z, h, w), read where a role is condition. Everything constant over
-    the steps is computed here, once. No second evaluation is made when guidance is 1 or every row
-    has the image given: the network does not read text then, so both halves would be equal.
+    the steps is computed here, once. No second evaluation is made when both halves would be equal:
+    with guidance 1, with the image given in every row (the network reads no text then), and where
+    both texts are the same.
     own_mask: mask the negative text with its own mask; the released code masks it with the
     prompt's, so a negative prompt is read as far as the prompt is long.
     Raises: TextError when text is needed and missing.
@@ -58,7 +59,9 @@ def prepare_denoiser(
             raise TextError(
                 f"guidance {guidance} needs text and negative text; pass both, or guidance 1"
             )
-        null = prepare(negative_text, negative_text.mask if own_mask else text.mask)
+        mask = negative_text.mask if own_mask else text.mask
+        if not (_same(text.caption, negative_text.caption) and _same(text.mask, mask)):
+            null = prepare(negative_text, mask)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         x_in = x.to(dtype)
@@ -69,3 +72,7 @@ def prepare_denoiser(
         return x - sigma * velocity
 
     return denoise
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.device == b.device and torch.equal(a, b))

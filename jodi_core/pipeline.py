@@ -8,6 +8,7 @@ Shapes: B rows, L domains, z latent channels, h w latent grid, H W pixels.
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -16,11 +17,12 @@ from torch import Tensor
 from . import labels
 from .autoencoder import DCAE
 from .checkpoint import load_autoencoder, load_transformer
-from .config import JODI_1600M
+from .config import DC_AE_F32C32, JODI_1600M
 from .denoiser import prepare_denoiser
-from .domains import DOMAIN_NAMES
+from .domains import DOMAIN_NAMES, domain_index
 from .embedded import AUTOENCODER, TRANSFORMER, load_text_encoder
 from .errors import JodiError, RoleError, ShapeError, TextError
+from .job_checks import check_pictures, choose_size, count_rows
 from .roles import RolePlan
 from .sampling import (
     SAMPLERS,
@@ -68,6 +70,12 @@ class JodiPipeline:
                 f"the model works on {transformer.config.latent_channels} latent channels, the "
                 f"autoencoder makes {autoencoder.config.latent_channels}; they must come from the "
                 "same release"
+            )
+        if transformer.config == JODI_1600M and autoencoder.config.factor != DC_AE_F32C32.factor:
+            raise ShapeError(
+                "the released model works on latents of the released autoencoder, DC-AE f32c32 "
+                f"with {DC_AE_F32C32.factor} pixels to a cell; this autoencoder has "
+                f"{autoencoder.config.factor}. Pass the released autoencoder's file as well"
             )
         self.transformer = transformer.eval()
         self.autoencoder = autoencoder.eval()
@@ -183,17 +191,22 @@ class JodiPipeline:
 
         conditions: one picture (B or 1, 3, H, W) in [0, 1] for every domain whose role is
         condition, all of one size, sides multiples of `factor`. size (H, W) and batch: taken from
-        the conditions and prompts when not given. Row i uses seed + i. steps and guidance: 10 and
-        1 for perception, 20 and the model's own otherwise. text, negative_text: stored features
-        in place of prompts. callback: see `sampling.StepInfo`. tile: see `DCAE.encode`. options:
-        see `sample`.
+        the conditions and prompts when not given. Row i uses seed + i, or its own of a list. steps
+        and guidance: 10 and 1 for perception, 20 and the model's own otherwise. text,
+        negative_text: stored features in place of prompts. callback: see `sampling.StepInfo`.
+        tile: see `DCAE.encode`. options: see `sample`.
         Raises: RoleError, ShapeError or TextError for input that does not fit; Interrupted when
         the callback stopped it.
         """
         conditions = dict(conditions or {})
-        size, batch = self._size_and_batch(plan, conditions, size, batch, prompt, text)
+        texts = {"prompt": prompt, "negative prompt": negative}
+        texts |= {"text features": text, "negative text features": negative_text}
+        check_pictures(plan, self.names, conditions)
+        batch = count_rows(conditions, texts, batch)
+        size = choose_size(conditions, size, default=self.native_size, factor=self.factor)
         clean = self.encode_conditions(plan, conditions, size, batch, tile=tile)
-        steps = steps or (STEPS if plan.uses_text else PERCEPTION_STEPS)
+        if steps is None:
+            steps = STEPS if plan.uses_text else PERCEPTION_STEPS
         guidance = self.default_guidance(plan) if guidance is None else guidance
         if plan.uses_text:
             text = text or self.encode_text(prompt)
@@ -214,19 +227,20 @@ class JodiPipeline:
         raw = self.decode(latents, plan.generated_names, tile=tile)
         pictures = {name: labels.postprocess(name, x) for name, x in raw.items()}
         for name in plan.condition_names:
-            pictures[name] = conditions[name].float().cpu().expand(batch, -1, -1, -1)
+            pictures[name] = conditions[name].float().cpu().expand(batch, 3, -1, -1)
         settings = {
             "roles": plan.text(),
             "task": plan.task,
             "prompt": prompt if isinstance(prompt, str) else list(prompt),
             "negative": negative if isinstance(negative, str) else list(negative),
-            "seed": seed if isinstance(seed, int) else list(seed),
+            "seed": int(seed) if isinstance(seed, Integral) else [int(s) for s in seed],
             "steps": steps,
             "guidance": guidance,
             "sampler": sampler,
             "size": list(size),
             "batch": batch,
             "model": self.metadata.get("title", "unnamed model"),
+            **{k: v for k, v in options.items() if isinstance(v, (bool, int, float, str))},
         }
         return Result(plan, latents, raw, pictures, settings)
 
@@ -244,14 +258,26 @@ class JodiPipeline:
         *,
         tile: int | None = None,
     ) -> Tensor:
-        """Clean latents (B, L, z, h, w) float32; slots without a condition are zero."""
+        """Clean latents (B, L, z, h, w) float32; slots without a condition are zero.
+
+        Raises: RoleError when a condition's picture is missing, ShapeError when one has another
+        size or batch.
+        """
         f = self.autoencoder.config.factor
         channels = self.transformer.config.latent_channels
         shape = (batch, len(self.names), channels, size[0] // f, size[1] // f)
         clean = torch.zeros(shape, device=self.device)
         for index in plan.conditions:
             name = self.names[index]
-            clean[:, index] = self.encode_picture(name, pictures[name], tile=tile)
+            if name not in pictures:
+                raise RoleError(f"{name} is a condition, but its picture was not given; pass it")
+            picture = pictures[name]
+            if tuple(picture.shape[-2:]) != tuple(size) or len(picture) not in (1, batch):
+                raise ShapeError(
+                    f"the picture of {name} is {tuple(picture.shape)}; expected 1 or {batch} rows "
+                    f"of {size[0]}x{size[1]}"
+                )
+            clean[:, index] = self.encode_picture(name, picture, tile=tile)
         return clean
 
     @torch.inference_mode()
@@ -266,7 +292,8 @@ class JodiPipeline:
         """Text features of one or more prompts.
 
         A model without an encoder of its own knows only the empty prompt, through its stored null
-        text. like: features whose masks the null text takes on.
+        text, all of which is read: so the model met it in training. like: features of the other
+        half of the guidance; the null text is cut to their length, so that one mask fits both.
         Raises: TextError when a prompt needs an encoder that is not there.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -277,11 +304,11 @@ class JodiPipeline:
                 "this model file brings no text encoder, so a prompt cannot be read here; pass "
                 "stored text features, or run the model in ComfyUI with its text encoder"
             )
-        null = self.transformer.y_embedder.y_embedding[None, None]
-        # Only the begin token and one space belong to an empty prompt.
-        mask = torch.zeros(1, null.shape[2], dtype=torch.long, device=null.device)
-        mask[:, :2] = 1
-        return TextFeatures(null.expand(len(prompts), -1, -1, -1), mask.expand(len(prompts), -1))
+        null = self.transformer.y_embedder.y_embedding
+        if like is not None:
+            null = null[: like.mask.shape[1]]
+        caption = null.expand(len(prompts), 1, -1, -1)
+        return TextFeatures(caption, torch.ones(caption.shape[::2], dtype=torch.long))
 
     @torch.inference_mode()
     def sample(
@@ -316,6 +343,12 @@ class JodiPipeline:
             raise JodiError(f"sampler {sampler!r} is unknown; use {' or '.join(SAMPLERS)}")
         if noise is None:
             noise = draw_noise(clean.shape, seed)
+        for what, tensor in (("noise", noise), ("init", init)):
+            if tensor is not None and tensor.shape != clean.shape:
+                raise ShapeError(
+                    f"{what} {tuple(tensor.shape)} must have the shape of the clean latents, "
+                    f"{tuple(clean.shape)}"
+                )
         noise = noise.to(clean)
         if round_timestep is None:
             released = self.transformer.config == JODI_1600M
@@ -352,46 +385,12 @@ class JodiPipeline:
     def decode(
         self, latents: Tensor, names: Iterable[str], *, tile: int | None = None
     ) -> dict[str, Tensor]:
-        """Chosen domains of latents (B, L, z, h, w) -> (B, 3, H, W) float32 on the CPU."""
+        """Chosen domains of latents (B, L, z, h, w) -> (B, 3, H, W) float32 on the CPU.
+
+        Raises: JodiError for a name that is no domain of this model.
+        """
         result = {}
         for name in names:
-            z = latents[:, self.names.index(name)].to(self.device, self.dtype)
+            z = latents[:, domain_index(name, self.names)].to(self.device, self.dtype)
             result[name] = self.autoencoder.decode(z, tile=tile).float().cpu()
         return result
-
-    def _size_and_batch(self, plan, conditions, size, batch, prompt, text):
-        expected, given = set(plan.condition_names), set(conditions)
-        if expected != given:
-            missing = ", ".join(sorted(expected - given)) or "none"
-            extra = ", ".join(sorted(given - expected)) or "none"
-            raise RoleError(
-                f"the plan ({plan.text()}) and the pictures differ: missing {missing}; not asked "
-                f"for {extra}. Give one picture for every condition"
-            )
-        if plan.names != self.names:
-            raise RoleError(
-                f"the plan is for {', '.join(plan.names)}; the model has {', '.join(self.names)}"
-            )
-        counts = {name: len(picture) for name, picture in conditions.items()}
-        counts["prompt"] = 1 if isinstance(prompt, str) else len(prompt)
-        if text is not None:
-            counts["text features"] = len(text.mask)
-        batch = batch or max(counts.values())
-        wrong = [f"{name} has {n}" for name, n in counts.items() if n not in (1, batch)]
-        if wrong:
-            raise ShapeError(
-                f"the batch is {batch} rows, but {', '.join(wrong)}; give 1 or {batch}"
-            )
-        sizes = {tuple(p.shape[-2:]) for p in conditions.values()} | (
-            {tuple(size)} if size else set()
-        )
-        if len(sizes) > 1:
-            listed = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
-            raise ShapeError(f"all pictures of one job need one size, got {listed}; fit them first")
-        height, width = sizes.pop() if sizes else self.native_size
-        if height % self.factor or width % self.factor or min(height, width) <= 0:
-            raise ShapeError(
-                f"sides must be positive multiples of {self.factor}, got {height}x{width}; fit the "
-                "pictures first"
-            )
-        return (height, width), batch
