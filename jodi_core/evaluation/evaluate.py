@@ -1,0 +1,296 @@
+"""The whole evaluation: how well a pipeline does each task on scenes it has never seen.
+
+Every label is perceived alone from the picture (one sample each, no averaging), the picture is made
+from all labels, labels are made from labels, and whole sets of maps are made at once. Scenes come
+in chunks and only sums are kept, so memory does not grow with their number.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from torch import Tensor
+
+from ..domains import DOMAIN_NAMES, domain_index
+from ..errors import JodiError, ShapeError
+from ..labels import postprocess
+from ..pipeline import PERCEPTION_STEPS, STEPS, JodiPipeline
+from ..training.scenes import TRAIN_SEED_END, SceneBatch, evaluation_seeds, render_scenes
+from . import joint
+from .baselines import BaselineBoard, training_statistics
+from .report import Report, Strip
+from .scores import Tally, make_tally
+
+logger = logging.getLogger("jodi")
+
+PARTS = ("perception", "control", "any", "joint")
+LABELS = DOMAIN_NAMES[1:]
+
+ANY_TO_ANY: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
+    (("depth",), ("normal",)),
+    (("normal",), ("depth",)),
+    (("image", "segmentation"), ("depth", "normal")),
+)
+"""What is made, and from what, without text; none of it is a pattern of the released model."""
+
+Progress = Callable[[int, int, str], None]
+
+
+def evaluate(
+    pipeline: JodiPipeline,
+    *,
+    scenes: int = 512,
+    first_seed: int = TRAIN_SEED_END,
+    size: int | tuple[int, int] | None = None,
+    steps: int = PERCEPTION_STEPS,
+    control_steps: int = STEPS,
+    guidance: float | None = None,
+    batch: int = 32,
+    parts: Iterable[str] = PARTS,
+    training_scenes: int = 256,
+    resamples: int = 1000,
+    show: int = 8,
+    progress: Progress | None = None,
+) -> Report:
+    """Measure a pipeline on scenes of evaluation seeds.
+
+    scenes, first_seed: seeds first_seed.. are used, at least 2^24. size: (height, width) or one
+    number; the pipeline's own by default. steps: of single-label perception and of all labels at
+    once, always without guidance. control_steps, guidance: of the tasks that read text; guidance
+    None is the pipeline's own. batch: scenes in memory at a time. parts: which of `PARTS` to do.
+    training_scenes: how many the baselines are averaged over. resamples: of the bootstrap. show:
+    scenes whose pictures are kept for the report. progress(done, total, what) after every run.
+    Row i of a run uses its scene's seed as noise seed, so that results do not depend on `batch`.
+
+    Returns: a `Report`, whose values are flat: "<what>.<measure>.<whose>".
+    Raises: JodiError for training seeds, counts or parts that make no sense; ShapeError for a size
+    that the pipeline cannot do.
+    """
+    seeds = evaluation_seeds(first_seed, scenes)
+    height, width = _checked_size(pipeline, size)
+    wanted = _checked_parts(parts)
+    if min(batch, steps, control_steps, training_scenes) < 1:
+        raise JodiError(
+            "batch, steps, control_steps and training_scenes must be at least 1, got "
+            f"{batch}, {steps}, {control_steps} and {training_scenes}"
+        )
+    begun = time.perf_counter()
+    run = _Run(pipeline, (height, width), steps, control_steps, guidance, show)
+    statistics = training_statistics((height, width), training_scenes)
+    run.baselines = {name: BaselineBoard(name, statistics) for name in run.names}
+    total, done = -(-scenes // batch) * len(wanted), 0
+    for start in range(0, scenes, batch):
+        chunk = list(seeds[start : start + batch])
+        truth = render_scenes(chunk, (height, width))
+        run.begin(truth, chunk)
+        for part in wanted:
+            run.tasks[part](truth, chunk)
+            done += 1
+            if progress:
+                progress(done, total, f"{part}, scene {start + len(chunk)} of {scenes}")
+    values: dict[str, float | int | str | None] = dict(run.values(resamples))
+    values |= {"scenes": scenes, "first_seed": first_seed, "size": height, "steps": steps}
+    if height != width:
+        values |= {"size": f"{height}x{width}"}
+    values |= run.settings(wanted)
+    values |= {"baseline.training_scenes": training_scenes, "batch": batch}
+    values["seconds"] = round(time.perf_counter() - begun, 1)
+    return Report(values, run.strips)
+
+
+class _Run:
+    """The state of one evaluation: tallies by key, and a few pictures to show."""
+
+    def __init__(self, pipeline, size, steps, control_steps, guidance, show):
+        self.pipeline, self.size, self.show = pipeline, size, show
+        self.steps, self.control_steps, self.guidance = steps, control_steps, guidance
+        self.names = [n for n in DOMAIN_NAMES if n in pipeline.names]
+        self.labels = [n for n in LABELS if n in pipeline.names]
+        self.baselines: dict[str, BaselineBoard] = {}
+        self.tallies: dict[tuple[str, str], Tally] = {}
+        self.same_baseline: dict[str, str] = {}
+        self.strips: list[Strip] = []
+        self._fresh: list[Strip] = []
+        self.tasks = {
+            "perception": self._perceive_each,
+            "control": self._control,
+            "any": self._label_to_label,
+            "joint": self._together,
+        }
+
+    def begin(self, truth: SceneBatch, seeds: list[int]) -> None:
+        """What needs no sampling: baselines, the round trip, and the labels through the readers."""
+        true = {name: truth.pictures[:, domain_index(name)] for name in self.names}
+        back = self._round_trip(true)
+        room = max(0, self.show - len(self.strips))
+        self._fresh = [
+            Strip(seed, caption, {})
+            for seed, caption in list(zip(seeds, truth.captions, strict=True))[:room]
+        ]
+        self.strips += self._fresh
+        self._keep("truth", true)
+        self._keep("round trip", back)
+        for name in self.names:
+            self._score(_key(name), name, "ceiling", back[name], truth)
+            self._score(_key(name), name, "labels", true[name], truth)
+            self.baselines[name].add(truth)
+        self._add_joint("labels", true, truth.captions)
+        self._add_joint("ceiling", back, truth.captions)
+        if len(seeds) > 1:
+            captions = [*truth.captions[1:], truth.captions[0]]
+            self._add_joint("shuffled", joint.shuffled(true), captions)
+
+    def _perceive_each(self, truth: SceneBatch, seeds: list[int]) -> None:
+        """Each label alone from the picture."""
+        made = {}
+        for name in self.labels:
+            result = self.pipeline.perceive(
+                truth.pictures[:, 0], [name], steps=self.steps, guidance=1.0, seed=seeds
+            )
+            made[name] = result.pictures[name]
+            self._score(name, name, "model", made[name], truth)
+        self._keep("perceived", made)
+
+    def _control(self, truth: SceneBatch, seeds: list[int]) -> None:
+        """The picture from all labels and the caption."""
+        given = {name: truth.pictures[:, domain_index(name)] for name in self.labels}
+        result = self.pipeline.control(
+            given,
+            self._prompts(truth),
+            steps=self.control_steps,
+            guidance=self.guidance,
+            seed=seeds,
+        )
+        self._score("control", "image", "model", result.pictures["image"], truth)
+        self._keep("perceived", {"image": result.pictures["image"]})
+
+    def _label_to_label(self, truth: SceneBatch, seeds: list[int]) -> None:
+        """Labels, or picture and labels, from other labels without text."""
+        for generate, condition in ANY_TO_ANY:
+            if not {*generate, *condition} <= set(self.names):
+                continue
+            given = {name: truth.pictures[:, domain_index(name)] for name in condition}
+            result = self.pipeline.control(
+                given, "", generate, steps=self.control_steps, guidance=1.0, seed=seeds
+            )
+            key = f"any.{'_'.join(generate)}_from_{'_'.join(condition)}"
+            for name in generate:
+                own = key if len(generate) == 1 else f"{key}.{name}"
+                self._score(own, name, "model", result.pictures[name], truth)
+                self.same_baseline[own] = name
+
+    def _together(self, truth: SceneBatch, seeds: list[int]) -> None:
+        """All labels of the picture at once, and picture and labels from the caption alone."""
+        image = truth.pictures[:, 0]
+        result = self.pipeline.perceive(image, self.labels, steps=self.steps, seed=seeds)
+        for name in self.labels:
+            self._score(f"all.{name}", name, "model", result.pictures[name], truth)
+        self._keep("all at once", result.pictures)
+        self._add_joint("perceived", result.pictures, truth.captions)
+        if self.pipeline.text_encoder is None:
+            return
+        result = self.pipeline.generate(
+            truth.captions,
+            self.labels,
+            size=self.size,
+            steps=self.control_steps,
+            guidance=self.guidance,
+            seed=seeds,
+        )
+        self._keep("from the caption", result.pictures)
+        self._add_joint("model", result.pictures, truth.captions)
+
+    def values(self, resamples: int) -> dict[str, float | None]:
+        """Every measure under its key; None where nothing could be measured."""
+        values: dict[str, float | None] = {}
+        for (key, whose), tally in self.tallies.items():
+            for measure, value in tally.values().items():
+                values[f"{key}.{measure}.{whose}"] = _plain(value)
+            if whose == "model" and resamples:
+                bounds = tally.intervals(resamples)
+                for measure in [m for m in tally.headline if m in bounds]:
+                    low, high = bounds[measure]
+                    values[f"{key}.{measure}.{whose}.ci95.low"] = _plain(low)
+                    values[f"{key}.{measure}.{whose}.ci95.high"] = _plain(high)
+        boards = {name: board.values() for name, board in self.baselines.items()}
+        for name, board in boards.items():
+            for whose, measures in board.items():
+                for measure, value in measures.items():
+                    values[f"{_key(name)}.{measure}.{whose}"] = _plain(value)
+        for key, name in self.same_baseline.items():
+            for measure, value in boards[name]["baseline"].items():
+                values[f"{key}.{measure}.baseline"] = _plain(value)
+        return dict(sorted(values.items()))
+
+    def settings(self, parts: list[str]) -> dict[str, float | int | str]:
+        """How the numbers were made."""
+        plan = self.pipeline.plan(["image"])
+        guidance = self.pipeline.default_guidance(plan) if self.guidance is None else self.guidance
+        return {
+            "control.steps": self.control_steps,
+            "control.guidance": guidance,
+            "control.prompt": "caption" if self.pipeline.text_encoder is not None else "none",
+            "perception.guidance": 1.0,
+            "parts": ",".join(parts),
+            "model": self.pipeline.metadata.get("title", "unnamed model"),
+            "device": str(self.pipeline.device),
+            "dtype": str(self.pipeline.dtype).removeprefix("torch."),
+        }
+
+    def _prompts(self, truth: SceneBatch) -> str | list[str]:
+        return truth.captions if self.pipeline.text_encoder is not None else ""
+
+    def _round_trip(self, true: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Pictures after the autoencoder alone: the best its decoder can show of them."""
+        back = {}
+        for name, picture in true.items():
+            latent = self.pipeline.encode_picture(name, picture)
+            slots = latent.new_zeros(len(latent), len(self.pipeline.names), *latent.shape[1:])
+            slots[:, self.pipeline.names.index(name)] = latent
+            back[name] = postprocess(name, self.pipeline.decode(slots, [name])[name])
+        return back
+
+    def _score(self, key: str, name: str, whose: str, picture: Tensor, truth: SceneBatch) -> None:
+        self.tallies.setdefault((key, whose), make_tally(name)).add(picture, truth)
+
+    def _add_joint(self, whose: str, maps: dict[str, Tensor], captions: list[str]) -> None:
+        if not set(joint.MAPS) <= set(maps):
+            return
+        tally = self.tallies.setdefault(("joint", whose), joint.ConsistencyTally())
+        assert isinstance(tally, joint.ConsistencyTally)
+        tally.add_maps(maps, captions)
+
+    def _keep(self, row: str, pictures: dict[str, Tensor]) -> None:
+        for i, strip in enumerate(self._fresh):
+            cells = strip.rows.setdefault(row, {})
+            cells |= {name: p[i].detach().float().cpu() for name, p in pictures.items()}
+
+
+def _key(name: str) -> str:
+    """First part of a domain's keys: the picture is what the control task makes."""
+    return "control" if name == "image" else name
+
+
+def _plain(value: float) -> float | None:
+    return round(value, 6) if value == value else None
+
+
+def _checked_parts(parts: Iterable[str]) -> list[str]:
+    parts = list(dict.fromkeys(parts))
+    unknown = [p for p in parts if p not in PARTS]
+    if unknown or not parts:
+        raise JodiError(
+            f"expected some of {', '.join(PARTS)} as parts of an evaluation, got "
+            f"{', '.join(unknown) or 'none'}"
+        )
+    return parts
+
+
+def _checked_size(pipeline: JodiPipeline, size: int | tuple[int, int] | None) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size or pipeline.native_size
+    if height < 1 or width < 1 or height % pipeline.factor or width % pipeline.factor:
+        raise ShapeError(
+            f"sides must be positive multiples of {pipeline.factor} for this model, got "
+            f"{height} x {width}"
+        )
+    return height, width
