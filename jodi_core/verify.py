@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .checkpoint import load_autoencoder, load_transformer
 from .denoiser import prepare_denoiser
-from .errors import JodiError
+from .errors import JodiError, ShapeError
 from .roles import Role
 from .sampling import flow_sigmas, sample_dpmpp_2m
 from .text import TextFeatures
@@ -69,29 +69,41 @@ def _verify_jodi(folder: Path, device: str) -> Iterator[CaseResult]:
         yield model
         return
     if (folder / "cases.safetensors").exists():
-        cases, _ = _read_cases(folder / "cases.safetensors", device)
-        for name, case in cases.items():
-            yield _check(f"jodi/{name}", EVALUATION_BOUND, lambda c=case: _evaluate(model, c))
+        cases = _read_cases(folder / "cases.safetensors", device)
+        if isinstance(cases, CaseResult):
+            yield cases
+        else:
+            for name, case in cases[0].items():
+                yield _check(f"jodi/{name}", EVALUATION_BOUND, lambda c=case: _evaluate(model, c))
     if (folder / "sampling.safetensors").exists():
-        runs, metadata = _read_cases(folder / "sampling.safetensors", device)
-        settings = {f"run{run['run']}": run for run in json.loads(metadata["runs"])}
-        for name, run in runs.items():
-            yield _check(
-                f"jodi/{name}", SAMPLING_BOUND, lambda r=run, s=settings[name]: _sample(model, r, s)
-            )
+        runs = _read_cases(folder / "sampling.safetensors", device)
+        if isinstance(runs, CaseResult):
+            yield runs
+        else:
+            for name, run in runs[0].items():
+                yield _check(
+                    f"jodi/{name}",
+                    SAMPLING_BOUND,
+                    lambda n=name, r=run: _sample(model, r, _settings(n, runs[1])),
+                )
 
 
 def _evaluate(model, case: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    ours = model(
-        case["x"],
-        case["timestep"],
-        case["caption"],
-        case["caption_mask"],
-        case["role"],
-        case["clean_x"],
-    )
+    # A row that generates nothing has no meaningful slot, and is no job for our network.
+    rows = (case["role"] == Role.GENERATE).any(1)
+    case = {name: part[rows] if len(part) == len(rows) else part for name, part in case.items()}
+    names = ("x", "timestep", "caption", "caption_mask", "role", "clean_x")
+    ours = model(*(case[name] for name in names))
     generated = case["role"] == Role.GENERATE
     return ours[generated], case["output"][generated]
+
+
+def _settings(name: str, metadata: dict[str, str]) -> dict:
+    """Steps, guidance and shift of one run, from the `runs` of the file's metadata."""
+    for run in json.loads(metadata.get("runs", "[]")):
+        if f"run{run['run']}" == name:
+            return run
+    raise JodiError(f"the file's metadata has no entry for {name} under `runs`; write one")
 
 
 def _sample(model, run: dict[str, Tensor], settings: dict) -> tuple[Tensor, Tensor]:
@@ -101,12 +113,14 @@ def _sample(model, run: dict[str, Tensor], settings: dict) -> tuple[Tensor, Tens
     sigmas = flow_sigmas(settings["steps"], settings["flow_shift"])
     mask = run["caption_mask"]
     negative = run.get("negative_caption", run["caption"])
+    # The published code masks both halves with the prompt's mask; this one is not read.
+    unread = torch.ones(negative.shape[::2], device=negative.device)
     denoise = prepare_denoiser(
         model,
         role,
         clean,
         TextFeatures(run["caption"], mask),
-        TextFeatures(negative, mask.expand(len(negative), -1)),
+        TextFeatures(negative, unread),
         sigmas=sigmas,
         guidance=settings["guidance"],
     )
@@ -125,8 +139,11 @@ def _verify_dcae(folder: Path, device: str) -> Iterator[CaseResult]:
             yield model
             continue
         scale = model.config.scaling_factor  # the vectors are unscaled
-        cases, _ = _read_cases(path, device)
-        for name, case in cases.items():
+        cases = _read_cases(path, device)
+        if isinstance(cases, CaseResult):
+            yield cases
+            continue
+        for name, case in cases[0].items():
             title = f"dcae/{weights.stem}/{name}"
             yield _check(
                 f"{title} encode",
@@ -144,7 +161,12 @@ _SUITES = {"jodi": _verify_jodi, "dcae": _verify_dcae}
 
 
 def relative_rms(ours: Tensor, reference: Tensor) -> float:
-    """rms(ours - reference) / rms(reference), in float64."""
+    """rms(ours - reference) / rms(reference), in float64.
+
+    Raises: ShapeError when the shapes differ: they must not be stretched to fit.
+    """
+    if ours.shape != reference.shape:
+        raise ShapeError(f"ours is {tuple(ours.shape)}, the reference {tuple(reference.shape)}")
     difference = (ours.double() - reference.double()).square().mean().sqrt()
     return float(difference / reference.double().square().mean().sqrt())
 
@@ -154,7 +176,7 @@ def _check(name: str, bound: float, run: Callable[[], tuple[Tensor, Tensor]]) ->
         with torch.inference_mode():
             ours, reference = run()
         error = relative_rms(ours, reference)
-    except (JodiError, KeyError, RuntimeError) as problem:
+    except (ValueError, LookupError, TypeError, RuntimeError) as problem:
         return CaseResult(name, "FAIL", note=f"{type(problem).__name__}: {problem}")
     return CaseResult(name, "PASS" if error <= bound else "FAIL", error, bound)
 
@@ -167,13 +189,19 @@ def _load(loader, path: Path, device: str):
     return model.eval()
 
 
-def _read_cases(path: Path, device: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, str]]:
-    """Tensors named `case3.x` -> {"case3": {"x": ...}}, in the order of their numbers."""
+def _read_cases(path: Path, device: str):
+    """Tensors named `case3.x` -> {"case3": {"x": ...}} in the order of their numbers, and metadata.
+
+    A file that cannot be read gives a failed CaseResult.
+    """
     cases: dict[str, dict[str, Tensor]] = {}
-    with safe_open(path, "pt") as f:
-        for key in f.keys():  # noqa: SIM118  (safe_open is no mapping)
-            name, _, field = key.partition(".")
-            cases.setdefault(name, {})[field] = f.get_tensor(key).to(device)
-        metadata = f.metadata() or {}
+    try:
+        with safe_open(path, "pt") as f:
+            for key in f.keys():  # noqa: SIM118  (safe_open is no mapping)
+                name, _, field = key.partition(".")
+                cases.setdefault(name, {})[field] = f.get_tensor(key).to(device)
+            metadata = f.metadata() or {}
+    except (SafetensorError, OSError) as problem:
+        return CaseResult(f"{path.parent.name}/{path.stem}", "FAIL", note=f"unreadable: {problem}")
     number = {name: int("".join(filter(str.isdigit, name)) or 0) for name in cases}
     return {name: cases[name] for name in sorted(cases, key=number.__getitem__)}, metadata
