@@ -25,7 +25,7 @@ TINY = TransformerConfig(
 TINY_PATCH2 = dataclasses.replace(TINY, patch_size=2, num_labels=3, latent_channels=3)
 # Factor 4; cells of the last stage below and above head_dim are both reached by small pictures.
 TINY_AE = AutoencoderConfig(
-    widths=(8, 16, 24),
+    widths=(8, 16, 32),
     encoder_depths=(1, 2, 1),
     decoder_depths=(2, 1, 1),
     block_types=("ResBlock", "EViTS5_GLU", "EViTS5_GLU"),
