@@ -1,0 +1,202 @@
+"""The folder of a training run: where each stage finds what the one before it left.
+
+DIR/scenes                       rendered pictures and captions
+DIR/autoencoder                  state, log, vae.safetensors
+DIR/latents.npy, latents.json    the scenes' latents, and what made them
+DIR/transformer                  state, log, text.safetensors, run.json, model.safetensors
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checkpoint import load_autoencoder
+from ..config import TransformerConfig
+from ..convert import file_sha256
+from ..embedded import load_text_encoder, save_text_encoder
+from ..errors import CheckpointError, JodiError
+from ..text import ClosedVocabularyEncoder
+from ..transformer import JodiTransformer
+from .scenes import VOCABULARY
+from .state import RunFolder
+from .store import Progress, SceneStore, encode_store
+from .train_transformer import NANO_CAPTION_LENGTH, TrainingSettings
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """The places of one run."""
+
+    root: Path
+
+    @property
+    def scenes(self) -> Path:
+        return self.root / "scenes"
+
+    @property
+    def autoencoder(self) -> Path:
+        return self.root / "autoencoder"
+
+    @property
+    def vae(self) -> Path:
+        return self.autoencoder / "vae.safetensors"
+
+    @property
+    def latents(self) -> Path:
+        return self.root / "latents.npy"
+
+    @property
+    def transformer(self) -> Path:
+        return self.root / "transformer"
+
+    @property
+    def text(self) -> Path:
+        return self.transformer / "text.safetensors"
+
+    @property
+    def model(self) -> Path:
+        return self.transformer / "model.safetensors"
+
+    def store(self) -> SceneStore:
+        """The rendered scenes. Raises: JodiError when they are missing or unfinished."""
+        if not (self.scenes / "scenes.json").is_file():
+            raise JodiError(
+                f"there are no scenes in {self.scenes}; render them first: `jodi train scenes`"
+            )
+        return SceneStore(self.scenes)
+
+    def text_encoder(self, like: Path | None = None) -> ClosedVocabularyEncoder:
+        """The run's text encoder, made and kept at the first call; `like` copies an existing one.
+
+        Kept, because the word vectors come from a matrix factorisation, which another machine may
+        give with other signs.
+        """
+        if not self.text.exists():
+            encoder = (
+                ClosedVocabularyEncoder(VOCABULARY, NANO_CAPTION_LENGTH)
+                if like is None
+                else load_text_encoder(like)
+            )
+            self.transformer.mkdir(parents=True, exist_ok=True)
+            partial = self.text.with_suffix(".part")
+            save_text_encoder(encoder, partial)
+            os.replace(partial, self.text)
+        return load_text_encoder(self.text)
+
+    def encode(
+        self,
+        store: SceneStore,
+        vae: Path,
+        *,
+        dtype: torch.dtype = torch.float32,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Latents (N, 8, z, h, w) float16 of the scenes under the autoencoder in `vae`.
+
+        Latents that are there already are used again, if the same autoencoder made them.
+        Raises: JodiError when another one did.
+        """
+        made_by = {"scenes": len(store), "size": store.size, "vae_sha256": file_sha256(vae)}
+        note = self.latents.with_suffix(".json")
+        if not self.latents.exists():
+            model, _ = load_autoencoder(vae, dtype=dtype)
+            write_json(note, made_by)
+            encode_store(store, _Encoder(model, dtype), self.latents, progress=progress)
+        elif read_json(note) != made_by:
+            raise JodiError(
+                f"{self.latents} was made by another autoencoder or from other scenes; remove it, "
+                "or use another run folder"
+            )
+        # copy on write: torch wants memory that could be written to, though nobody does
+        return torch.from_numpy(np.load(self.latents, mmap_mode="c"))
+
+    def begin_transformer(
+        self, config: TransformerConfig, settings: TrainingSettings, origin: str
+    ) -> None:
+        """Note what is trained, or check that a run to resume is the same one.
+
+        origin: what training starts from. Raises: JodiError when the run was begun otherwise.
+        """
+        path = self.transformer / "run.json"
+        now = {
+            "config": json.loads(config.to_json()),
+            "seed": settings.seed,
+            "origin": origin,
+            "settings": {k: str(v) for k, v in dataclasses.asdict(settings).items()},
+        }
+        before = read_json(path) if path.exists() else now
+        changed = [k for k in ("config", "seed", "origin") if before.get(k) != now[k]]
+        if changed and (self.transformer / "state.pt").exists():
+            was = ", ".join(f"{k} {before.get(k)}" for k in changed if k != "config")
+            raise JodiError(
+                f"{self.transformer} was begun with another {' and '.join(changed)}"
+                f"{' (' + was + ')' if was else ''}; give the same to go on, or another run folder"
+            )
+        write_json(path, now)
+
+    def transformer_record(self) -> dict:
+        """How the transformer was trained, as `begin_transformer` noted it, without its sizes."""
+        note = read_json(self.transformer / "run.json")
+        return {key: value for key, value in note.items() if key != "config"}
+
+    def scene_record(self) -> dict:
+        """Count, size and first seed of the scenes."""
+        facts = read_json(self.scenes / "scenes.json")
+        return {key: facts[key] for key in ("count", "size", "first_seed")}
+
+    def averaged_transformer(self) -> tuple[JodiTransformer, int]:
+        """The averaged weights of the last save, and how many steps they saw.
+
+        Raises: JodiError when there is no save.
+        """
+        state = RunFolder(self.transformer).load() if self.transformer.is_dir() else None
+        note = self.transformer / "run.json"
+        if state is None or not note.exists():
+            raise JodiError(f"there is no training state in {self.transformer}; train first")
+        config = TransformerConfig.from_dict(read_json(note)["config"])
+        model = JodiTransformer(config)
+        model.load_state_dict(state["model"])
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(state["ema"][name])
+        return model.eval(), int(state["step"])
+
+
+@dataclass
+class _Encoder:
+    """An autoencoder in another dtype, with float32 in and out."""
+
+    model: torch.nn.Module
+    dtype: torch.dtype
+
+    @property
+    def config(self):
+        return self.model.config
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        return self.model.encode(pictures.to(self.dtype)).float()
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file. Raises: CheckpointError when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}); remove it and start over"
+        ) from None
+
+
+def write_json(path: Path, values: Mapping) -> None:
+    """Replace a JSON file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.part")
+    partial.write_text(json.dumps(values, indent=1))
+    os.replace(partial, path)
