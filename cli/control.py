@@ -1,0 +1,94 @@
+"""`jodi control`: labels, and the picture too if wanted, to whatever is asked for."""
+
+import logging
+from pathlib import Path
+
+from ..jodi_core.domains import DOMAIN_NAMES, DOMAINS
+from .inputs import Job, paired_maps
+from .jobs import report_problems, run_jobs
+from .options import (
+    UsageError,
+    add_command,
+    add_model_options,
+    add_output_options,
+    add_sampling_options,
+    load_pipeline,
+    names_list,
+    read_text_features,
+    require_text,
+    text_for,
+)
+from .progress import Console
+
+logger = logging.getLogger("jodi")
+
+EXAMPLES = """
+jodi control --depth depth.png --normal normal.png --prompt "a house by a lake"
+jodi control --depth depth.png --generate image,segmentation --prompt "a street with trees"
+jodi control --depth output/perceive --normal output/perceive --prompt "a red car" --count 4
+jodi control --image photo.jpg --segmentation classes.png --generate depth
+"""
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "control",
+        run,
+        "Make a picture, or any other domains, from given labels and a prompt.",
+        "Every given map is a file, several files, or a folder. One file goes with every set; "
+        "files of one name in several folders belong together, whether they are called street.png "
+        "or street_depth.png. Results lie over the first given map, at its own size.",
+        EXAMPLES,
+    )
+    given = parser.add_argument_group("given (at least one)")
+    for of in DOMAINS:
+        given.add_argument(
+            f"--{of.name}", nargs="+", type=Path, metavar="FILE", help=of.description
+        )
+    parser.add_argument(
+        "--generate",
+        type=names_list,
+        default=["image"],
+        metavar="NAMES",
+        help=f"what to make (default: image): {', '.join(DOMAIN_NAMES)}",
+    )
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="what the picture shows")
+    add_model_options(parser)
+    add_sampling_options(parser, text=True)
+    add_output_options(parser, "control", restored=True)
+
+
+def run(args, console: Console) -> int:
+    given = {name: getattr(args, name) for name in DOMAIN_NAMES if getattr(args, name)}
+    if not given:
+        raise UsageError(
+            "nothing is given; name at least one map, as in --depth FILE (for a prompt alone, use "
+            "`jodi generate`)"
+        )
+    sets, problems = paired_maps(given)
+    if not sets:
+        return report_problems(problems, console)
+    pipeline = load_pipeline(args)
+    plan = pipeline.plan(args.generate, list(given))
+    if args.prompt and not plan.uses_text:
+        logger.warning("the prompt has no effect when the image is given")
+    channels = pipeline.transformer.config.caption_channels
+    text = read_text_features(args.text_features, channels)
+    negative = read_text_features(args.negative_features, channels)
+    if plan.uses_text:
+        require_text(pipeline, [args.prompt], text, args)
+    jobs = []
+    for number, (stem, maps) in enumerate(sets):
+        for seed in range(args.seed, args.seed + args.count):
+            jobs.append(
+                Job(
+                    stem if args.count == 1 else f"{stem}_seed{seed}",
+                    maps,
+                    args.prompt,
+                    seed,
+                    text_for(text, number, len(sets), "sets of maps"),
+                    text_for(negative, number, len(sets), "sets of maps"),
+                )
+            )
+    return run_jobs(pipeline, plan, jobs, args, console, problems)

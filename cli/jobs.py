@@ -1,0 +1,230 @@
+"""Running jobs: read, fit, run, save; what fails is told at the end and stops nothing else."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..jodi_core.contact_sheet import Cell, contact_sheet, thumbnail
+from ..jodi_core.domains import domain
+from ..jodi_core.errors import JodiError
+from ..jodi_core.images import Frame, save_png
+from ..jodi_core.pipeline import JodiPipeline, Result
+from ..jodi_core.roles import RolePlan
+from ..jodi_core.text import TextFeatures
+from .inputs import SHEET, Job, Problem, named_apart
+from .pictures import Maps, endings, fit_all, job_size, read_picture, save_result
+from .progress import Console, stoppable
+
+SHEET_ROWS, SHEET_SIDE = 40, 192
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A job with its pictures at the model's size; frame is the way back to the original."""
+
+    job: Job
+    pictures: dict[str, Tensor]
+    size: tuple[int, int]
+    frame: Frame | None
+
+
+@dataclass
+class Outcome:
+    """What has been made so far, and what went wrong."""
+
+    done: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    rows: list[list[Cell]] = field(default_factory=list)
+    headings: list[str] = field(default_factory=list)
+
+
+def run_jobs(
+    pipeline: JodiPipeline,
+    plan: RolePlan,
+    jobs: Sequence[Job],
+    args,
+    console: Console,
+    problems: Sequence[Problem] = (),
+) -> int:
+    """Run every job, write results and a contact sheet, and return the exit status.
+
+    args: the options of `options`. problems: what has failed before.
+    """
+    console.note(plan.summary(pipeline.trained_roles))
+    outcome, started = Outcome(problems=list(problems)), time.monotonic()
+    inputs = [path for job in jobs for path in job.pictures.values()]
+    stems = named_apart([job.stem for job in jobs], endings(plan.generated_names), args.out, inputs)
+    starts = {id(job): args.out / stem for job, stem in zip(jobs, stems, strict=True)}
+    try:
+        for group in _groups(pipeline, jobs, args, outcome):
+            try:
+                result = _run_group(pipeline, plan, group, args, console, len(jobs), outcome)
+                for row, ready in enumerate(group):
+                    start = starts[id(ready.job)]
+                    _save_row(pipeline, result, row, ready, start, args, console)
+                    _remember(result, row, ready, start.name, outcome)
+                    outcome.done += 1
+            except (JodiError, RuntimeError, MemoryError) as error:
+                message = _group_problem(error)
+                outcome.problems += [(ready.job.stem, message) for ready in group]
+    finally:
+        _save_sheet(outcome, args.out, inputs, console)
+    seconds = time.monotonic() - started
+    console.note(
+        f"{outcome.done} of {outcome.done + len(outcome.problems)} done in {seconds:.1f} s"
+    )
+    return report_problems(outcome.problems, console)
+
+
+def report_problems(problems: Sequence[Problem], console: Console) -> int:
+    """Name every failure, one line each; 0 when there is none, else 1."""
+    if problems:
+        console.say(f"{len(problems)} failed:")
+    for what, why in problems:
+        console.say(f"  {why}" if why.startswith(what) else f"  {what}: {why}")
+    return 1 if problems else 0
+
+
+def _groups(pipeline, jobs: Sequence[Job], args, outcome: Outcome) -> Iterator[list[Ready]]:
+    """Jobs that can be computed at once: of one size, at most `args.batch` of them."""
+    group: list[Ready] = []
+    for job in jobs:
+        try:
+            ready = _prepare(pipeline, job, args)
+        except JodiError as error:
+            outcome.problems.append((_name(job), str(error)))
+            continue
+        if group and (group[0].size != ready.size or len(group) >= args.batch):
+            yield group
+            group = []
+        group.append(ready)
+    if group:
+        yield group
+
+
+def _name(job: Job) -> str:
+    paths = list(job.pictures.values())
+    return str(paths[0]) if len(paths) == 1 else job.stem
+
+
+def _prepare(pipeline: JodiPipeline, job: Job, args) -> Ready:
+    maps = Maps(args.near, args.normals)
+    pictures = {name: read_picture(name, path, maps) for name, path in job.pictures.items()}
+    if not pictures:
+        size = job_size(args.size, None, pipeline.native_size, pipeline.factor)
+        return Ready(job, {}, size, None)
+    original = next(iter(pictures.values())).shape[-2:]
+    size = job_size(args.size, tuple(original), pipeline.native_size, pipeline.factor)
+    fitted, frame = fit_all(pictures, size, args.fit, _name(job))
+    return Ready(job, fitted, size, None if args.model_size else frame)
+
+
+def _run_group(
+    pipeline: JodiPipeline,
+    plan: RolePlan,
+    group: list[Ready],
+    args,
+    console: Console,
+    total: int,
+    outcome: Outcome,
+) -> Result:
+    first = group[0].job
+    number = outcome.done + len(outcome.problems) + 1
+    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+    title = f"{first.stem}{more} ({number} of {total})" if total > 1 else first.stem
+    with stoppable(console) as stop, console.bar(title) as update:
+
+        def after_step(info) -> bool:
+            update(info.step, info.steps)
+            return not stop.asked
+
+        return pipeline.run(
+            plan,
+            conditions={
+                name: torch.cat([ready.pictures[name] for ready in group])
+                for name in plan.condition_names
+            },
+            prompt=[ready.job.prompt for ready in group],
+            negative=getattr(args, "negative", ""),
+            text=_stack([ready.job.text for ready in group]),
+            negative_text=_stack([ready.job.negative_text for ready in group]),
+            size=group[0].size,
+            batch=len(group),
+            steps=args.steps,
+            guidance=getattr(args, "guidance", None),
+            seed=[ready.job.seed for ready in group],
+            sampler=args.sampler,
+            tile=args.tile,
+            callback=after_step,
+        )
+
+
+def _stack(features: list[TextFeatures | None]) -> TextFeatures | None:
+    if features[0] is None:
+        return None
+    captions, masks = [f.caption for f in features], [f.mask for f in features]
+    return TextFeatures(torch.cat(captions), torch.cat(masks))
+
+
+def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, args, console) -> None:
+    job = ready.job
+    settings = {
+        **{
+            k: result.settings[k]
+            for k in ("model", "task", "roles", "steps", "guidance", "sampler")
+        },
+        "seed": job.seed,
+        "prompt": job.prompt,
+        "negative": getattr(args, "negative", ""),
+        "width": ready.size[1],
+        "height": ready.size[0],
+        "given": {name: str(path) for name, path in job.pictures.items()},
+        "device": str(pipeline.device),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "near": args.near,
+        "normals": args.normals,
+    }
+    if job.text is not None:
+        settings["text_features"] = str(args.text_features)
+    maps = Maps(args.near, args.normals)
+    for name, raw in result.raw.items():
+        one = raw[row : row + 1]
+        for path in save_result(name, one, ready.frame, start, settings, maps):
+            console.result(str(path))
+
+
+def _remember(result: Result, row: int, ready: Ready, stem: str, outcome: Outcome) -> None:
+    """Keep small copies for the contact sheet, so that many results need little memory."""
+    if len(outcome.rows) >= SHEET_ROWS:
+        return
+    cells = []
+    for name in result.plan.active_names:
+        given = " (given)" if name in ready.job.pictures else ""
+        small = thumbnail(result.pictures[name][row], SHEET_SIDE)
+        cells.append((f"{domain(name).title}{given}", small))
+    outcome.rows.append(cells)
+    prompt = f": {ready.job.prompt}" if ready.job.prompt and result.plan.uses_text else ""
+    outcome.headings.append(f"{stem}{prompt}")
+
+
+def _save_sheet(outcome: Outcome, folder: Path, inputs: list[Path], console: Console) -> None:
+    if not outcome.rows:
+        return
+    (stem,) = named_apart([SHEET], [".png"], folder, inputs)
+    path = folder / f"{stem}.png"
+    save_png(path, contact_sheet(outcome.rows, headings=outcome.headings, side=SHEET_SIDE))
+    shown = f" (the first {SHEET_ROWS})" if outcome.done > SHEET_ROWS else ""
+    console.note(f"to look at{shown}: {path}")
+
+
+def _group_problem(error: BaseException) -> str:
+    """Why a group failed, in words; anything but bad input and full memory is raised again."""
+    if isinstance(error, JodiError):
+        return str(error)
+    if isinstance(error, MemoryError) or "memory" in str(error).lower():
+        return "not enough memory; try --batch 1, a smaller --size, or --tile 512"
+    raise error

@@ -1,0 +1,102 @@
+"""The `jodi` command: what it can do, and how it ends.
+
+Exit status: 0 all went well, 1 something failed, 2 wrong usage, 130 stopped with Ctrl-C.
+"""
+
+import contextlib
+import importlib.metadata
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from ..jodi_core.errors import Interrupted, JodiError, RoleError
+from . import control as control_command
+from . import convert, evaluate, generate, info, perceive, train, verify
+from . import demo as demo_command
+from .options import Parser, UsageError
+from .progress import Console
+
+COMMANDS = (
+    demo_command,
+    perceive,
+    control_command,
+    generate,
+    info,
+    verify,
+    convert,
+    evaluate,
+    train,
+)
+FAILED, USAGE, STOPPED = 1, 2, 130
+
+DESCRIPTION = (
+    "One diffusion model for a picture and seven label maps of it, any of them in, any of them "
+    "out. Without --model the built-in jodi-nano runs, which knows simple rendered scenes."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    with contextlib.suppress(AttributeError):  # file names may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as end:  # argparse has said why
+        return end.code or 0
+    if not hasattr(args, "run"):
+        build_parser().print_help()
+        return USAGE
+    console = Console()
+    console.quiet = getattr(args, "quiet", False)
+    with console.logging():
+        return _guarded(args, console)
+
+
+def build_parser() -> Parser:
+    """All commands and their options."""
+    parser = Parser(prog="jodi", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"jodi {_version()}")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    for module in COMMANDS:
+        module.add(commands)
+    return parser
+
+
+def _guarded(args, console: Console) -> int:
+    """Every way a command can end, as one line and an exit status."""
+    try:
+        return args.run(args, console)
+    except (KeyboardInterrupt, Interrupted):
+        console.say("stopped; finished files are whole")
+        return STOPPED
+    except (UsageError, RoleError) as error:
+        _explain(console, args, str(error))
+        return USAGE
+    except JodiError as error:
+        _explain(console, args, str(error))
+    except BrokenPipeError:
+        # the reader of our output went away; nothing more can be said there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        kind = type(error).__name__
+        hint = "" if args.debug else "; this is a fault of the program, --debug shows where"
+        _explain(console, args, f"unexpected {kind}: {error}{hint}")
+    return FAILED
+
+
+def _explain(console: Console, args, message: str) -> None:
+    if args.debug:
+        traceback.print_exc()
+    console.say(f"jodi {args.command}: error: {message}")
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("jodi")
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

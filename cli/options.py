@@ -1,0 +1,322 @@
+"""Options that several commands share, and what becomes of them."""
+
+import argparse
+import math
+import re
+import textwrap
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from ..jodi_core.convert import DTYPES, parse_dtype
+from ..jodi_core.domains import DOMAINS
+from ..jodi_core.embedded import load_text_encoder
+from ..jodi_core.errors import CheckpointError, TextError
+from ..jodi_core.pipeline import JodiPipeline
+from ..jodi_core.sampling import SAMPLERS
+from ..jodi_core.state_file import read_state_dict
+from ..jodi_core.text import TextFeatures
+
+Size = int | tuple[int, int] | None
+"""--size: a side, or (height, width); None is the model's own."""
+
+EMBEDDED = "embedded"
+DOMAIN_HELP = "domains: " + "; ".join(f"{d.name} ({d.description})" for d in DOMAINS)
+
+
+class UsageError(Exception):
+    """The command line asks for something that cannot be; exit status 2."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with whole option names only, and errors of one line."""
+
+    def __init__(self, **options):
+        options.setdefault("allow_abbrev", False)
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(**options)
+
+    def error(self, message: str):
+        self.exit(2, f"{self.prog}: error: {message}; `{self.prog} --help` explains the options\n")
+
+
+def add_command(commands, name: str, run, summary: str, text: str = "", examples: str = ""):
+    """A sub-command with a description, examples and --debug; run(args, console) -> exit status."""
+    description = "\n\n".join(textwrap.fill(p, 90) for p in [summary, *text.split("\n\n")] if p)
+    examples = textwrap.dedent(examples).strip()
+    epilog = f"examples:\n{textwrap.indent(examples, '  ')}" if examples else None
+    parser = commands.add_parser(name, help=summary, description=description, epilog=epilog)
+    parser.set_defaults(run=run, command=parser.prog.removeprefix("jodi "))
+    parser.add_argument("--debug", action="store_true", help="show a traceback with an error")
+    return parser
+
+
+def add_model_options(parser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model", metavar="FILE", help="Jodi weights (default: the built-in jodi-nano)"
+    )
+    group.add_argument(
+        "--vae",
+        metavar="FILE",
+        help="DC-AE weights, of the same release as the model; the word `embedded` for the "
+        "built-in ones",
+    )
+    group.add_argument(
+        "--text-encoder",
+        type=Path,
+        metavar="FILE",
+        help="text encoder of a model made by `jodi train export`",
+    )
+    add_device_options(group)
+
+
+def add_device_options(group) -> None:
+    group.add_argument(
+        "--device",
+        default="auto",
+        help="cpu, cuda, cuda:1, mps; auto takes cuda where there is one",
+    )
+    group.add_argument(
+        "--dtype",
+        choices=sorted(DTYPES),
+        metavar="DTYPE",
+        help="float32, bfloat16 or float16 (default: float32 on a CPU, bfloat16 elsewhere)",
+    )
+
+
+def add_sampling_options(parser, *, text: bool) -> None:
+    group = parser.add_argument_group("sampling")
+    group.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
+    group.add_argument(
+        "--steps", type=positive, help="network evaluations (default: 10 with a picture, else 20)"
+    )
+    group.add_argument("--sampler", choices=sorted(SAMPLERS), default="dpmpp_2m")
+    group.add_argument(
+        "--size",
+        type=parse_size,
+        metavar="SIZE",
+        help="WIDTHxHEIGHT the model works at, or one side: about that many pixels squared, in the "
+        "picture's own proportions (default: what the model was trained at). Sides become "
+        "multiples of what the model needs",
+    )
+    group.add_argument(
+        "--batch",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="results computed at once: faster on a GPU, needs memory, changes nothing else",
+    )
+    group.add_argument(
+        "--tile",
+        type=positive,
+        metavar="PIXELS",
+        help="encode and decode in tiles of this side, for sizes too large for memory",
+    )
+    if text:
+        add_text_options(parser, group)
+
+
+def add_text_options(parser, sampling) -> None:
+    sampling.add_argument(
+        "--guidance", type=finite, help="how strictly to follow the prompt (default: the model's)"
+    )
+    sampling.add_argument(
+        "--count",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="variants, of seeds SEED, SEED+1, ...",
+    )
+    group = parser.add_argument_group("text")
+    group.add_argument("--negative", default="", metavar="TEXT", help="what should not be there")
+    group.add_argument(
+        "--text-features",
+        type=Path,
+        metavar="FILE",
+        help="prompt of a model that brings no text encoder: a safetensors file with `caption` "
+        "(B, 1, S, channels), the text encoder's output, and `mask` (B, S), 1 for tokens to read; "
+        "B is 1, or one for each result",
+    )
+    group.add_argument(
+        "--negative-features",
+        type=Path,
+        metavar="FILE",
+        help="the same for what should not be there",
+    )
+
+
+def add_output_options(parser, command: str, *, restored: bool) -> None:
+    group = parser.add_argument_group("output")
+    group.add_argument(
+        "--out",
+        type=Path,
+        default=Path("output") / command,
+        metavar="DIR",
+        help=f"folder for results (default: output/{command})",
+    )
+    if restored:
+        group.add_argument(
+            "--model-size",
+            action="store_true",
+            help="leave results at the size the model worked at, instead of laying them back over "
+            "the given picture",
+        )
+        group.add_argument(
+            "--fit",
+            choices=("crop", "pad"),
+            default="crop",
+            help="how a picture of other proportions meets the model's size: crop cuts what juts "
+            "out (a few pixels, filled up again at the end), pad keeps all",
+        )
+    group.add_argument(
+        "--normals",
+        choices=("model", "opengl", "directx"),
+        default="model",
+        help="axes of normal maps, given and made: model has red facing left, opengl red facing "
+        "right, directx also green facing down",
+    )
+    group.add_argument(
+        "--near",
+        choices=("white", "black"),
+        default="white",
+        help="shade of what is near in depth maps, given and made",
+    )
+    group.add_argument("--quiet", action="store_true", help="only results and errors")
+
+
+def parse_size(text: str) -> Size:
+    """Read "512" as a side and "768x512" (width x height) as (512, 768)."""
+    found = re.fullmatch(r"(\d+)(?:\s*[xX*]\s*(\d+))?", text.strip())
+    sides = [int(n) for n in found.groups() if n] if found else []
+    if not sides or min(sides) < 1 or max(sides) > 16384:
+        raise argparse.ArgumentTypeError(
+            f"expected WIDTHxHEIGHT or one side in pixels (1 to 16384), got {text!r}"
+        )
+    return sides[0] if len(sides) == 1 else (sides[1], sides[0])
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.strip().isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def finite(text: str) -> float:
+    """A number that is neither infinite nor NaN."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+    return value
+
+
+def names_list(text: str) -> list[str]:
+    """Comma-separated names; the model checks them, as it knows its own."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise argparse.ArgumentTypeError("expected names, as in depth,normal")
+    return names
+
+
+def choose_device(name: str) -> torch.device:
+    """A device that is there. Raises: UsageError for any other."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise UsageError(
+            f"device {name!r} cannot be used here ({reason}); try --device cpu"
+        ) from None
+    return device
+
+
+def load_pipeline(args) -> JodiPipeline:
+    """The model that the options name. Raises: UsageError, CheckpointError."""
+    if (args.model is None) != (args.vae is None):
+        # both releases may have latents of one shape, and a picture of a wrong one is noise
+        given, other = ("--model", "--vae") if args.vae is None else ("--vae", "--model")
+        raise UsageError(
+            f"{given} needs {other} too: they must be of one release (`{other} embedded` takes the "
+            "built-in one)"
+        )
+    device, dtype = choose_device(args.device), parse_dtype(args.dtype)
+    model, vae = (None if part == EMBEDDED else part for part in (args.model, args.vae))
+    pipeline = JodiPipeline.from_files(model, vae, device=str(device), dtype=dtype)
+    if args.text_encoder is None:
+        return pipeline
+    try:
+        encoder = load_text_encoder(args.text_encoder)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{args.text_encoder} is no text encoder made by `jodi train export` "
+            f"({type(error).__name__}: {error})"
+        ) from None
+    config = pipeline.transformer.config
+    if encoder.channels != config.caption_channels:
+        raise CheckpointError(
+            f"{args.text_encoder} makes text of {encoder.channels} channels, the model reads "
+            f"{config.caption_channels}; give the encoder that was exported with it"
+        )
+    pipeline.text_encoder = encoder.to(device)
+    return pipeline
+
+
+def require_text(pipeline: JodiPipeline, prompts, text: TextFeatures | None, args) -> None:
+    """Raises: UsageError for words that the model has no encoder to read."""
+    if pipeline.text_encoder is not None:
+        return
+    if (text is None and any(prompts)) or (args.negative and args.negative_features is None):
+        raise UsageError(
+            "these weights bring no text encoder, so words cannot be read; give stored features "
+            "(--text-features, --negative-features), or leave the words out"
+        )
+
+
+def read_text_features(path: Path | None, channels: int) -> TextFeatures | None:
+    """Stored text features; None stays None.
+
+    channels: what the model reads. Raises: CheckpointError, TextError naming the file.
+    """
+    if path is None:
+        return None
+    tensors = read_state_dict(path).tensors
+    missing = [name for name in ("caption", "mask") if name not in tensors]
+    if missing:
+        raise TextError(
+            f"{path} has no {' and no '.join(missing)}; expected `caption` (B, 1, S, {channels}) "
+            f"and `mask` (B, S), found {', '.join(list(tensors)[:5])}"
+        )
+    caption, mask = tensors["caption"], tensors["mask"]
+    if caption.ndim == 3:
+        caption = caption[:, None]
+    fits = caption.ndim == 4 and caption.shape[-1] == channels and caption.is_floating_point()
+    if not fits or mask.shape != caption.shape[::2][:2] or not len(caption):
+        raise TextError(
+            f"{path}: expected floating-point caption (B, 1, S, {channels}) and mask (B, S), got "
+            f"{tuple(caption.shape)} and {tuple(mask.shape)}"
+        )
+    if not torch.isfinite(caption).all():
+        raise TextError(f"{path}: caption holds NaN or infinity; encode the text again in float32")
+    return TextFeatures(caption.float(), (mask != 0).long())
+
+
+def text_for(features: TextFeatures | None, row: int, rows: int, what: str) -> TextFeatures | None:
+    """The features of one of `rows` results: its own row, or the only one there is.
+
+    Raises: UsageError when there are neither one nor `rows`.
+    """
+    if features is None:
+        return None
+    count = len(features.mask)
+    if count not in (1, rows):
+        raise UsageError(f"the text features hold {count} rows for {rows} {what}; give 1 or {rows}")
+    row = 0 if count == 1 else row
+    return TextFeatures(features.caption[row : row + 1], features.mask[row : row + 1])

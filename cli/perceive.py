@@ -1,0 +1,55 @@
+"""`jodi perceive`: pictures to labels."""
+
+from pathlib import Path
+
+from .inputs import Job, picture_files
+from .jobs import report_problems, run_jobs
+from .options import (
+    DOMAIN_HELP,
+    add_command,
+    add_model_options,
+    add_output_options,
+    add_sampling_options,
+    load_pipeline,
+    names_list,
+)
+from .progress import Console
+
+EXAMPLES = """
+jodi perceive photo.jpg                               all seven labels
+jodi perceive photos/ --labels depth,normal           every picture of a folder
+jodi perceive photo.jpg --normals opengl --out maps   for programs that expect OpenGL normals
+"""
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "perceive",
+        run,
+        "Make labels of pictures: depth, normals, albedo, segmentation and more.",
+        "Each result lies over its picture, at the picture's own size: PICTURE_depth.png (16 bit), "
+        "PICTURE_normal.png, ...; segmentation comes in colours and, as "
+        "PICTURE_segmentation_index.png, in class numbers. A prompt is not needed and has no "
+        "effect.",
+        EXAMPLES,
+    )
+    parser.add_argument(
+        "pictures", nargs="+", type=Path, metavar="PICTURE|DIR", help="picture files or folders"
+    )
+    parser.add_argument(
+        "--labels", type=names_list, metavar="NAMES", help=f"default: all; {DOMAIN_HELP}"
+    )
+    add_model_options(parser)
+    add_sampling_options(parser, text=False)
+    add_output_options(parser, "perceive", restored=True)
+
+
+def run(args, console: Console) -> int:
+    files, problems = picture_files(args.pictures)
+    if not files:
+        return report_problems(problems, console)
+    pipeline = load_pipeline(args)
+    plan = pipeline.plan(args.labels or pipeline.names[1:], ["image"])
+    jobs = [Job(path.stem, {"image": path}, seed=args.seed) for path in files]
+    return run_jobs(pipeline, plan, jobs, args, console, problems)

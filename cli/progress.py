@@ -1,0 +1,144 @@
+"""What the user sees while a command runs: lines, a bar on a terminal, and a clean Ctrl-C.
+
+Results go to standard output, everything about them to standard error.
+"""
+
+import contextlib
+import logging
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+BAR_WIDTH = 24
+SECONDS_BETWEEN_LINES = 10.0
+SECONDS_BETWEEN_DRAWINGS = 0.1
+
+
+class Console:
+    """Writes lines, keeping them apart from a bar that is being drawn."""
+
+    def __init__(self):
+        self.terminal = sys.stderr.isatty()
+        self.quiet = False
+        self._drawn = ""
+
+    def result(self, text: str) -> None:
+        """A line of what was asked for."""
+        self._erase()
+        print(text, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line about the work, left out when quiet."""
+        if not self.quiet:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """A line on standard error: warnings and errors."""
+        self._erase()
+        indent = " " * (len(text) - len(text.lstrip(" ")))
+        print(indent + " ".join(text.split()), file=sys.stderr, flush=True)
+
+    def draw(self, text: str) -> None:
+        """The changing line of a terminal."""
+        width = shutil.get_terminal_size().columns - 1
+        text = text[:width]
+        padding = " " * (len(self._drawn) - len(text))
+        print(f"\r{text}{padding}", end="", file=sys.stderr, flush=True)
+        self._drawn = text
+
+    def _erase(self) -> None:
+        if self._drawn:
+            print("\r" + " " * len(self._drawn) + "\r", end="", file=sys.stderr, flush=True)
+            self._drawn = ""
+
+    @contextlib.contextmanager
+    def bar(self, title: str, unit: str = "step") -> Iterator[Callable[[int, int], None]]:
+        """Yields update(done, total): a bar on a terminal, elsewhere a plain line now and then."""
+        started = last = time.monotonic()
+
+        def update(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            wait = SECONDS_BETWEEN_DRAWINGS if self.terminal else SECONDS_BETWEEN_LINES
+            if self.quiet or (now - last < wait and not (self.terminal and done in (1, total))):
+                return
+            last, rest = now, (now - started) / max(done, 1) * (total - done)
+            state = f"{title}: {unit} {done:,}/{total:,}, {_duration(rest)} left"
+            if self.terminal:
+                filled = BAR_WIDTH * done // max(total, 1)
+                self.draw(f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {state}")
+            else:
+                self.note(state)
+
+        try:
+            yield update
+        finally:
+            self._erase()
+
+    @contextlib.contextmanager
+    def logging(self) -> Iterator[None]:
+        """Shows the core's log records inside as lines, each different one once."""
+        logger, handler = logging.getLogger("jodi"), _LogHandler(self)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+
+class _LogHandler(logging.Handler):
+    def __init__(self, console: Console):
+        super().__init__(logging.WARNING)
+        self._console, self._seen = console, set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"{record.levelname.lower()}: {record.getMessage()}"
+        if line not in self._seen:
+            self._seen.add(line)
+            self._console.say(line)
+
+
+class Stop:
+    """Whether Ctrl-C was pressed inside `stoppable`."""
+
+    def __init__(self):
+        self.asked = False
+
+
+@contextlib.contextmanager
+def stoppable(console: Console) -> Iterator[Stop]:
+    """Inside, the first Ctrl-C sets `asked`, to be looked at after each step; the second one
+    interrupts at once, as does the first where nobody looked until the end.
+
+    Raises: KeyboardInterrupt.
+    """
+    stop = Stop()
+
+    def ask(number, frame):
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+        console.say("stopping after this step; Ctrl-C again to stop at once")
+
+    try:
+        before = signal.signal(signal.SIGINT, ask)
+    except ValueError:  # not the main thread: its owner handles signals
+        yield stop
+        return
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if stop.asked:
+        raise KeyboardInterrupt
+
+
+def _duration(seconds: float) -> str:
+    seconds = round(seconds)
+    if seconds < 90:
+        return f"{seconds} s"
+    if seconds < 5400:
+        return f"{seconds // 60} min"
+    return f"{seconds / 3600:.1f} h"

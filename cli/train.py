@@ -1,0 +1,266 @@
+"""`jodi train`: from nothing to an embedded model, one stage at a time, each resumable."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..jodi_core.checkpoint import cast, load_autoencoder, load_transformer
+from ..jodi_core.contact_sheet import contact_sheet
+from ..jodi_core.convert import parse_dtype
+from ..jodi_core.domains import DOMAINS
+from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
+from ..jodi_core.errors import JodiError
+from ..jodi_core.images import save_png
+from ..jodi_core.state_writer import write_state_dict
+from ..jodi_core.training.export import Parts, export
+from ..jodi_core.training.plot import plot_curves
+from ..jodi_core.training.run import TrainingRun
+from ..jodi_core.training.samples import read_samples, write_samples
+from ..jodi_core.training.state import RunFolder
+from ..jodi_core.training.store import SceneStore
+from ..jodi_core.training.train_autoencoder import round_trip_psnr, train_autoencoder
+from ..jodi_core.training.train_transformer import (
+    TrainingSettings,
+    nano_config,
+    train_transformer,
+)
+from .options import EMBEDDED, choose_device
+from .progress import Console
+from .train_options import add_stages
+
+
+def add(commands) -> None:
+    add_stages(commands, STAGES)
+
+
+def scenes(args, console: Console) -> int:
+    """Render the training scenes."""
+    run = TrainingRun(args.run_folder)
+    with console.bar("rendering", "scene") as update:
+        store = SceneStore.build(
+            run.scenes,
+            args.count,
+            args.size,
+            first_seed=args.first_seed,
+            workers=args.workers,
+            progress=update,
+        )
+    console.note(f"{len(store)} scenes of {store.size} px in {run.scenes}")
+    return 0
+
+
+def autoencoder(args, console: Console) -> int:
+    """Train the autoencoder on the pictures of all domains."""
+    run = TrainingRun(args.run_folder)
+    store = run.store()
+    start = None
+    if args.continue_from:
+        start, _ = load_autoencoder(_weights(args.continue_from, AUTOENCODER), dtype=torch.float32)
+    train = {"steps": args.steps, "seed": args.seed, "batch": args.batch, "lr": args.lr}
+
+    def work(report):
+        return train_autoencoder(
+            store,
+            run.autoencoder,
+            start_from=start,
+            compile=args.compile,
+            save_every=args.save_every,
+            report=report,
+            **train,
+        )
+
+    model = _training(run, run.autoencoder, args.steps, work, console)
+    record = {**train, "scenes": len(store), "size": store.size}
+    _write(model, run.vae, {"kind": "dcae", "training": json.dumps(record, sort_keys=True)})
+    console.note(f"round trip, PSNR in dB: {round_trip_psnr(model, store, min(64, len(store)))}")
+    console.result(str(run.vae))
+    return 0
+
+
+def latents(args, console: Console) -> int:
+    """Encode the scenes once, so that training reads latents."""
+    run = TrainingRun(args.run_folder)
+    store, vae = run.store(), _vae(run, args.vae)
+    with console.bar("encoding", "scene") as update:
+        z = run.encode(store, vae, dtype=parse_dtype(args.dtype), progress=update)
+    spread = float(z[:512].float().std())
+    console.note(f"latents {tuple(z.shape)}, standard deviation {spread:.3f} (1 is right)")
+    console.result(str(run.latents))
+    return 0
+
+
+def transformer(args, console: Console) -> int:
+    """Role-switch training of the diffusion transformer on the latents."""
+    run = TrainingRun(args.run_folder)
+    store, device = run.store(), choose_device(args.device)
+    if not run.latents.exists():
+        raise JodiError(f"there is no {run.latents}; encode the scenes first: `jodi train latents`")
+    z = run.encode(store, _vae(run, args.vae))
+    start, origin = None, "fresh weights"
+    if args.continue_from:
+        path, origin = _weights(args.continue_from, TRANSFORMER), str(args.continue_from)
+        start, _ = load_transformer(path, dtype=torch.float32)
+    text = run.text_encoder(like=TEXT_ENCODER if args.continue_from == EMBEDDED else None)
+    if start and start.config.caption_channels != text.channels:
+        raise JodiError(
+            f"{origin} reads text of {start.config.caption_channels} channels, the run's words "
+            f"make {text.channels}; continue from a model of the same words"
+        )
+    settings = TrainingSettings(
+        steps=args.steps,
+        tokens=args.tokens,
+        micro_batches=args.micro_batches,
+        muon_lr=args.muon_lr,
+        adam_lr=args.adam_lr,
+        ema=args.ema,
+        seed=args.seed,
+        save_every=args.save_every,
+        dtype=parse_dtype(args.dtype),
+    )
+    config = start.config if start else nano_config(text, z.shape[2])
+    run.begin_transformer(config, settings, origin)
+
+    def work(report):
+        return train_transformer(
+            z,
+            store.captions,
+            text,
+            run.transformer,
+            settings,
+            start_from=start,
+            device=str(device),
+            report=report,
+        )
+
+    model = _training(run, run.transformer, args.steps, work, console)
+    _write(model, run.model, {"kind": "jodi", "trained_roles": "any"})
+    console.result(str(run.model))
+    return 0
+
+
+def export_model(args, console: Console) -> int:
+    """Write the three files of an embedded model."""
+    run = TrainingRun(args.run_folder)
+    record: dict = {}
+    if args.transformer:
+        model, _ = load_transformer(args.transformer, dtype=torch.float32)
+    else:
+        model, steps = run.averaged_transformer()
+        record["transformer"] = {**run.transformer_record(), "steps": steps}
+    vae = _vae(run, args.vae)
+    decoder, metadata = load_autoencoder(vae, dtype=torch.float32)
+    if "training" in metadata:
+        record["autoencoder"] = json.loads(metadata["training"])
+    if run.scenes.is_dir():
+        record["scenes"] = run.scene_record()
+    size = args.native_size or run.store().size
+    paths = export(
+        Parts(model, decoder, run.text_encoder()),
+        args.to,
+        native_size=size,
+        record=record,
+        title=args.title,
+        guidance=args.guidance,
+        dtype=parse_dtype(args.dtype),
+        force=args.force,
+    )
+    for path in paths.values():
+        console.result(f"{path}  {path.stat().st_size:,} bytes")
+    return 0
+
+
+def curves(args, console: Console) -> int:
+    """Draw the losses of a run."""
+    run = TrainingRun(args.run_folder)
+    drawn = [_draw_curves(run, stage) for stage in (run.autoencoder, run.transformer)]
+    for path in filter(None, drawn):
+        console.result(str(path))
+    if not any(drawn):
+        raise JodiError(f"{run.root} holds no logs with losses; train first")
+    return 0
+
+
+def samples(args, console: Console) -> int:
+    """Make the bundled sample pictures again."""
+    paths = write_samples(args.to)
+    made = read_samples(args.to)
+    rows = [[(d.title, sample.pictures[d.name]) for d in DOMAINS] for sample in made]
+    sheet = contact_sheet(rows, headings=[sample.caption for sample in made], side=128)
+    if args.sheet:
+        save_png(args.sheet, sheet)
+        console.result(str(args.sheet))
+    total = sum(path.stat().st_size for path in paths)
+    console.note(f"{len(made)} samples, {len(paths)} files, {total:,} bytes")
+    console.result(str(args.to))
+    return 0
+
+
+STAGES: dict[str, Callable] = {
+    "scenes": scenes,
+    "autoencoder": autoencoder,
+    "latents": latents,
+    "transformer": transformer,
+    "export": export_model,
+    "curves": curves,
+    "samples": samples,
+}
+
+
+def _training(run: TrainingRun, stage: Path, steps: int, work, console: Console) -> nn.Module:
+    """Train with progress; however it ends, the curves are drawn."""
+    state = RunFolder(stage).load()
+    if state:
+        console.note(f"going on from step {state['step']:,}")
+    del state
+    try:
+        with console.bar(stage.name) as update:
+
+            def report(row: dict) -> None:
+                if console.terminal:
+                    update(row["step"], steps)
+                else:
+                    console.note(f"step {row['step']:,}/{steps:,}: {_losses(row)}")
+
+            return work(report)
+    except KeyboardInterrupt:
+        console.say(f"the last save is in {stage}; the same command goes on from it")
+        raise
+    finally:
+        if path := _draw_curves(run, stage):
+            console.note(f"curves: {path}")
+
+
+def _write(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    metadata = {"format": "pt", "config": model.config.to_json(), **metadata}
+    write_state_dict(path, model.state_dict(), metadata, convert=cast, force=True)
+
+
+def _losses(row: dict) -> str:
+    shown = {k: v for k, v in row.items() if k not in ("step", "time")}
+    return ", ".join(f"{name} {value:g}" for name, value in shown.items())
+
+
+def _draw_curves(run: TrainingRun, stage: Path) -> Path | None:
+    rows = RunFolder(stage).read_log() if (stage / "log.jsonl").exists() else []
+    if not rows:
+        return None
+    path = run.root / f"curves_{stage.name}.png"
+    save_png(path, plot_curves(rows, f"{stage.name} of {run.root}: loss over steps"))
+    return path
+
+
+def _vae(run: TrainingRun, given: Path | None) -> Path:
+    path = _weights(given, AUTOENCODER) if given else run.vae
+    if not path.exists():
+        raise JodiError(
+            f"there is no autoencoder at {path}; train it (`jodi train autoencoder`), or name one "
+            "with --vae"
+        )
+    return path
+
+
+def _weights(given: Path, embedded: Path) -> Path:
+    return embedded if str(given) == EMBEDDED else Path(given)

@@ -1,0 +1,202 @@
+"""The options of `jodi train`, stage by stage."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ..jodi_core.convert import DTYPES
+from ..jodi_core.embedded import ASSETS
+from ..jodi_core.training.export import GUIDANCE, TITLE
+from ..jodi_core.training.samples import SAMPLES
+from ..jodi_core.training.train_transformer import TrainingSettings
+from .options import EMBEDDED, add_command, finite, positive
+
+EXAMPLES = """
+jodi train scenes      --run runs/nano --count 20000
+jodi train autoencoder --run runs/nano --steps 4000
+jodi train latents     --run runs/nano
+jodi train transformer --run runs/nano --steps 20000
+jodi train export      --run runs/nano --to my_model
+jodi perceive photo.jpg --model my_model/jodi-nano.safetensors \\
+    --vae my_model/jodi-nano-vae.safetensors
+"""
+TEXT = (
+    "Scenes are rendered, so no data is needed. Every stage can be stopped with Ctrl-C and goes on "
+    "from its last save when the same command is given again. A GPU is used where there is one."
+)
+DEFAULTS = TrainingSettings(steps=1)
+
+
+def add_stages(commands, stages: Mapping[str, Callable]) -> None:
+    """`jodi train` and its stages, each running its function of `stages`."""
+    parent = add_command(
+        commands,
+        "train",
+        None,
+        "Train a small model of this kind on rendered scenes.",
+        TEXT,
+        EXAMPLES,
+    )
+    parent.set_defaults(run=lambda args, console: _no_stage(parent))
+    inner = parent.add_subparsers(metavar="STAGE", title="stages, in their order")
+    add = {name: _stage(inner, name, function) for name, function in stages.items()}
+    _scenes(add["scenes"])
+    _autoencoder(add["autoencoder"])
+    _latents(add["latents"])
+    _transformer(add["transformer"])
+    _export(add["export"])
+    _samples(add["samples"])
+
+
+def _no_stage(parent) -> int:
+    parent.print_help()
+    return 2
+
+
+def _stage(inner, name: str, function: Callable):
+    parser = add_command(inner, name, function, function.__doc__)
+    parser.add_argument("--quiet", action="store_true", help="only results and errors")
+    if name != "samples":
+        parser.add_argument(
+            "--run",
+            dest="run_folder",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help="folder of the training run",
+        )
+    return parser
+
+
+def _scenes(parser) -> None:
+    parser.add_argument("--count", type=positive, required=True, metavar="N", help="how many")
+    parser.add_argument("--size", type=positive, default=64, metavar="PIXELS", help="default: 64")
+    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="default: 0")
+    parser.add_argument(
+        "--workers",
+        type=positive,
+        default=max(1, os.cpu_count() or 1),
+        metavar="N",
+        help="processes (default: one for each processor)",
+    )
+
+
+def _autoencoder(parser) -> None:
+    _steps(parser)
+    parser.add_argument("--batch", type=positive, default=16, metavar="N", help="default: 16")
+    parser.add_argument("--lr", type=finite, default=1.5e-3, help="learning rate (default: 0.0015)")
+    _seed_and_saves(parser, 250)
+    _continue_from(parser)
+    parser.add_argument(
+        "--no-compile", dest="compile", action="store_false", help="do without torch.compile"
+    )
+
+
+def _latents(parser) -> None:
+    _vae(parser)
+    _dtype(parser, "float32")
+
+
+def _transformer(parser) -> None:
+    _steps(parser)
+    parser.add_argument(
+        "--tokens",
+        type=positive,
+        default=DEFAULTS.tokens,
+        help=f"of one micro-batch; its rows follow (default: {DEFAULTS.tokens})",
+    )
+    parser.add_argument(
+        "--micro-batches",
+        type=positive,
+        default=DEFAULTS.micro_batches,
+        metavar="N",
+        help=f"before each update (default: {DEFAULTS.micro_batches})",
+    )
+    for name, what in (("muon_lr", "of matrices"), ("adam_lr", "of all else"), ("ema", "")):
+        value = getattr(DEFAULTS, name)
+        title = f"learning rate {what}" if what else "decay of the averaged weights"
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=finite,
+            default=value,
+            help=f"{title} (default: {value})",
+        )
+    _seed_and_saves(parser, DEFAULTS.save_every)
+    _continue_from(parser)
+    _vae(parser)
+    parser.add_argument("--device", default="auto", help="cpu or cuda (default: cuda if there)")
+    _dtype(parser, "bfloat16")
+
+
+def _export(parser) -> None:
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to write")
+    parser.add_argument(
+        "--transformer", type=Path, metavar="FILE", help="default: the run's averaged weights"
+    )
+    _vae(parser)
+    parser.add_argument("--title", default=TITLE, help=f"default: {TITLE}")
+    parser.add_argument(
+        "--guidance",
+        type=finite,
+        default=GUIDANCE,
+        help=f"what the model uses unless told otherwise (default: {GUIDANCE})",
+    )
+    parser.add_argument(
+        "--native-size", type=positive, metavar="PIXELS", help="default: that of the run's scenes"
+    )
+    _dtype(parser, "float16")
+    parser.add_argument("--force", action="store_true", help="replace existing files")
+
+
+def _samples(parser) -> None:
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=SAMPLES,
+        metavar="DIR",
+        help=f"default: {SAMPLES.relative_to(ASSETS.parent.parent)}",
+    )
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw them all on one picture")
+
+
+def _steps(parser) -> None:
+    parser.add_argument(
+        "--steps", type=positive, required=True, help="in all; the rate decays towards the end"
+    )
+
+
+def _seed_and_saves(parser, save_every: int) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument(
+        "--save-every",
+        type=positive,
+        default=save_every,
+        metavar="N",
+        help=f"steps that a kill can lose at most (default: {save_every})",
+    )
+
+
+def _continue_from(parser) -> None:
+    parser.add_argument(
+        "--continue-from",
+        metavar="FILE",
+        help=f"weights to begin with, or `{EMBEDDED}` (default: fresh ones)",
+    )
+
+
+def _vae(parser) -> None:
+    parser.add_argument(
+        "--vae",
+        metavar="FILE",
+        help=f"autoencoder, or `{EMBEDDED}` (default: the run's own)",
+    )
+
+
+def _dtype(parser, default: str) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=sorted(DTYPES),
+        default=default,
+        metavar="DTYPE",
+        help=f"default: {default}",
+    )

@@ -1,0 +1,48 @@
+"""`jodi verify`: our numbers against vectors that the published code computed."""
+
+import os
+from pathlib import Path
+
+from ..jodi_core.verify import verify
+from .options import add_command, choose_device
+from .progress import Console
+
+ROOT = Path(__file__).resolve().parent.parent
+
+EXAMPLES = """
+jodi verify ../shared/reference
+jodi verify vectors --device cuda
+"""
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "verify",
+        run,
+        "Compare this implementation with stored vectors of the published code.",
+        "A folder of vectors has sub-folders jodi and dcae, each with weights and cases. One line "
+        "a case with its relative RMS error; the last line counts. The exit status is 1 when a "
+        "case fails, or when there is none.",
+        EXAMPLES,
+    )
+    parser.add_argument(
+        "folder",
+        nargs="?",
+        type=Path,
+        metavar="DIR",
+        help="default: `reference` in $JODI_SHARED, else in ../shared beside the project",
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+
+
+def run(args, console: Console) -> int:
+    folder = args.folder
+    if folder is None:
+        folder = Path(os.environ.get("JODI_SHARED") or ROOT.parent / "shared") / "reference"
+    counts = {"PASS": 0, "FAIL": 0, "SKIP": 0}
+    for case in verify(folder, str(choose_device(args.device))):
+        console.result(" ".join(str(case).split()))
+        counts[case.status] += 1
+    console.result(f"{counts['PASS']} passed, {counts['FAIL']} failed")
+    return 1 if counts["FAIL"] or not counts["PASS"] else 0

@@ -1,0 +1,130 @@
+"""How commands end: exit status, one line for every error, Ctrl-C, help."""
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from jodi_pack.cli.main import COMMANDS, build_parser
+from PIL import Image
+
+NAMES = [module.__name__.rsplit(".", 1)[1] for module in COMMANDS]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_teaches_with_examples(jodi, name):
+    status, out, err = jodi(name, "--help")
+    assert (status, err) == (0, [])
+    start = out.index("examples:")
+    assert out[start + 1].startswith(f"  jodi {name}")
+
+
+@pytest.mark.parametrize("stage", ["scenes", "transformer", "export"])
+def test_stages_have_help(jodi, stage):
+    status, out, _ = jodi("train", stage, "--help")
+    assert status == 0 and any("--run DIR" in line for line in out)
+
+
+def test_without_a_command_the_help_is_shown(jodi):
+    status, out, _ = jodi()
+    assert status == 2 and out[0].startswith("usage: jodi")
+    status, out, _ = jodi("train")
+    assert status == 2 and out[0].startswith("usage: jodi train")
+
+
+USAGE = [
+    (["dance"], "invalid choice: 'dance'"),
+    (["perceive"], "required: PICTURE|DIR"),
+    (["perceive", "a.png", "--steps", "0"], "at least 1, got '0'"),
+    (["perceive", "a.png", "--size", "12y3"], "WIDTHxHEIGHT"),
+    (["perceive", "a.png", "--seeed", "3"], "unrecognized arguments: --seeed"),
+    (["perceive", "a.png", "--model", "jodi.pth"], "--model needs --vae too"),
+    (["perceive", "a.png", "--device", "abacus"], "'abacus' cannot be used"),
+    (["control", "--prompt", "a tree"], "nothing is given"),
+    (["generate"], "there is no prompt"),
+    (["evaluate", "--first-seed", "7"], "is a training seed"),
+    (["evaluate", "--parts", "perception,dancing"], "no part dancing"),
+    (["train", "scenes"], "required: --run"),
+]
+
+
+@pytest.mark.parametrize(("command", "message"), USAGE)
+def test_wrong_usage_is_status_2_and_one_line(jodi, command, message):
+    status, out, err = jodi(*command)
+    assert (status, out, len(err)) == (2, [], 1), err
+    assert message in err[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--labels", "depth,smell"], "no domain is called 'smell'"),
+        (["--labels", "image"], "image cannot be both"),
+    ],
+)
+def test_names_that_the_model_lacks_are_usage_too(jodi, tiny, picture, options, message):
+    status, out, err = jodi("perceive", picture("a.png"), *options, *tiny.options)
+    assert (status, out) == (2, []) and message in err[-1]
+
+
+def test_words_need_an_encoder(jodi, tiny):
+    bare = tiny.options[:4]
+    status, _, err = jodi("generate", "--prompt", "a red car", *bare)
+    assert status == 2 and "bring no text encoder" in err[-1]
+
+
+def test_a_wrong_file_is_one_line_and_status_1(jodi, tiny, picture):
+    weights = ("--model", tiny.autoencoder, "--vae", tiny.autoencoder)
+    status, out, err = jodi("perceive", picture("a.png"), *weights)
+    assert (status, out, len(err)) == (1, [], 1)
+    assert "a DC-AE autoencoder" in err[0]
+    status, _, err = jodi("perceive", picture("a.png"), *weights, "--debug")
+    assert status == 1 and err[0].startswith("Traceback") and "DC-AE" in err[-1]
+
+
+def test_a_fault_of_the_program_is_one_line_too(jodi, tiny, picture, monkeypatch):
+    perceive = next(module for module in COMMANDS if module.__name__.endswith("perceive"))
+
+    def broken(args):
+        raise ZeroDivisionError("oh\nno")
+
+    monkeypatch.setattr(perceive, "load_pipeline", broken)
+    status, _, err = jodi("perceive", picture("a.png"))
+    assert (status, len(err)) == (1, 1) and "ZeroDivisionError: oh no" in err[0]
+
+
+def interrupt_when(condition):
+    """Press Ctrl-C as soon as the condition holds."""
+
+    def wait():
+        end = time.monotonic() + 120
+        while not condition() and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    return thread
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals to oneself work otherwise on Windows")
+def test_ctrl_c_stops_within_a_step_and_leaves_whole_files(jodi, tiny, picture, tmp_path):
+    paths = [picture(f"{name}.png") for name in ("a", "b")]
+    made = tmp_path / "work" / "made"
+    options = (*tiny.options, "--labels", "depth", "--steps", 400, "--out", "made")
+    thread = interrupt_when((made / "a_depth.png").exists)
+    status, out, err = jodi("perceive", *paths, *options)
+    thread.join()
+    assert status == 130 and err[-1] == "stopped; finished files are whole"
+    assert out == ["made/a_depth.png"]
+    assert {path.name for path in made.iterdir()} == {"a_depth.png", "contact_sheet.png"}
+    for path in made.iterdir():
+        with Image.open(path) as image:
+            image.load()
+
+
+def test_every_command_says_what_it_is_in_one_line():
+    text = build_parser().format_help()
+    for name in NAMES:
+        assert f"    {name} " in text

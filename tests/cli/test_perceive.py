@@ -1,0 +1,147 @@
+"""`jodi perceive` from files to files, with a tiny model of random weights."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from jodi_pack.jodi_core.images import load_image
+from jodi_pack.jodi_core.palettes import SEGMENTATION_PALETTE
+from PIL import Image
+
+LABELS = ("lineart", "edge", "depth", "normal", "albedo", "segmentation", "openpose")
+
+
+def pixels(path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(np.int64)
+
+
+def test_all_labels_lie_over_the_picture(jodi, tiny, picture, tmp_path):
+    path = picture("view.png", 40, 56)
+    status, out, err = jodi("perceive", path, *tiny.options, "--steps", 2, "--seed", 5)
+    assert status == 0, err
+    folder = tmp_path / "work" / "output" / "perceive"
+    names = [f"view_{label}.png" for label in LABELS]
+    names.insert(names.index("view_segmentation.png") + 1, "view_segmentation_index.png")
+    written = [line.replace("\\", "/") for line in out]
+    assert written[:-1] + written[-1:] == [f"output/perceive/{name}" for name in names]
+    assert {p.name for p in folder.iterdir()} == {*names, "contact_sheet.png"}
+    for name in names:
+        with Image.open(folder / name) as image:
+            assert image.size == (56, 40), f"{name} has the picture's own size"
+            settings = json.loads(image.text["jodi"])
+        assert settings["seed"] == 5 and settings["steps"] == 2
+        assert settings["given"] == {"image": str(path)}
+        assert settings["domain"] in name and settings["task"] == "image perception"
+
+
+def test_depth_has_16_bits_and_classes_are_numbers(jodi, tiny, picture, tmp_path):
+    options = ("--labels", "depth,seg", "--steps", 2, "--out", "made")
+    assert jodi("perceive", picture("view.png"), *tiny.options, *options)[0] == 0
+    made = tmp_path / "work" / "made"
+    with Image.open(made / "view_depth.png") as image:
+        assert image.mode.startswith("I;16")
+        depth = np.asarray(image)
+    assert depth.min() == 0 and depth.max() == 65535 and len(np.unique(depth)) > 256
+    numbers = pixels(made / "view_segmentation_index.png")
+    assert numbers.ndim == 2 and numbers.min() >= 0 and numbers.max() < 12
+    colors = np.asarray(SEGMENTATION_PALETTE)[numbers]
+    assert np.array_equal(colors, pixels(made / "view_segmentation.png"))
+
+
+def test_a_bad_file_stops_nothing_and_is_named_at_the_end(jodi, tiny, picture, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("b.png", "c.png"):
+        picture(f"photos/{name}")
+    (folder / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n not really")
+    (folder / "notes.txt").write_text("no picture, and not taken for one")
+    missing = tmp_path / "missing.jpg"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    options = (*tiny.options, "--labels", "albedo", "--steps", 1)
+    status, out, err = jodi("perceive", folder, missing, empty, *options)
+    assert status == 1
+    made = [line.rsplit("_", 1)[0][-1] for line in out]
+    assert made == ["b", "c"]
+    start = err.index("3 failed:")
+    told = err[start + 1 :]
+    assert len(told) == 3 and all(line.startswith("  ") for line in told)
+    assert [sum(str(p) in line for line in told) for p in (folder / "a.png", missing, empty)] == [
+        *(1, 1, 1)
+    ]
+
+
+def test_only_bad_files_is_a_failure(jodi, tiny, tmp_path):
+    status, out, err = jodi("perceive", tmp_path / "nowhere.png", *tiny.options, "--steps", 1)
+    assert (status, out) == (1, [])
+    assert "nowhere.png does not exist" in err[-1]
+
+
+def test_a_result_does_not_depend_on_its_company(jodi, tiny, picture, tmp_path):
+    paths = [picture(f"{name}.png", seed=i) for i, name in enumerate("abc")]
+    options = (*tiny.options, "--labels", "albedo,normal", "--steps", 2)
+    assert jodi("perceive", paths[1], *options, "--out", "alone")[0] == 0
+    assert jodi("perceive", *paths, *options, "--out", "three", "--batch", 3)[0] == 0
+    work = tmp_path / "work"
+    for name in ("b_albedo.png", "b_normal.png"):
+        alone, three = pixels(work / "alone" / name), pixels(work / "three" / name)
+        assert np.abs(alone - three).max() <= 1, "only rounding may differ"
+    assert np.abs(pixels(work / "three/a_albedo.png") - three).max() > 1
+
+
+def test_results_never_replace_an_input(jodi, tiny, picture, tmp_path):
+    work = tmp_path / "work"
+    first, second = picture("work/x.png", seed=1), picture("work/x_albedo.png", seed=2)
+    sheet = picture("work/contact_sheet.png", seed=3)
+    before = [path.read_bytes() for path in (first, second, sheet)]
+    options = (*tiny.options, "--labels", "albedo", "--steps", 1, "--out", ".")
+    status, out, _ = jodi("perceive", "x.png", "x_albedo.png", "contact_sheet.png", *options)
+    assert status == 0
+    assert [path.read_bytes() for path in (first, second, sheet)] == before
+    assert out == ["x-2_albedo.png", "x_albedo_albedo.png", "contact_sheet_albedo.png"]
+    assert (work / "contact_sheet-2.png").exists()
+
+
+def test_two_pictures_of_one_name_make_two_results(jodi, tiny, picture, tmp_path):
+    picture("one/view.png", seed=1)
+    picture("two/view.png", seed=2)
+    options = (*tiny.options, "--labels", "albedo", "--steps", 1, "--out", "made")
+    status, out, _ = jodi("perceive", tmp_path / "one", tmp_path / "two", *options)
+    made = tmp_path / "work" / "made"
+    assert status == 0 and len(out) == 2
+    different = pixels(made / "view_albedo.png") != pixels(made / "view-2_albedo.png")
+    assert different.any()
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [("48x32", (48, 32)), ("50X30", (48, 32)), ("48", (56, 40))]
+)
+def test_size_is_width_by_height_or_one_side(jodi, tiny, picture, tmp_path, size, expected):
+    options = (*tiny.options, "--labels", "depth", "--steps", 1, "--model-size", "--size", size)
+    status, _, err = jodi("perceive", picture("view.png", 40, 56), *options, "--out", "made")
+    assert status == 0, err
+    with Image.open(tmp_path / "work" / "made" / "view_depth.png") as image:
+        assert image.size == expected
+
+
+def test_normals_of_another_convention_are_the_same_flipped(jodi, tiny, picture, tmp_path):
+    path = picture("view.png")
+    for axes in ("model", "directx"):
+        options = ("--labels", "normal", "--steps", 1, "--normals", axes, "--out", axes)
+        assert jodi("perceive", path, *tiny.options, *options)[0] == 0
+    work = tmp_path / "work"
+    ours, other = (load_image(work / a / "view_normal.png")[0] for a in ("model", "directx"))
+    flipped = torch.cat([1 - ours[:, :2], ours[:, 2:]], dim=1)
+    assert (other - flipped).abs().max() <= 1.01 / 255
+
+
+def test_depth_near_black_is_its_inverse(jodi, tiny, picture, tmp_path):
+    path = picture("view.png")
+    for near in ("white", "black"):
+        options = ("--labels", "depth", "--steps", 1, "--near", near, "--out", near)
+        assert jodi("perceive", path, *tiny.options, *options)[0] == 0
+    work = tmp_path / "work"
+    white, black = (pixels(work / near / "view_depth.png") for near in ("white", "black"))
+    assert np.abs(white + black - 65535).max() <= 1
