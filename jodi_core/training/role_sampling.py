@@ -4,7 +4,7 @@ import numpy as np
 
 from ..roles import Role
 
-TASKS = {"perception": 0.45, "control": 0.22, "joint": 0.08, "free": 0.25}
+TASKS = {"perception": 0.5, "control": 0.22, "joint": 0.06, "free": 0.22}
 GENERATE, CONDITION, IGNORE = Role.GENERATE, Role.CONDITION, Role.IGNORE
 
 

@@ -18,6 +18,7 @@ from ..domains import DOMAIN_NAMES
 from ..roles import Role
 from ..text import ClosedVocabularyEncoder
 from ..transformer import JodiTransformer, init_weights
+from .fit_init import fit_init
 from .optim import Muon
 from .role_sampling import sample_roles
 from .state import Ema, RunFolder, learning_rate_factor, parameters_as
@@ -31,15 +32,14 @@ def nano_config(text: ClosedVocabularyEncoder, latent_channels: int) -> Transfor
     """The embedded model's sizes, for the text encoder and latents at hand."""
     return TransformerConfig(
         hidden_size=224,
-        depth=8,
+        depth=6,
         cross_attention_heads=7,
         # Wider heads than the released 32: the attention state, width * head dim, is all that
-        # domains can tell each other, and at this width 32 would leave little of it.
-        linear_head_dim=56,
+        # domains can tell each other, and a head needs a feature for each of the 64 places.
+        linear_head_dim=112,
         caption_channels=text.channels,
         caption_length=text.caption_length,
         latent_channels=latent_channels,
-        pe_base_size=8,
     )
 
 
@@ -54,7 +54,7 @@ class TrainingSettings:
     tokens: int = 4096
     micro_batches: int = 2
     muon_lr: float = 0.02
-    adam_lr: float = 1e-3
+    adam_lr: float = 2e-3
     weight_decay: float = 0.01
     ema: float = 0.999
     warmup: int = 100
@@ -189,6 +189,7 @@ def _losses(model: JodiTransformer, batch: _Batch, dtype: torch.dtype) -> Tensor
 def _fresh_model(text: ClosedVocabularyEncoder, latents: Tensor, seed: int) -> JodiTransformer:
     model = JodiTransformer(nano_config(text, latents.shape[2]))
     init_weights(model, seed)
+    fit_init(model, latents, seed)
     # The null text is what the encoder gives for an empty prompt, as in the released weights.
     model.y_embedder.y_embedding.copy_(text([""]).caption[0, 0])
     return model
