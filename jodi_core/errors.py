@@ -25,5 +25,5 @@ class TextError(JodiError):
     """A prompt or text feature that cannot be used."""
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818  (a request that was met, not an error)
     """Sampling was stopped on request."""
