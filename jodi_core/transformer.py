@@ -368,7 +368,8 @@ class _Conv(nn.Module):
 
 
 def init_weights(model: JodiTransformer, seed: int) -> None:
-    """Fresh weights for training: Xavier matrices, zero output heads, small tables.
+    """Fresh weights for training: Xavier matrices, small tables; output heads and the ungated
+    text branch start at zero.
 
     Source: github VIPL-GENUN/Jodi @ c21bdcb, initialize_weights (same distributions, own seeds).
     """
@@ -382,7 +383,7 @@ def init_weights(model: JodiTransformer, seed: int) -> None:
                 p.fill_(1.0)
             elif "role_embedder" in name or "domain_embedding" in name or "role_block" in name:
                 p.normal_(0, 0.02, generator=generator) if p.dim() > 1 else p.zero_()
-            elif "final_layers" in name or p.dim() == 1:
+            elif "final_layers" in name or "cross_attn.proj" in name or p.dim() == 1:
                 p.zero_()
             elif "depth_conv" in name:
                 p.uniform_(-1 / 3, 1 / 3, generator=generator)

@@ -16,7 +16,9 @@ from ..transformer import JodiTransformer
 SAMPLES = 96
 RIDGE = 1e-2
 OFF = -0.15  # what a detector answers elsewhere: below zero, where ReLU is silent
-QUIET = 0.3  # scale of the other features of a head that has detectors
+# Attention does not see the common scale of a head's features, but an optimiser that moves every
+# weight by the same step does: large detectors outlast the first, noisy, steps.
+LOUD, QUIET = 16.0, 0.1  # scales of the detectors, and of the other features of their head
 
 
 @torch.no_grad()
@@ -40,7 +42,7 @@ def fit_init(model: JodiTransformer, latents: Tensor, seed: int) -> None:
             first = part[:head]
             first *= QUIET
             count = min(head, len(detectors))
-            first[:count] = detectors[:count]
+            first[:count] = LOUD * detectors[:count]
     target = (noise - clean).flatten(3).transpose(2, 3)  # (N, L, T, z)
     for i, layer in enumerate(model.final_layers):
         fitted = _ridge(tokens[:, i].flatten(0, 1), target[:, i].flatten(0, 1))
