@@ -229,7 +229,7 @@ class TestMapTiles:
         assert set(seen) == {(8, 8)} and len(seen) == 4 * 2
 
     def test_neighbours_blend_without_a_step(self):
-        # Tiles that answer 0 and 1 in turn: a seam climbs in three steps, over the cells that both know.
+        # Tiles that answer 0 and 1: the seam climbs in three steps, over the cells both know.
         answers = iter([0.0, 1.0])
         out = map_tiles(
             lambda part: torch.full_like(part, next(answers)), torch.zeros(1, 1, 8, 13),
