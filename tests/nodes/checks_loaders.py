@@ -1,0 +1,124 @@
+"""The loader nodes, with files in ComfyUI's own folders. Run by test_nodes.py in a ComfyUI."""
+
+import asyncio
+
+import comfy.sd
+import folder_paths
+import jodi_pack
+import torch
+from jodi_pack.jodi_core.embedded import AUTOENCODER, TRANSFORMER
+from jodi_pack.jodi_core.errors import CheckpointError, JodiError
+from jodi_pack.jodi_core.state_writer import write_state_dict
+from jodi_pack.nodes import _host, loaders
+from jodi_pack.tests.helpers import TINY, tiny_autoencoder, tiny_transformer
+from jodi_pack.tests.nodes.parts import AE, raises
+
+
+def place(folder, name, kind, write):
+    """A file in one of the host's model folders."""
+    target = folder / kind
+    target.mkdir(exist_ok=True)
+    folder_paths.add_model_folder_path(kind, str(target))
+    write(target / name)
+    folder_paths.filename_list_cache.clear()
+    return name
+
+
+def transformer(path):
+    about = {"config": TINY.to_json(), "native_size": "48"}
+    write_state_dict(path, tiny_transformer(TINY).state_dict(), about)
+
+
+def autoencoder(path):
+    write_state_dict(path, tiny_autoencoder(AE).state_dict(), {"config": AE.to_json()})
+
+
+def check_every_node_is_offered():
+    extension = asyncio.run(jodi_pack.comfy_entrypoint())
+    ids = [node.GET_SCHEMA().node_id for node in asyncio.run(extension.get_node_list())]
+    assert sorted(ids) == sorted(
+        f"Jodi{name}"
+        for name in (
+            *("Load", "LoadModel", "LoadVAE", "LoadTextEncoder", "TextEncode", "Roles"),
+            *("ExtraDomain", "Sampler", "SamplerSelect", "Scheduler", "DecodeLabel", "DecodeAll"),
+            *("Depth", "Normal", "Segmentation", "ContactSheet", "Ensemble"),
+        )
+    )
+
+
+def check_every_input_explains_itself():
+    extension = asyncio.run(jodi_pack.comfy_entrypoint())
+    for node in asyncio.run(extension.get_node_list()):
+        schema = node.GET_SCHEMA()
+        assert schema.description and schema.category.startswith("Jodi"), schema.node_id
+        silent = [i.id for i in schema.inputs if not i.tooltip]
+        silent += [o.display_name for o in schema.outputs if not o.tooltip]
+        assert not silent, (schema.node_id, silent)
+
+
+@torch.inference_mode()
+def check_the_built_in_parts_belong_together():
+    model, clip, vae = loaders.JodiLoad.execute(
+        loaders.BUILT_IN, loaders.BUILT_IN, loaders.BUILT_IN, "default"
+    ).args
+    assert isinstance(vae, comfy.sd.VAE) and isinstance(clip, comfy.sd.CLIP)
+    facts = _host.jodi_facts(model)
+    assert facts.title == "jodi-nano" and facts.trained_roles == "any"
+    assert facts.latent_scale == vae.latent_scale and facts.vae_factor == vae.factor
+    assert clip.cond_stage_model.channels == facts.caption_channels
+
+
+def check_single_loaders_and_text_left_out(folder):
+    model = place(folder, "tiny.safetensors", "diffusion_models", transformer)
+    vae = place(folder, "tiny.safetensors", "vae", autoencoder)
+    pickle = place(
+        folder,
+        "old.pth",
+        "diffusion_models",
+        lambda path: torch.save({"state_dict": tiny_transformer(TINY).state_dict()}, path),
+    )
+    for node, kind in ((loaders.JodiLoadModel, model), (loaders.JodiLoadModel, pickle)):
+        assert kind in node.GET_SCHEMA().inputs[0].options
+    (loaded,) = loaders.JodiLoadModel.execute(model, "fp32").args
+    assert _host.jodi_facts(loaded).title == "tiny"
+    (loaded,) = loaders.JodiLoadVAE.execute(vae).args
+    assert loaded.factor == AE.factor
+    _, clip, _ = loaders.JodiLoad.execute(loaders.BUILT_IN, loaders.BUILT_IN, "none", "bf16").args
+    assert "text encoder" in clip.message
+    with raises(CheckpointError, "old.pth", "pass"):  # no sizes in a bare pickle of odd sizes
+        loaders.JodiLoadModel.execute(pickle, "default")
+
+
+def check_parts_that_do_not_belong_together(folder):
+    model = place(folder, "tiny.safetensors", "diffusion_models", transformer)
+    vae = place(folder, "tiny.safetensors", "vae", autoencoder)
+    built_in = loaders.BUILT_IN
+    with raises(JodiError, "1/32", "same release"):
+        loaders.JodiLoad.execute(model, built_in, built_in, "default")
+    with raises(JodiError, "5 channels", "same release"):
+        loaders.JodiLoad.execute(built_in, vae, built_in, "default")
+
+
+def check_swapped_files_name_the_right_loader(folder):
+    model = place(folder, "vae.safetensors", "diffusion_models", autoencoder)
+    vae = place(folder, "model.safetensors", "vae", transformer)
+    text = place(folder, "model.safetensors", "text_encoders", transformer)
+    with raises(CheckpointError, "DC-AE", "Load Jodi VAE", "models/vae"):
+        loaders.JodiLoadModel.execute(model, "default")
+    with raises(CheckpointError, "Jodi transformer", "Load Jodi Model"):
+        loaders.JodiLoadVAE.execute(vae)
+    with raises(CheckpointError, "Jodi transformer", "Load Jodi Model"):
+        loaders.JodiLoadTextEncoder.execute(text)
+
+
+def check_truncated_files(folder):
+    def cut(source, share):
+        return lambda path: path.write_bytes(source.read_bytes()[: int(share)])
+
+    size = TRANSFORMER.stat().st_size
+    model = place(folder, "cut.safetensors", "diffusion_models", cut(TRANSFORMER, size // 2))
+    vae = place(folder, "cut.safetensors", "vae", cut(AUTOENCODER, 40))
+    with raises(CheckpointError, "cut.safetensors", "truncated"):
+        loaders.JodiLoadModel.execute(model, "default")
+    with raises(CheckpointError, "cut.safetensors"):
+        loaders.JodiLoadVAE.execute(vae)
