@@ -1,5 +1,6 @@
 """What an evaluation found: flat JSON for programs, a page with tables and pictures for people."""
 
+import contextlib
 import html
 import json
 import os
@@ -249,4 +250,6 @@ def _write_text(path: Path, text: str) -> None:
             f"could not write {path}: {error.strerror or error}; choose another place"
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        # also after Ctrl-C; once renamed there is nothing left to remove
+        with contextlib.suppress(OSError):
+            partial.unlink()
