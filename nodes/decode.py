@@ -60,7 +60,7 @@ class JodiDecodeLabel(io.ComfyNode):
                 io.Combo.Input(
                     "domain",
                     options=list(DOMAIN_NAMES),
-                    default="image",
+                    default="depth",
                     tooltip="Which domain to decode. One that was ignored is an error that says "
                     "which role to change.",
                 ),

@@ -50,7 +50,7 @@ class JodiDepth(io.ComfyNode):
                     default="image",
                     tooltip="image: stretch every map to its own nearest and farthest point, as "
                     "Jodi expects. batch: one stretch for all, so that a video does not flicker. "
-                    "range: from low to high, the rest is cut off.",
+                    "range: from low to high, the rest is cut off; 0 to 1 keeps the values.",
                 ),
                 io.Combo.Input(
                     "near",
