@@ -276,14 +276,3 @@ def unstack_plans(roles: torch.Tensor, names: Sequence[str] = DOMAIN_NAMES) -> l
         except RoleError as error:
             raise RoleError(f"row {row}: {error}") from None
     return plans
-
-
-def group_rows(plans: Sequence[RolePlan]) -> list[tuple[RolePlan, tuple[int, ...]]]:
-    """Rows with equal plans together, in order of first appearance.
-
-    A domain can be left out of the computation only where no row of the group needs it.
-    """
-    groups: dict[RolePlan, list[int]] = {}
-    for row, plan in enumerate(plans):
-        groups.setdefault(plan, []).append(row)
-    return [(plan, tuple(rows)) for plan, rows in groups.items()]

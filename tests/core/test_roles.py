@@ -9,7 +9,6 @@ from jodi_pack.jodi_core.errors import JodiError, RoleError
 from jodi_pack.jodi_core.roles import (
     Role,
     RolePlan,
-    group_rows,
     published_patterns,
     stack_plans,
     unstack_plans,
@@ -152,4 +151,3 @@ def test_rows_of_their_own():
     roles = stack_plans([a, b, a])
     assert roles.tolist() == [[0, 1, 2], [1, 0, 2], [0, 1, 2]]
     assert unstack_plans(roles, SEGMENTED) == [a, b, a]
-    assert group_rows([a, b, a]) == [(a, (0, 2)), (b, (1,))]
