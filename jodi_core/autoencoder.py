@@ -1,7 +1,8 @@
 """DC-AE, the deep-compression autoencoder. The scale factor lives inside encode and decode.
 
 Attribute names are the keys of the released file (mit-han-lab/dc-ae-f32c32-sana-1.0).
-Source: arXiv 2410.10733; github mit-han-lab/efficientvit (Apache-2.0), models/efficientvit/dc_ae.py.
+Source: arXiv 2410.10733; github mit-han-lab/efficientvit (Apache-2.0),
+models/efficientvit/dc_ae.py.
 Shapes: B batch, C channels, H W pixels or cells of the stage, h w latent grid, z latent channels.
 """
 
@@ -121,7 +122,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, width: int, ops: "_Ops"):
         super().__init__()
-        self.main = nn.Module()
+        self.main = _TwoConvs()
         self.main.conv1 = ops.conv(width, width, 3)
         self.main.conv2 = ops.conv(width, width, 3, bias=False, norm=True)
 
@@ -182,9 +183,10 @@ class GatedConv(nn.Module):
         super().__init__()
         hidden = 4 * width
         self.inverted_conv = ops.conv(width, 2 * hidden, 1)
-        self.depth_conv = nn.Module()
-        self.depth_conv.conv = depthwise_glu_conv(ops.operations)(
-            2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **ops.kwargs
+        self.depth_conv = _ConvHolder(
+            depthwise_glu_conv(ops.operations)(
+                2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **ops.kwargs
+            )
         )
         self.point_conv = ops.conv(hidden, width, 1, bias=False, norm=True)
 
@@ -279,6 +281,13 @@ class _Main(nn.Module):
     def __init__(self, main: nn.Module):
         super().__init__()
         self.main = main
+
+
+class _TwoConvs(nn.Module):
+    """Holds a residual block's convolutions under their released names."""
+
+    conv1: ConvLayer
+    conv2: ConvLayer
 
 
 class _ConvHolder(nn.Module):

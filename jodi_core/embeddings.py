@@ -53,12 +53,14 @@ class TimestepEmbedder(nn.Module):
 class CaptionEmbedder(nn.Module):
     """Text features (B, S, Cc) -> (B, S, C), and the null text used when the image is given."""
 
+    y_embedding: Tensor  # the null text, (S', Cc)
+
     def __init__(self, config: TransformerConfig, *, operations=nn, device=None, dtype=None):
         super().__init__()
         kwargs = {"device": device, "dtype": dtype}
         shape = (config.caption_length, config.caption_channels)
         self.register_buffer("y_embedding", torch.zeros(shape, **kwargs))
-        self.y_proj = nn.Module()
+        self.y_proj = _CaptionMLP()
         self.y_proj.fc1 = operations.Linear(config.caption_channels, config.hidden_size, **kwargs)
         self.y_proj.fc2 = operations.Linear(config.hidden_size, config.hidden_size, **kwargs)
 
@@ -82,6 +84,13 @@ class CaptionEmbedder(nn.Module):
     def norm_of(config: TransformerConfig, device=None, dtype=None) -> RMSNorm:
         """The norm behind the caption MLP; it sits at the top level of the released keys."""
         return RMSNorm(config.hidden_size, config.caption_norm_eps, device=device, dtype=dtype)
+
+
+class _CaptionMLP(nn.Module):
+    """Holds two layers under their released names."""
+
+    fc1: nn.Module
+    fc2: nn.Module
 
 
 def position_table(config: TransformerConfig, grid: tuple[int, int]) -> Tensor:

@@ -121,6 +121,7 @@ class ClosedVocabularyEncoder(nn.Module):
     """
 
     BEGIN, PAD = "<begin>", "<pad>"
+    table: Tensor  # (words, D), orthogonal rows
 
     def __init__(self, vocabulary: Sequence[str], caption_length: int, *, seed: int = 0):
         super().__init__()

@@ -10,6 +10,8 @@ z latent channels, h w latent grid.
 """
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -47,8 +49,10 @@ class JodiTransformer(nn.Module):
         self.attention_y_norm = self.y_embedder.norm_of(config, **tensor)
         self.role_embedder = operations.Embedding(3, width, **tensor)
         self.role_block = nn.Sequential(nn.SiLU(), operations.Linear(width, 6 * width, **tensor))
-        self.blocks = nn.ModuleList(JodiBlock(config, **kwargs) for _ in range(config.depth))
-        self.final_layers = nn.ModuleList(FinalLayer(config, **kwargs) for _ in range(domains))
+        blocks = nn.ModuleList(JodiBlock(config, **kwargs) for _ in range(config.depth))
+        self.blocks = cast(Sequence[JodiBlock], blocks)
+        layers = nn.ModuleList(FinalLayer(config, **kwargs) for _ in range(domains))
+        self.final_layers = cast(Sequence[FinalLayer], layers)
 
     def forward(
         self,
@@ -105,6 +109,7 @@ class JodiTransformer(nn.Module):
             role_vector = self._role_vectors(pattern, active, like)
             condition_tokens = None
             if conditions:
+                assert clean_x is not None  # or _checked_roles had raised
                 given = clean_x[rows].to(like)
                 condition_tokens = self._embed(given, conditions, position)
             text, bias = self._prepare_text(rows, pattern, caption, caption_mask, like)
