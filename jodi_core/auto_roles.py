@@ -31,25 +31,25 @@ def choose_roles(
     Raises: RoleError for a name the model lacks, a condition or held domain without a picture, a
     mask or hold without effect, or when nothing is generated.
     """
-    choices = {_index(name, names): choice for name, choice in choices.items()}
-    wired = {_index(name, names) for name in wired}
-    held = {_index(name, names) for name in held}
+    chosen = {_index(name, names): choice for name, choice in choices.items()}
+    given = {_index(name, names) for name in wired}
+    kept = {_index(name, names) for name in held}
     roles: dict[int, Role] = {}
     for i, name in enumerate(names):
-        choice = choices.get(i, AUTO)
+        choice = chosen.get(i, AUTO)
         if choice not in ROLE_CHOICES:
             raise RoleError(f"{name} has the role {choice!r}; use {', '.join(ROLE_CHOICES)}")
         if choice != AUTO:
             roles[i] = Role[choice.upper()]
-        elif i in held or (i == 0 and (repaint or i not in wired)):
+        elif i in kept or (i == 0 and (repaint or i not in given)):
             roles[i] = Role.GENERATE
-        elif i in wired:
+        elif i in given:
             roles[i] = Role.CONDITION
     rest = Role.IGNORE if Role.GENERATE in roles.values() else Role.GENERATE
     roles = {i: roles.get(i, rest) for i in range(len(names))}
-    _check_pictures(roles, wired, held, names)
+    _check_pictures(roles, given, kept, names)
     plan = RolePlan(tuple(roles.values()), tuple(names))
-    _check_hold(plan, wired, held, repaint)
+    _check_hold(plan, given, kept, repaint)
     return plan
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from .errors import JodiError
 
@@ -17,7 +18,9 @@ def _require_positive(config, *names):
 
 
 class _Json:
-    """JSON in and out, for checkpoint metadata."""
+    """JSON in and out, for checkpoint metadata. A base of dataclasses."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)

@@ -233,7 +233,7 @@ class JodiPipeline:
             "task": plan.task,
             "prompt": prompt if isinstance(prompt, str) else list(prompt),
             "negative": negative if isinstance(negative, str) else list(negative),
-            "seed": int(seed) if isinstance(seed, Integral) else [int(s) for s in seed],
+            "seed": int(seed) if isinstance(seed, (int, Integral)) else [int(s) for s in seed],
             "steps": steps,
             "guidance": guidance,
             "sampler": sampler,
@@ -366,15 +366,17 @@ class JodiPipeline:
             round_timestep=round_timestep,
         )
         x = noise
-        if init is None and (start < 1 or hold is not None):
+        if init is not None:
+            init = init.to(noise)
+            if start < 1:
+                x = torch.lerp(init, noise, sigmas[0])
+            if hold is not None:
+                denoise = hold_region(denoise, init, noise, hold)
+        elif start < 1 or hold is not None:
             raise ShapeError(
                 "starting below full noise or holding a region needs latents to start from; pass "
                 "`init`"
             )
-        if start < 1:
-            x = torch.lerp(init.to(noise), noise, sigmas[0])
-        if hold is not None:
-            denoise = hold_region(denoise, init.to(noise), noise, hold)
         x = SAMPLERS[sampler](denoise, x, sigmas, callback)
         for index in plan.conditions:
             x[:, index] = clean[:, index]

@@ -135,10 +135,13 @@ def draw_noise(shape: Sequence[int], seed: int | Sequence[int]) -> Tensor:
     device. Noise of all domains comes from one call: what is wired does not move it.
     """
     batch, *rest = shape
-    seeds = [seed + i for i in range(batch)] if isinstance(seed, Integral) else list(seed)
+    if isinstance(seed, (int, Integral)):
+        seeds = [int(seed) + i for i in range(batch)]
+    else:
+        seeds = [int(s) for s in seed]
     if len(seeds) != batch:
         raise ShapeError(f"{len(seeds)} seeds were given for a batch of {batch}; give one per row")
-    generators = [torch.Generator().manual_seed(int(s) % 2**63) for s in seeds]
+    generators = [torch.Generator().manual_seed(s % 2**63) for s in seeds]
     return torch.stack([torch.randn(rest, generator=g) for g in generators])
 
 

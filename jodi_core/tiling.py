@@ -15,12 +15,13 @@ def map_tiles(
     tile: side of a tile in cells of x, a multiple of `step`; neighbours overlap by about a quarter.
     """
     height, width = x.shape[-2:]
-    out = weight = None
+    out: Tensor | None = None
+    weight: Tensor | None = None
     for top in tile_starts(height, tile, step):
         for left in tile_starts(width, tile, step):
             piece = x[..., top : top + tile, left : left + tile]
             result = network(piece).float()
-            if out is None:
+            if out is None or weight is None:
                 size = (round(height * scale), round(width * scale))
                 out = result.new_zeros(*result.shape[:2], *size)
                 weight = result.new_zeros(1, 1, *size)
@@ -29,6 +30,7 @@ def map_tiles(
             ramp = _ramp(h, result.device)[:, None] * _ramp(w, result.device)[None, :]
             out[..., y : y + h, x0 : x0 + w] += result * ramp
             weight[..., y : y + h, x0 : x0 + w] += ramp
+    assert out is not None and weight is not None  # there is always a first tile
     return (out / weight).to(x.dtype)
 
 
