@@ -99,6 +99,7 @@ def write_caption(seen: Sequence[Seen], *, indoor: bool, max_things: int = 3) ->
     objects = [(noun, color) for noun, color, role in seen if role == "object"]
     objects.sort(key=lambda thing: thing[0] != "person")
     counted = list(Counter(objects).items())
+    words: list[str] = []
     for keep in range(min(max_things, len(counted)), -1, -1):
         things = [_phrase(noun, color, min(n, 4)) for (noun, color), n in counted[:keep]]
         words = (_indoor if indoor else _outdoor)(things, seen)

@@ -256,7 +256,8 @@ def _ground(draw: Draw, env: Environment, b: SceneBuilder) -> None:
     evening = env.zenith[0] > env.zenith[2] + 0.1
     tint = draw.uniform(0.3, 0.5) * (0.35 if evening else 1.0)
     own = (0.13, 0.36, 0.52)
-    env.lake_color = tuple(o * (1 - tint) + s * tint for o, s in zip(own, env.zenith, strict=True))
+    red, green, blue = (o * (1 - tint) + s * tint for o, s in zip(own, env.zenith, strict=True))
+    env.lake_color = (red, green, blue)
     style = draw.uniform(0.0, 1.0)
     if style < 0.2:
         shore = draw.uniform(5.5, 10.0)

@@ -272,8 +272,9 @@ def add_prop(b: SceneBuilder, draw: Draw, f: Frame, noun: str) -> None:
 
 def add_lamp(b: SceneBuilder, draw: Draw, f: Frame) -> None:
     """A standing lamp: pole and a glowing shade, which neither casts shadows nor takes them."""
-    b.begin("lamp", draw.pick(("yellow", "white")), CLASS["unlabeled"])
-    glow = Material(0, draw.color(b.groups[-1].color), emissive=True)
+    word = draw.pick(("yellow", "white"))
+    b.begin("lamp", word, CLASS["unlabeled"])
+    glow = Material(0, draw.color(word), emissive=True)
     pole = Material(0, draw.color("black"))
     b.solid("cylinder", f.point(0, 0.6, 0), (0.04, 0.6, 0.04), pole)
     b.solid("cone", f.point(0, 1.35, 0), (0.26, 0.2, 0.26), glow)

@@ -112,7 +112,8 @@ def _flesh(b, draw: Draw, f: Frame, height: float, word: str, world: dict[str, P
     sleeve = shirt if draw.chance(0.5) else skin
 
     def mid(p: Point, q: Point, share: float = 0.5) -> Point:
-        return tuple(x + (y - x) * share for x, y in zip(p, q, strict=True))
+        x, y, z = (a + (b - a) * share for a, b in zip(p, q, strict=True))
+        return x, y, z
 
     for side in ("right", "left"):
         hip, knee, ankle = (world[f"{side}_{n}"] for n in ("hip", "knee", "ankle"))

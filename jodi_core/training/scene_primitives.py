@@ -9,7 +9,7 @@ a scene gives the same bits in any batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,12 @@ NEAREST = 1e-3
 _TINY = 1e-12
 
 Vector = tuple[Tensor, Tensor, Tensor]
+
+
+def vector(components: Iterable[Tensor]) -> Vector:
+    """The three components as a tuple."""
+    x, y, z = components
+    return x, y, z
 
 
 @dataclass
@@ -86,7 +92,7 @@ def _entries(solids: dict[str, Solids], origin: Vector, direction: Vector):
 
 
 def _select(rays: Vector, kept: Tensor) -> Vector:
-    return tuple(c if c.shape[2] == 1 else c.index_select(2, kept) for c in rays)
+    return vector(c if c.shape[2] == 1 else c.index_select(2, kept) for c in rays)
 
 
 def _passing(balls: Tensor, origin: Vector, direction: Vector) -> Tensor:

@@ -25,6 +25,7 @@ from .scene_primitives import (
     local_point,
     nearest_hit,
     surface_normal,
+    vector,
 )
 
 GROUND_REACH = 80.0
@@ -131,12 +132,12 @@ def look(stack: Stack, u: Tensor, v: Tensor) -> Hits:
     env = stack.environment
     origin, direction = camera_rays(env, u, v)
     depth, index = nearest_hit(stack.solids, origin, direction)
-    d = tuple(c.squeeze(1) for c in direction)
-    o = tuple(c.squeeze(1) for c in origin)
+    d = vector(c.squeeze(1) for c in direction)
+    o = vector(c.squeeze(1) for c in origin)
     back = _backdrop(env, o, d)
     solid = depth < back.depth
     depth = torch.where(solid, depth, back.depth)
-    point = tuple(a + depth.clamp_max(GROUND_REACH * 2) * b for a, b in zip(o, d, strict=True))
+    point = vector(a + depth.clamp_max(GROUND_REACH * 2) * b for a, b in zip(o, d, strict=True))
     if stack.geometry.shape[1] == 0:
         hits, glows = back, torch.zeros_like(solid)
     else:
@@ -322,18 +323,18 @@ def _light(stack: Stack, point: Vector, depth: Tensor, normal: Tensor) -> Tensor
     """Linear shading: ambient (stronger from above) plus one Lambert light with a hard shadow."""
     env = stack.environment
     inside = env["indoor"] > 0.5
-    light = tuple(_column(env["light"], i) for i in range(3))
+    light = vector(_column(env["light"], i) for i in range(3))
     offset = 4e-3 + 5e-4 * depth.clamp_max(GROUND_REACH)
-    start = tuple(p + n * offset for p, n in zip(point, normal.unbind(-1), strict=True))
-    toward = tuple(torch.where(inside, c - p, c) for c, p in zip(light, start, strict=True))
+    start = vector(p + n * offset for p, n in zip(point, normal.unbind(-1), strict=True))
+    toward = vector(torch.where(inside, c - p, c) for c, p in zip(light, start, strict=True))
     if not bool(inside.any()):
         toward = light
     distance2 = toward[0] ** 2 + toward[1] ** 2 + toward[2] ** 2
     cosine = sum(n * c for n, c in zip(normal.unbind(-1), toward, strict=True)) / distance2.sqrt()
     fade = torch.where(inside, 1.0 / (1.0 + distance2 / 12.0), 1.0)
     reach = torch.where(inside, 1.0, INFINITY * 0.5)
-    rays = tuple(c.unsqueeze(1) for c in start), tuple(c.unsqueeze(1) for c in toward)
-    shadow = any_hit(stack.solids, stack.casts, *rays, reach)
+    origin, direction = (vector(c.unsqueeze(1) for c in ray) for ray in (start, toward))
+    shadow = any_hit(stack.solids, stack.casts, origin, direction, reach)
     direct = torch.where(shadow, 0.0, cosine.clamp_min(0.0) * fade).unsqueeze(-1)
     ambient = env["ambient"][:, None] * (0.8 + 0.2 * normal[..., 1:2])
     return ambient + env["direct"][:, None] * direct
