@@ -51,7 +51,7 @@ def fit_init(model: JodiTransformer, latents: Tensor, seed: int) -> None:
 
 def _tokens(model: JodiTransformer, x: Tensor) -> Tensor:
     """Normed tokens (N, L, T, C) as the first block's attention sees them."""
-    grid = tuple(x.shape[-2:])
+    grid = (x.shape[-2], x.shape[-1])
     tokens = torch.stack([e(x[:, i]) for i, e in enumerate(model.x_embedders)], dim=1)
     tokens = tokens + position_table(model.config, grid)
     return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)

@@ -39,8 +39,9 @@ class Muon(torch.optim.Optimizer):
         )
         self.parts = [next((n for s, n in STACKED.items() if s in name), 1) for name, _ in named]
 
+    # No closure is evaluated, so there is no loss to return as the base class may.
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self, closure=None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update every matrix; those of one shape are orthogonalised as one batch."""
         (group,) = self.param_groups
         batches: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}

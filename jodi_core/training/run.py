@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..autoencoder import DCAE
 from ..checkpoint import load_autoencoder
 from ..config import TransformerConfig
 from ..convert import file_sha256
@@ -173,7 +174,7 @@ class TrainingRun:
 class _Encoder:
     """An autoencoder in another dtype, with float32 in and out."""
 
-    model: torch.nn.Module
+    model: DCAE
     dtype: torch.dtype
 
     @property

@@ -23,7 +23,9 @@ class Ema:
             for name, p in model.named_parameters():
                 targets.append(self.weights[name])
                 sources.append(p)
-            torch._foreach_lerp_(targets, sources, 1 - decay)
+            # torch imports its `_foreach` functions from its core without exporting them.
+            lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+            lerp(targets, sources, 1 - decay)
 
     def copy_to(self, model: nn.Module) -> None:
         with torch.no_grad():

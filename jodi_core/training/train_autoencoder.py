@@ -61,7 +61,8 @@ def train_autoencoder(
     """
     torch.manual_seed(seed)
     model = DCAE(config) if start_from is None else start_from
-    model = model.to(memory_format=torch.channels_last)
+    # The stubs know this keyword for tensors only.
+    model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=1e-3)
     ema, run, first = Ema(model, 0.999), RunFolder(folder), 0
     if state := run.load():
