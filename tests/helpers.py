@@ -103,6 +103,13 @@ def tiny_pipeline(
     )
 
 
+def random_picture(
+    batch: int = 1, height: int = 16, width: int = 16, *, seed: int = 0, channels: int = 3
+) -> Tensor:
+    """(batch, channels, height, width) in [0, 1]."""
+    return torch.rand(batch, channels, height, width, generator=generator(seed))
+
+
 class HostOperations:
     """Layers as a host injects them: weights stay in their dtype and are cast at every call."""
 
