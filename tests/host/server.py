@@ -27,11 +27,11 @@ PACK = "jodi"  # the pack's folder in custom_nodes, and so the name of its templ
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """The server would not run a graph: its answer."""
 
 
-class Failed(Exception):
+class FailedError(Exception):
     """A graph stopped with an error: the node's class and the message."""
 
 
@@ -110,14 +110,14 @@ class Server:
     def run(self, graph: dict) -> Run:
         """Post an API graph and wait for its end.
 
-        Raises: Refused when validation fails; Failed when a node does.
+        Raises: RefusedError when validation fails; FailedError when a node does.
         """
         began = time.monotonic()
         name = self._post("/prompt", {"prompt": graph, "client_id": uuid.uuid4().hex})["prompt_id"]
         while time.monotonic() - began < RUN:
             entry = self.get(f"/history/{name}").get(name)
             if entry and entry["status"]["status_str"] != "success":
-                raise Failed(_error(entry))
+                raise FailedError(_error(entry))
             if entry:
                 return Run(entry["outputs"], time.monotonic() - began)
             if self._process.poll() is not None:
@@ -137,7 +137,7 @@ class Server:
             with _opener.open(request, timeout=120) as answer:
                 return answer.read()
         except urllib.error.HTTPError as error:
-            raise Refused(error.read().decode("utf-8", "replace")) from None
+            raise RefusedError(error.read().decode("utf-8", "replace")) from None
 
     def _wait_until_up(self) -> None:
         began = time.monotonic()
