@@ -376,7 +376,8 @@ def init_weights(model: JodiTransformer, seed: int) -> None:
     """Fresh weights for training: Xavier matrices, small tables; output heads and the ungated
     text branch start at zero.
 
-    Source: github VIPL-GENUN/Jodi @ c21bdcb, initialize_weights (same distributions, own seeds).
+    The published code draws its time, text and role layers from N(0, 0.02^2) and its output heads
+    by Xavier (github VIPL-GENUN/Jodi @ c21bdcb, Jodi.initialize); only the role layers do so here.
     """
     generator = torch.Generator().manual_seed(seed)
     width = model.config.hidden_size
