@@ -1,5 +1,6 @@
 """What a training run keeps: averaged weights, a resumable state on disk, curves."""
 
+import contextlib
 import json
 import os
 import time
@@ -47,21 +48,24 @@ class RunFolder:
         os.replace(temporary, self.path / "state.pt")
 
     def load(self) -> dict | None:
-        """The saved state, or None for a fresh run."""
+        """The saved state on the CPU, whatever device it was saved from; None for a fresh run."""
         path = self.path / "state.pt"
-        return torch.load(path, weights_only=True) if path.exists() else None
+        if not path.exists():
+            return None
+        return torch.load(path, map_location="cpu", weights_only=True)
 
     def log(self, **values) -> None:
         with (self.path / "log.jsonl").open("a") as f:
             f.write(json.dumps({"time": round(time.time(), 1), **values}) + "\n")
 
     def read_log(self, up_to: int | None = None) -> list[dict]:
-        """Every report, without those that a resumed run made again."""
+        """Every report, without those that a resumed run made again or a kill cut short."""
         path = self.path / "log.jsonl"
         rows: dict[int, dict] = {}
         for line in path.read_text().splitlines() if path.exists() else []:
-            row = json.loads(line)
-            rows[row["step"]] = row
+            with contextlib.suppress(json.JSONDecodeError):
+                row = json.loads(line)
+                rows[row["step"]] = row
         return [rows[k] for k in sorted(rows) if up_to is None or k <= up_to]
 
 

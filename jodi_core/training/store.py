@@ -68,7 +68,8 @@ class SceneStore:
                     f"{folder} was made with {old}, not {info}; use another folder or remove it"
                 )
             info = old
-            captions = json.loads((folder / "captions.json").read_text())
+            # A kill between the two files leaves captions of scenes that will be rendered again.
+            captions = json.loads((folder / "captions.json").read_text())[: info["done"]]
         mode = "r+" if info["done"] else "w+"
         pictures = np.lib.format.open_memmap(
             folder / "pictures.npy", mode, np.uint8, (count, 8, 3, size, size)
@@ -83,11 +84,18 @@ class SceneStore:
             info["done"] = stop
             if (start // chunk) % 16 == 15 or stop == count:
                 pictures.flush()
-                (folder / "captions.json").write_text(json.dumps(captions))
-                info_path.write_text(json.dumps(info))
+                _replace(folder / "captions.json", json.dumps(captions))
+                _replace(info_path, json.dumps(info))
             if progress:
                 progress(stop, count)
         return cls(folder)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file in one step, so that a kill leaves the old one or the new one."""
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _render_chunks(chunks: list[range], size: int, workers: int):
