@@ -107,6 +107,10 @@ class Server:
         self._post("/free", {"unload_models": True, "free_memory": True})
         time.sleep(1.5)  # the prompt worker does it, between two looks at its queue
 
+    def interrupt(self) -> None:
+        """What the page's Cancel does."""
+        self._ask("/interrupt", b"{}")
+
     def run(self, graph: dict) -> Run:
         """Post an API graph and wait for its end.
 
@@ -156,4 +160,6 @@ def _error(entry: dict) -> str:
     for kind, message in entry["status"]["messages"]:
         if kind == "execution_error":
             return f"{message['node_type']}: {message['exception_message'].strip()}"
+        if kind == "execution_interrupted":
+            return f"{message['node_type']}: interrupted"
     return json.dumps(entry["status"])
