@@ -63,14 +63,19 @@ def run_jobs(
         for group in _groups(pipeline, jobs, args, outcome):
             try:
                 result = _run_group(pipeline, plan, group, args, console, len(jobs), outcome)
-                for row, ready in enumerate(group):
-                    start = starts[id(ready.job)]
-                    _save_row(pipeline, result, row, ready, start, args, console)
-                    _remember(result, row, ready, start.name, outcome)
-                    outcome.done += 1
             except (JodiError, RuntimeError, MemoryError) as error:
                 message = _group_problem(error)
-                outcome.problems += [(ready.job.stem, message) for ready in group]
+                outcome.problems += [(_name(ready.job), message) for ready in group]
+                continue
+            for row, ready in enumerate(group):
+                start = starts[id(ready.job)]
+                try:
+                    _save_row(pipeline, result, row, ready, start, args, console)
+                except JodiError as error:
+                    outcome.problems.append((_name(ready.job), str(error)))
+                    continue
+                _remember(result, row, ready, start.name, outcome)
+                outcome.done += 1
     finally:
         _save_sheet(outcome, args.out, inputs, console)
     seconds = time.monotonic() - started
@@ -182,14 +187,15 @@ def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, arg
         "negative": getattr(args, "negative", ""),
         "width": ready.size[1],
         "height": ready.size[0],
-        "given": {name: str(path) for name, path in job.pictures.items()},
+        # names only: where files lie on somebody's disk is nobody else's business
+        "given": {name: path.name for name, path in job.pictures.items()},
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "near": args.near,
         "normals": args.normals,
     }
     if job.text is not None:
-        settings["text_features"] = str(args.text_features)
+        settings["text_features"] = args.text_features.name
     maps = Maps(args.near, args.normals)
     for name, raw in result.raw.items():
         one = raw[row : row + 1]

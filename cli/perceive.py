@@ -50,6 +50,7 @@ def run(args, console: Console) -> int:
     if not files:
         return report_problems(problems, console)
     pipeline = load_pipeline(args)
-    plan = pipeline.plan(args.labels or pipeline.names[1:], ["image"])
+    labels = pipeline.names[1:] if args.labels in (None, ["all"]) else args.labels
+    plan = pipeline.plan(labels, ["image"])
     jobs = [Job(path.stem, {"image": path}, seed=args.seed) for path in files]
     return run_jobs(pipeline, plan, jobs, args, console, problems)

@@ -32,7 +32,7 @@ def test_labels_and_a_prompt_to_a_picture(jodi, tiny, picture, tmp_path):
     assert red.shape == (40, 56, 3), "over the first given map"
     assert (red != blue).any(), "the prompt has an effect"
     settings = settings_of(work / "red/d_image.png")
-    assert settings["prompt"] == "a red car" and settings["given"]["normal"] == str(normal)
+    assert settings["prompt"] == "a red car" and settings["given"]["normal"] == "n.png"
     assert settings["roles"] == "image=generate, depth=condition, normal=condition"
 
 
@@ -140,7 +140,7 @@ def test_stored_features_do_what_the_prompt_does(jodi, tiny, tmp_path):
     for words, row in (("a_red_car", ""), ("a_blue_tree", "-2")):
         made = pixels(work / "stored" / f"prompts_seed0{row}_image.png")
         assert np.array_equal(made, pixels(work / "words" / f"{words}_seed0_image.png"))
-    assert settings_of(work / "stored/prompts_seed0_image.png")["text_features"] == str(stored)
+    assert settings_of(work / "stored/prompts_seed0_image.png")["text_features"] == stored.name
 
 
 def test_wrong_features_are_named(jodi, tiny, tmp_path):
