@@ -26,6 +26,7 @@ from .state import Ema, RunFolder, learning_rate_factor, parameters_as
 NANO_CAPTION_LENGTH = 32
 TEXT_DROPOUT = 0.1
 FLOW_SHIFT = 3.0
+FIRST_SHARE = 0.2  # of the run, on the tasks that teach reading
 
 
 def nano_config(text: ClosedVocabularyEncoder, latent_channels: int) -> TransformerConfig:
@@ -47,12 +48,14 @@ def nano_config(text: ClosedVocabularyEncoder, latent_channels: int) -> Transfor
 class TrainingSettings:
     """steps may differ between a run and its continuation: the rate then decays to the new end.
 
-    tokens: tokens of one micro-batch; its rows follow from how many domains are active.
+    tokens: tokens of one micro-batch; its rows follow from how many domains are active. Each has
+    one role pattern, so a step should have several: the optimiser's steps are of one length, and
+    would otherwise swing from task to task.
     """
 
     steps: int
-    tokens: int = 4096
-    micro_batches: int = 2
+    tokens: int = 1024
+    micro_batches: int = 4
     muon_lr: float = 0.02
     adam_lr: float = 2e-3
     weight_decay: float = 0.01
@@ -89,13 +92,15 @@ def train_transformer(
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        ema.weights, first = state["ema"], state["step"]
+        ema.weights = {name: average.to(device) for name, average in state["ema"].items()}
+        first = state["step"]
 
     curves, started, samples = _Curves(model.config.num_domains), time.time(), 0
     for step in range(first, settings.steps):
         rng = np.random.default_rng((settings.seed, step))
         for _ in range(settings.micro_batches):
-            batch = _draw_batch(rng, latents, captions, text, settings, device)
+            first_tasks = step < FIRST_SHARE * settings.steps
+            batch = _draw_batch(rng, latents, captions, text, settings, device, first_tasks)
             losses = _losses(model, batch, settings.dtype)
             (losses.mean() / settings.micro_batches).backward()
             curves.add(batch, losses.detach().cpu())
@@ -135,10 +140,10 @@ class _Batch:
     generated: list[int]
 
 
-def _draw_batch(rng, latents, captions, text, settings, device) -> _Batch:
+def _draw_batch(rng, latents, captions, text, settings, device, first_tasks=False) -> _Batch:
     """Rows of one role pattern: equal patterns run as one group, at a cost that follows it."""
     domains, (h, w) = latents.shape[1], latents.shape[-2:]
-    task, roles = sample_roles(rng, domains - 1)
+    task, roles = sample_roles(rng, domains - 1, first_tasks)
     active = sum(role != Role.IGNORE for role in roles)
     rows = max(1, round(settings.tokens / (active * h * w)))
     chosen = rng.integers(len(latents), size=rows)
