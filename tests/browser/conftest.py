@@ -26,7 +26,7 @@ def tools() -> tuple[str, str, Path]:
     lacking = {
         "node": node,
         "a Chromium (JODI_CHROMIUM)": browser,
-        "playwright-core (JODI_PLAYWRIGHT, a node_modules)": (modules / "playwright-core").is_dir(),
+        "playwright-core (JODI_PLAYWRIGHT, a node_modules)": playwright,
     }
     absent = [name for name, there in lacking.items() if not there]
     if absent:
