@@ -57,9 +57,9 @@ async function show(page, file) {
     const low = [0, 1].map((i) => Math.min(...boxes.map((b) => b[i])) - 40);
     const high = [2, 3].map((i) => Math.max(...boxes.map((b) => b[i])) + 40);
     const { clientWidth, clientHeight } = app.canvas.canvas;
-    const scale = Math.min((clientWidth - 120) / (high[0] - low[0]), (clientHeight - 80) / (high[1] - low[1]));
+    const scale = Math.min((clientWidth - 120) / (high[0] - low[0]), (clientHeight - 160) / (high[1] - low[1]));
     app.canvas.ds.scale = scale;
-    app.canvas.ds.offset = [70 / scale - low[0], 60 / scale - low[1]];
+    app.canvas.ds.offset = [70 / scale - low[0], 130 / scale - low[1]];
     app.canvas.setDirty(true, true);
   });
   await page.waitForTimeout(1500);
