@@ -39,8 +39,8 @@ async function load(page, name) {
     const saved = app.graph.serialize();
     const dialogs = [...document.querySelectorAll(".p-dialog, [role=dialog]")];
     return {
-      missing: app.graph._nodes.filter((n) => n.has_errors || !LiteGraph.registered_node_types[n.type])
-        .map((n) => n.type),
+      missing: app.graph._nodes.filter((n) => !LiteGraph.registered_node_types[n.type]).map((n) => n.type),
+      flagged: app.graph._nodes.filter((n) => n.has_errors).map((n) => n.id),
       nodes: saved.nodes.map((n) => ({ id: n.id, type: n.type, values: n.widgets_values ?? [] })),
       links: saved.links.map((l) => Array.isArray(l) ? l.slice(1, 5)
         : [l.origin_id, l.origin_slot, l.target_id, l.target_slot]),
