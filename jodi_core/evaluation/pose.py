@@ -152,10 +152,10 @@ def _smooth(x: Tensor, sigma: float) -> Tensor:
     radius = max(1, math.ceil(2.5 * sigma))
     taps = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
     kernel = torch.exp(-0.5 * (taps / sigma).square())
-    kernel = (kernel / kernel.sum()).expand(x.shape[1], 1, -1)
-    groups = {"groups": x.shape[1]}
-    x = torch.nn.functional.conv2d(x, kernel.unsqueeze(2), padding=(0, radius), **groups)
-    return torch.nn.functional.conv2d(x, kernel.unsqueeze(3), padding=(radius, 0), **groups)
+    groups = x.shape[1]
+    kernel = (kernel / kernel.sum()).expand(groups, 1, -1)
+    x = torch.nn.functional.conv2d(x, kernel.unsqueeze(2), padding=(0, radius), groups=groups)
+    return torch.nn.functional.conv2d(x, kernel.unsqueeze(3), padding=(radius, 0), groups=groups)
 
 
 def _places(score: np.ndarray, peaks: np.ndarray, reach: int) -> np.ndarray:
