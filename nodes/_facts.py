@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from safetensors import safe_open
 
 from ..jodi_core.checkpoint import StateFile, identify, read_state_dict
-from ..jodi_core.config import DC_AE_F32C32, AutoencoderConfig, TransformerConfig
+from ..jodi_core.config import DC_AE_F32C32, JODI_1600M, AutoencoderConfig, TransformerConfig
 from ..jodi_core.domains import DOMAIN_NAMES
 from ..jodi_core.embedded import AUTOENCODER
 from ..jodi_core.errors import CheckpointError
@@ -79,7 +79,9 @@ def facts_of(config: TransformerConfig, metadata: Mapping[str, str], source: str
         names = json.loads(metadata.get("domains", "null")) or DOMAIN_NAMES
         side = int(metadata.get("native_size", RELEASED_SIDE))
         guidance = float(metadata.get("guidance", GUIDANCE))
-        scale = float(metadata["latent_scale"]) if "latent_scale" in metadata else None
+        autoencoder = _autoencoder_for(config)
+        scale = float(metadata.get("latent_scale", autoencoder.scaling_factor))
+        vae_factor = int(metadata.get("vae_factor", autoencoder.factor))
     except (ValueError, TypeError) as error:
         raise CheckpointError(
             f"{source}: its metadata cannot be read ({error}); convert the file again"
@@ -89,14 +91,13 @@ def facts_of(config: TransformerConfig, metadata: Mapping[str, str], source: str
             f"{source} has {config.num_domains} domains, its metadata names {len(names)}; convert "
             "it again with all names"
         )
-    autoencoder = _autoencoder_for(config, side)
     return ModelFacts(
         title=metadata.get("title", source),
         names=tuple(names[: config.num_domains]),
-        factor=autoencoder.factor * config.patch_size,
-        vae_factor=autoencoder.factor,
+        factor=vae_factor * config.patch_size,
+        vae_factor=vae_factor,
         latent_channels=config.latent_channels,
-        latent_scale=autoencoder.scaling_factor if scale is None else scale,
+        latent_scale=scale,
         caption_channels=config.caption_channels,
         caption_length=config.caption_length,
         native_size=(side, side),
@@ -105,15 +106,14 @@ def facts_of(config: TransformerConfig, metadata: Mapping[str, str], source: str
     )
 
 
-def _autoencoder_for(config: TransformerConfig, side: int) -> AutoencoderConfig:
-    """The autoencoder whose latents a transformer reads: the built-in one or the released one.
+def _autoencoder_for(config: TransformerConfig) -> AutoencoderConfig:
+    """The autoencoder whose latents a transformer reads, where its file does not say.
 
-    The base of the positional table is the token grid at the native size, which tells the factor.
+    The released model and what was trained from it read Gemma's features, the built-in one and
+    its kind read others.
     """
-    embedded = embedded_autoencoder()
-    if side == embedded.factor * config.patch_size * config.pe_base_size:
-        return embedded
-    return DC_AE_F32C32
+    released = config.caption_channels == JODI_1600M.caption_channels
+    return DC_AE_F32C32 if released else embedded_autoencoder()
 
 
 def embedded_autoencoder() -> AutoencoderConfig:

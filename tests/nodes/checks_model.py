@@ -2,16 +2,19 @@
 
 import comfy.latent_formats
 import comfy.model_management
+import comfy.ops
 import comfy.sample
 import comfy.samplers
 import comfy_extras.nodes_custom_sampler as custom
+import comfy_extras.nodes_easycache as easycache
 import comfy_extras.nodes_model_advanced as advanced
 import torch
+from jodi_pack.jodi_core.config import JODI_1600M
 from jodi_pack.jodi_core.denoiser import prepare_denoiser
 from jodi_pack.jodi_core.errors import JodiError, RoleError, ShapeError, TextError
 from jodi_pack.jodi_core.sampling import sample_euler
 from jodi_pack.nodes import _host, _host_model
-from jodi_pack.tests.helpers import randn
+from jodi_pack.tests.helpers import TINY, randn
 from jodi_pack.tests.nodes.parts import AE, GUIDANCE, parts, prompt_features, raises, text
 
 NAMES = parts()[2].names
@@ -275,6 +278,44 @@ def check_wrappers_that_split_the_batch():
     model = parts()[0].clone()
     model.set_model_unet_function_wrapper(one_half_at_a_time)
     assert relative(sample(positive, negative, latent, model=model), expected) < 1e-6
+
+
+def check_step_caching_of_the_host():
+    _, positive, negative, latent, _ = job(["image"], ["depth"])
+    network = parts()[0].model.diffusion_model
+    calls = []
+    hook = network.final_layers[0].register_forward_hook(lambda *_: calls.append(1))
+    try:
+        expected = sample(positive, negative, latent, steps=6)
+        assert len(calls) == 6
+        for threshold, fewer in ((0.0, False), (3.0, True)):
+            calls.clear()
+            (model,) = easycache.EasyCacheNode.execute(parts()[0], threshold, 0.1, 0.95, False).args
+            result = sample(positive, negative, latent, model=model, steps=6)
+            assert (len(calls) < 6) == fewer and result.isfinite().all()
+            assert (relative(result, expected) < 1e-6) != fewer
+    finally:
+        hook.remove()
+
+
+def check_time_is_rounded_as_the_released_pipeline_does():
+    """Only there: its sizes, in bfloat16."""
+    kinds = ((JODI_1600M, torch.bfloat16), (JODI_1600M, torch.float32), (TINY, torch.bfloat16))
+    rounded = []
+    for config, dtype in kinds:
+        build = _host_model.JodiDiffusion
+        operations = comfy.ops.disable_weight_init
+        network = build(config, dtype=dtype, compute_dtype=dtype, operations=operations)
+        rounded.append(network.round_timestep)
+    assert rounded == [True, False, False]
+    model = parts()[0]
+    _, positive, negative, latent, _ = job(["image"])
+    exact = sample(positive, negative, latent)
+    model.model.diffusion_model.round_timestep = True
+    try:
+        assert 1e-6 < relative(sample(positive, negative, latent), exact) < 0.1
+    finally:
+        model.model.diffusion_model.round_timestep = False
 
 
 def check_wrong_wires_say_what_to_do():

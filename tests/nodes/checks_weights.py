@@ -1,6 +1,6 @@
 """Weights under the host's care: LoRA, eight bits, offload. Run by test_nodes.py in a ComfyUI."""
 
-import json
+import dataclasses
 
 import comfy.lora
 import comfy.model_management
@@ -179,10 +179,15 @@ def check_the_plain_patcher_can_be_had(folder):
 
 
 def check_facts_of_files_without_metadata(folder):
-    """Such files are the released model's: 1024 pixels, 32 to a cell, the DC-AE's scale."""
+    """With Gemma's text they are the released model's: 1024 pixels, 32 to a cell, its scale."""
     path = folder / "bare.safetensors"
-    config = json.loads(TINY.to_json())
-    write_state_dict(path, tiny_transformer(TINY).state_dict(), {"config": json.dumps(config)})
+    config = dataclasses.replace(TINY, caption_channels=2304)
+    write_state_dict(path, tiny_transformer(config).state_dict(), {"config": config.to_json()})
     facts = _host.jodi_facts(_host_load.load_model(path))
     assert (facts.vae_factor, facts.latent_scale, facts.native_size) == (32, 0.41407, (1024, 1024))
     assert (facts.guidance, facts.trained_roles, facts.title) == (4.5, "published", "bare")
+    told = saved(folder, "told.safetensors", vae_factor="16", latent_scale="0.5")
+    facts = _host.jodi_facts(_host_load.load_model(told))
+    assert (facts.vae_factor, facts.factor, facts.latent_scale) == (16, 16, 0.5)
+    embedded = saved(folder, "embedded.safetensors", native_size="64")
+    assert _host.jodi_facts(_host_load.load_model(embedded)).vae_factor == 8
