@@ -65,10 +65,11 @@ def with_prompt_mask(positive: list, negative: list) -> list:
 
 @dataclass(frozen=True)
 class VAEFacts:
-    """latent_channels, and pixels per latent cell."""
+    """latent_channels, pixels per latent cell, and what unscaled latents are multiplied by."""
 
     latent_channels: int
     factor: int
+    latent_scale: float
 
 
 def vae_facts(vae) -> VAEFacts:
@@ -76,8 +77,8 @@ def vae_facts(vae) -> VAEFacts:
 
     Raises: JodiError, naming the loader, when the VAE is not a DC-AE.
     """
-    config = _jodi_vae(vae).first_stage_model.config
-    return VAEFacts(config.latent_channels, config.factor)
+    config = _jodi_vae(vae).config
+    return VAEFacts(config.latent_channels, config.factor, config.scaling_factor)
 
 
 def encode_domain(vae, x: Tensor, *, tile: int | None = None) -> Tensor:

@@ -1,5 +1,7 @@
 """The loaders: all three parts at once, or one file at a time from ComfyUI's own folders."""
 
+import math
+
 import folder_paths
 from comfy_api.latest import io
 
@@ -64,12 +66,13 @@ class JodiLoad(io.ComfyNode):
         patcher = load_model(_path(MODELS, model, TRANSFORMER), weight_dtype)
         facts = patcher.model.facts
         autoencoder = load_vae(_path(VAES, vae, AUTOENCODER))
-        found = (autoencoder.latent_channels, autoencoder.factor)
-        if found != (facts.latent_channels, facts.vae_factor):
+        found = (autoencoder.latent_channels, autoencoder.factor, autoencoder.latent_scale)
+        wanted = (facts.latent_channels, facts.vae_factor, facts.latent_scale)
+        if found[:2] != wanted[:2] or not math.isclose(found[2], wanted[2], rel_tol=1e-4):
             raise JodiError(
-                f"{model} works on latents of {facts.latent_channels} channels at 1/"
-                f"{facts.vae_factor} of the picture's size, {vae} makes {found[0]} at 1/{found[1]};"
-                " choose the VAE of the same release"
+                f"{model} works on latents of {wanted[0]} channels at 1/{wanted[1]} of the "
+                f"picture's size, scaled by {wanted[2]:g}; {vae} makes {found[0]} at 1/{found[1]}, "
+                f"scaled by {found[2]:g}; choose the VAE of the same release"
             )
         if text_encoder == NO_TEXT:
             clip = blocked("Load Jodi has no text encoder chosen; choose one to encode prompts")
