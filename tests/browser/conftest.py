@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from jodi_pack.tests import hosts
-from jodi_pack.tests.conftest import skip_or_fail
 from jodi_pack.tests.host.server import PACK, Server
 
 VISIT = Path(__file__).with_name("page.mjs")
@@ -30,7 +29,10 @@ def tools() -> tuple[str, str, Path]:
     }
     absent = [name for name, there in lacking.items() if not there]
     if absent:
-        skip_or_fail("browser", f"no {', '.join(absent)}")
+        reason = f"no {', '.join(absent)}"
+        if "browser" in os.environ.get("JODI_REQUIRE", "").split(","):
+            pytest.fail(f"JODI_REQUIRE asks for browser: {reason}", pytrace=False)
+        pytest.skip(reason)
     return node, browser, modules
 
 
