@@ -78,7 +78,8 @@ def add(commands) -> None:
 def run(args, console: Console) -> int:
     started = time.monotonic()
     pipeline, samples = load_pipeline(args), read_samples()
-    size = tuple(samples[0].pictures["image"].shape[-2:])
+    height, width = samples[0].pictures["image"].shape[-2:]
+    size = (height, width)
     demo = Demo(
         pipeline,
         samples,

@@ -61,7 +61,7 @@ def run(args, console: Console) -> int:
     if text is not None and args.prompt:
         raise UsageError("--prompt and --text-features say the same thing twice; give one of them")
     require_text(pipeline, args.prompt or [], text, args)
-    prompts = args.prompt or [args.text_features.stem] * len(text.mask)
+    prompts = args.prompt if text is None else [args.text_features.stem] * len(text.mask)
     jobs = []
     for number, prompt in enumerate(prompts):
         for seed in range(args.seed, args.seed + args.count):

@@ -122,8 +122,8 @@ def _prepare(pipeline: JodiPipeline, job: Job, args) -> Ready:
     if not pictures:
         size = job_size(args.size, None, pipeline.native_size, pipeline.factor)
         return Ready(job, {}, size, None)
-    original = next(iter(pictures.values())).shape[-2:]
-    size = job_size(args.size, tuple(original), pipeline.native_size, pipeline.factor)
+    height, width = next(iter(pictures.values())).shape[-2:]
+    size = job_size(args.size, (height, width), pipeline.native_size, pipeline.factor)
     fitted, frame = fit_all(pictures, size, args.fit, _name(job))
     return Ready(job, fitted, size, None if args.model_size else frame)
 
@@ -171,8 +171,8 @@ def _run_group(
 def _stack(features: list[TextFeatures | None]) -> TextFeatures | None:
     if features[0] is None:
         return None
-    captions, masks = [f.caption for f in features], [f.mask for f in features]
-    return TextFeatures(torch.cat(captions), torch.cat(masks))
+    given = [f for f in features if f is not None]
+    return TextFeatures(torch.cat([f.caption for f in given]), torch.cat([f.mask for f in given]))
 
 
 def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, args, console) -> None:

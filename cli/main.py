@@ -39,11 +39,12 @@ DESCRIPTION = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     with contextlib.suppress(AttributeError):  # file names may hold what the terminal cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
+        # A replaced stream may lack it, hence the suppression.
+        sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     try:
         args = build_parser().parse_args(argv)
     except SystemExit as end:  # argparse has said why
-        return end.code or 0
+        return int(end.code or 0)
     if not hasattr(args, "run"):
         build_parser().print_help()
         return USAGE

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from torch import nn
 
+from ..jodi_core.autoencoder import DCAE
 from ..jodi_core.checkpoint import cast, load_autoencoder, load_transformer
 from ..jodi_core.contact_sheet import contact_sheet
-from ..jodi_core.convert import parse_dtype
+from ..jodi_core.convert import DTYPES
 from ..jodi_core.domains import DOMAINS
 from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
 from ..jodi_core.errors import JodiError
@@ -27,9 +28,13 @@ from ..jodi_core.training.train_transformer import (
     nano_config,
     train_transformer,
 )
+from ..jodi_core.transformer import JodiTransformer
 from .options import EMBEDDED, choose_device
 from .progress import Console
 from .train_options import add_stages
+
+Model = TypeVar("Model", DCAE, JodiTransformer)
+Report = Callable[[dict], None]
 
 
 def add(commands) -> None:
@@ -85,7 +90,7 @@ def latents(args, console: Console) -> int:
     run = TrainingRun(args.run_folder)
     store, vae = run.store(), _vae(run, args.vae)
     with console.bar("encoding", "scene") as update:
-        z = run.encode(store, vae, dtype=parse_dtype(args.dtype), progress=update)
+        z = run.encode(store, vae, dtype=DTYPES[args.dtype], progress=update)
     spread = float(z[:512].float().std())
     console.note(f"latents {tuple(z.shape)}, standard deviation {spread:.3f} (1 is right)")
     console.result(str(run.latents))
@@ -118,7 +123,7 @@ def transformer(args, console: Console) -> int:
         ema=args.ema,
         seed=args.seed,
         save_every=args.save_every,
-        dtype=parse_dtype(args.dtype),
+        dtype=DTYPES[args.dtype],
     )
     config = start.config if start else nano_config(text, z.shape[2])
     run.begin_transformer(config, settings, origin)
@@ -164,7 +169,7 @@ def export_model(args, console: Console) -> int:
         record=record,
         title=args.title,
         guidance=args.guidance,
-        dtype=parse_dtype(args.dtype),
+        dtype=DTYPES[args.dtype],
         force=args.force,
     )
     for path in paths.values():
@@ -209,7 +214,9 @@ STAGES: dict[str, Callable] = {
 }
 
 
-def _training(run: TrainingRun, stage: Path, steps: int, work, console: Console) -> nn.Module:
+def _training(
+    run: TrainingRun, stage: Path, steps: int, work: Callable[[Report], Model], console: Console
+) -> Model:
     """Train with progress; however it ends, the curves are drawn."""
     state = RunFolder(stage).load()
     if state:
@@ -233,7 +240,7 @@ def _training(run: TrainingRun, stage: Path, steps: int, work, console: Console)
             console.note(f"curves: {path}")
 
 
-def _write(model: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+def _write(model: DCAE | JodiTransformer, path: Path, metadata: dict[str, str]) -> None:
     metadata = {"format": "pt", "config": model.config.to_json(), **metadata}
     write_state_dict(path, model.state_dict(), metadata, convert=cast, force=True)
 

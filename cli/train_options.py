@@ -54,7 +54,7 @@ def _no_stage(parent) -> int:
 
 
 def _stage(inner, name: str, function: Callable):
-    parser = add_command(inner, name, function, function.__doc__)
+    parser = add_command(inner, name, function, function.__doc__ or "")
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     if name != "samples":
         parser.add_argument(
