@@ -90,7 +90,7 @@ def test_wrong_wiring_is_explained_and_the_server_lives_on(server, perception):
     rest = ("lineart", "edge", "normal", "albedo", "segmentation", "openpose")
     nothing |= {f"{name}_role": "ignore" for name in rest}
     failure(server, changed(graph, ids["roles"], **nothing), "JodiRoles", "generate")
-    failure(server, changed(graph, ids["decode"], domain="normal"), "normal_role", "ignore")
+    failure(server, changed(graph, ids["decode"], domain="normal"), "role is ignore", "Jodi Roles")
     varied = dict(graph)
     text = add(varied, "JodiTextEncode", clip=[ids["load"], 1], text="a tree", instruction=True)
     varied = changed(varied, ids["sampler"], positive=[text, 0], negative=[text, 0])
@@ -107,13 +107,13 @@ def test_wrong_wiring_is_explained_and_the_server_lives_on(server, perception):
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", ("pointer",)),
         (TRANSFORMER, ("truncated",)),
-        (AUTOENCODER, ("Load Jodi VAE",)),
+        (AUTOENCODER, ("a DC-AE autoencoder",)),
     ],
     ids=["pointer", "truncated", "swapped"],
 )
 def test_wrong_files_are_explained(server, perception, content, parts):
     graph, ids = perception
-    name = f"wrong_{parts[0].split()[-1].lower()}.safetensors"
+    name = f"wrong_{parts[0].split()[-1]}.safetensors"
     if parts == ("truncated",):
         content = content.read_bytes()[:100_000]
     elif not isinstance(content, bytes):
