@@ -107,7 +107,7 @@ def test_wrong_wiring_is_explained_and_the_server_lives_on(server, perception):
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", ("pointer",)),
         (TRANSFORMER, ("truncated",)),
-        (AUTOENCODER, ("a DC-AE autoencoder",)),
+        (AUTOENCODER, ("DC-AE", "Load Jodi VAE")),
     ],
     ids=["pointer", "truncated", "swapped"],
 )
