@@ -25,6 +25,7 @@ logger = logging.getLogger("jodi")
 
 PARTS = ("perception", "control", "any", "joint")
 LABELS = DOMAIN_NAMES[1:]
+ONE_AT_A_TIME = "one at a time: labels from the picture, the picture from all labels"
 
 ANY_TO_ANY: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("depth",), ("normal",)),
@@ -129,7 +130,7 @@ class _Run:
         ]
         self.strips += self._fresh
         self._keep("truth", true)
-        self._keep("round trip", back)
+        self._keep("autoencoder round trip", back)
         for name in self.names:
             self._score(_key(name), name, "ceiling", back[name], truth)
             self._score(_key(name), name, "labels", true[name], truth)
@@ -149,7 +150,7 @@ class _Run:
             )
             made[name] = result.pictures[name]
             self._score(name, name, "model", made[name], truth)
-        self._keep("perceived", made)
+        self._keep(ONE_AT_A_TIME, made)
 
     def _control(self, truth: SceneBatch, seeds: list[int]) -> None:
         """The picture from all labels and the caption."""
@@ -162,7 +163,7 @@ class _Run:
             seed=seeds,
         )
         self._score("control", "image", "model", result.pictures["image"], truth)
-        self._keep("perceived", {"image": result.pictures["image"]})
+        self._keep(ONE_AT_A_TIME, {"image": result.pictures["image"]})
 
     def _label_to_label(self, truth: SceneBatch, seeds: list[int]) -> None:
         """Labels, or picture and labels, from other labels without text."""
@@ -185,7 +186,7 @@ class _Run:
         result = self.pipeline.perceive(image, self.labels, steps=self.steps, seed=seeds)
         for name in self.labels:
             self._score(f"all.{name}", name, "model", result.pictures[name], truth)
-        self._keep("all at once", result.pictures)
+        self._keep("all labels at once from the picture", result.pictures)
         self._add_joint("perceived", result.pictures, truth.captions)
         if self.pipeline.text_encoder is None:
             return
@@ -197,7 +198,7 @@ class _Run:
             guidance=self.guidance,
             seed=seeds,
         )
-        self._keep("from the caption", result.pictures)
+        self._keep("everything from the caption", result.pictures)
         self._add_joint("model", result.pictures, truth.captions)
 
     def values(self, resamples: int) -> dict[str, float | None]:

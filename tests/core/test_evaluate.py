@@ -230,7 +230,7 @@ def test_report_page_and_pictures(perfect, tmp_path):
     sheet, _ = load_image(tmp_path / "pictures" / pictures[0])
     assert min(sheet.shape[-2:]) > 5 * SIZE
     rows = report.strips[0].rows
-    assert list(rows)[:2] == ["truth", "round trip"] and len(rows) == 5
+    assert list(rows)[:2] == ["truth", "autoencoder round trip"] and len(rows) == 5
     torch.testing.assert_close(
         rows["truth"]["depth"], render_scenes([TRAIN_SEED_END], SIZE).pictures[0, 3]
     )
