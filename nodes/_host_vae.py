@@ -31,16 +31,18 @@ log = logging.getLogger("jodi")
 FALLBACK_TILE = 512  # pixels per side, when a whole picture does not fit into memory
 KEPT_ENCODINGS = 64 * 2**20  # bytes of latents of recent pictures; one 1024x1024 picture has 128 kB
 PREVIEW_SCENES = 4
+EMPTY = 1e-4  # some samplers leave rounding errors where the model says zero
 
 
-def load_vae(path, device=None) -> "JodiVAE":
+def load_vae(path, device=None, disable_dynamic: bool = False) -> "JodiVAE":
     """VAE of a DC-AE file, in either of the two published namings.
 
+    disable_dynamic: the host asks so when it needs its plain patcher.
     Raises: CheckpointError for a file that is not a whole DC-AE, naming what it is.
     """
     state, metadata = read_file(path, "dcae")
     state, config = checked_autoencoder(state, metadata, source=str(path))
-    return JodiVAE(state, config, path, device)
+    return JodiVAE(state, config, path, device, disable_dynamic)
 
 
 class JodiVAE(comfy.sd.VAE):
@@ -50,7 +52,14 @@ class JodiVAE(comfy.sd.VAE):
     have set is set here.
     """
 
-    def __init__(self, state: Mapping[str, Tensor], config: AutoencoderConfig, path, device=None):
+    def __init__(
+        self,
+        state: Mapping[str, Tensor],
+        config: AutoencoderConfig,
+        path,
+        device=None,
+        disable_dynamic: bool = False,
+    ):
         self.config = config
         self.latent_scale = config.scaling_factor
         self.factor = self.downscale_ratio = self.upscale_ratio = config.factor
@@ -78,7 +87,12 @@ class JodiVAE(comfy.sd.VAE):
         self.first_stage_model = _network(state, config, self.vae_dtype)
         if hasattr(management, "archive_model_dtypes"):
             management.archive_model_dtypes(self.first_stage_model)
-        self.patcher = managed(self.first_stage_model, self.device, management.vae_offload_device())
+        self.patcher = managed(
+            self.first_stage_model,
+            self.device,
+            management.vae_offload_device(),
+            disable_dynamic=disable_dynamic,
+        )
         self.patcher.cached_patcher_init = (_load_patcher, (path, device))
         self.model_size()
         self._encodings: OrderedDict[bytes, Tensor] = OrderedDict()
@@ -160,7 +174,7 @@ class JodiVAE(comfy.sd.VAE):
             batch, domains, h * self.factor, w * self.factor, 3, device=self.output_device
         )
         for index in range(domains):
-            if samples[:, :, index].any():
+            if samples[:, :, index].abs().max() > EMPTY:
                 raw = self.decode_domain(samples, index, tile=tile)
                 pictures[:, index] = self.process_output(raw)
         return pictures
@@ -229,7 +243,7 @@ def _network(state: Mapping[str, Tensor], config: AutoencoderConfig, dtype) -> D
 
 
 def _load_patcher(path, device=None, disable_dynamic: bool = False):
-    return load_vae(path, device).patcher
+    return load_vae(path, device, disable_dynamic).patcher
 
 
 def _is_out_of_memory(error: Exception) -> bool:
