@@ -13,11 +13,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint bench format clean help
+.PHONY: demo test test-host lint bench format clean help
 
 help:
 	@echo "make demo    all three tasks on sample pictures -> output/demo/contact_sheet.png"
 	@echo "make test    the test suite                        (PYTEST_ARGS='-k roles' to choose)"
+	@echo "make test-host  the same for the nodes, in a real ComfyUI and a real browser"
 	@echo "make lint    ruff and pyright                      (make format repairs what ruff can)"
 	@echo "make bench   ours against a plain baseline         (BENCH_JSON=FILE keeps the figures)"
 	@echo "make clean   remove $(VENV)"
@@ -27,7 +28,11 @@ demo: $(VENV)/.runtime
 	@$(BIN)/jodi demo
 
 test: $(VENV)/.test
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/pytest tests/core tests/kernels tests/cli $(wildcard tests/test_*.py) $(PYTEST_ARGS)
+
+# Against real ComfyUIs at $$COMFYUI_PATH or ~/ComfyUI; these take much longer.
+test-host: $(VENV)/.test
+	@$(BIN)/pytest tests/nodes tests/host tests/browser $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
 	@$(BIN)/ruff check .
