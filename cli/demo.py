@@ -107,7 +107,7 @@ def _picture_to_labels(demo: Demo) -> None:
     result = _timed(demo, "1/4 picture to labels", "perceive", image, LABELS)
     for name in LABELS:
         _score(demo, name, result.pictures[name], slice(None))
-    for row, sample in enumerate(demo.samples[:3]):
+    for row, sample in enumerate(demo.samples[:2]):
         _show(demo, "picture to labels", result, row)
         exact = [(f"{domain(name).title}, exact", sample.pictures[name]) for name in DOMAIN_NAMES]
         demo.rows.append(("the exact labels", exact))

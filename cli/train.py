@@ -104,7 +104,7 @@ def transformer(args, console: Console) -> int:
     if not run.latents.exists():
         raise JodiError(f"there is no {run.latents}; encode the scenes first: `jodi train latents`")
     z = run.encode(store, _vae(run, args.vae))
-    start, origin = None, "fresh weights"
+    start, origin = None, "fresh"
     if args.continue_from:
         path, origin = _weights(args.continue_from, TRANSFORMER), str(args.continue_from)
         start, _ = load_transformer(path, dtype=torch.float32)

@@ -14,7 +14,7 @@ from jodi_pack.jodi_core.training.export import Parts, export
 from jodi_pack.jodi_core.training.scenes import VOCABULARY
 from jodi_pack.jodi_core.transformer import JodiTransformer
 
-CAPTION_LENGTH = 12
+CAPTION_LENGTH = 32
 
 
 @dataclass(frozen=True)
