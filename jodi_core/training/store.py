@@ -30,7 +30,8 @@ class SceneStore:
                 "to finish it"
             )
         self.folder, self.size = folder, info["size"]
-        self.pictures = np.load(folder / "pictures.npy", mmap_mode="r")
+        # Copy on write: torch wants memory that could be written to, though nobody does.
+        self.pictures = np.load(folder / "pictures.npy", mmap_mode="c")
         self.captions: list[str] = json.loads((folder / "captions.json").read_text())
 
     def __len__(self) -> int:
@@ -120,7 +121,7 @@ def encode_store(
 ) -> Tensor:
     """Latents of every picture of the store: (N, 8, z, h, w) float16, saved at `path`."""
     if path.exists():
-        return torch.from_numpy(np.load(path, mmap_mode="r"))
+        return torch.from_numpy(np.load(path, mmap_mode="c"))
     config = autoencoder.config
     cells = store.size // config.factor
     shape = (len(store), 8, config.latent_channels, cells, cells)
@@ -136,4 +137,4 @@ def encode_store(
                 progress(min(start + batch, len(store)), len(store))
     latents.flush()
     partial.rename(path)
-    return torch.from_numpy(np.load(path, mmap_mode="r"))
+    return torch.from_numpy(np.load(path, mmap_mode="c"))
