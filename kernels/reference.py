@@ -48,16 +48,32 @@ def gated_residual(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     return torch.addcmul(x, update, gate.unsqueeze(-2))
 
 
-def depthwise_conv3x3_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
+def gated_residual_norm_modulate(
+    x: Tensor, update: Tensor, gate: Tensor | None, shift: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Where one branch of a block ends and the next begins: the new x, and x normed and modulated.
+
+    x <- x + gate * update (gate None: 1), z = layer_norm_modulate(x, shift, scale, eps).
+    Shapes: x and update (B, L, T, C); gate, shift, scale (B or 1, L, C) -> two of (B, L, T, C).
+    """
+    x = x + update if gate is None else gated_residual(x, update, gate)
+    return x, layer_norm_modulate(x, shift, scale, eps)
+
+
+def depthwise_conv3x3_glu(
+    x: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int], silu_first: bool = False
+) -> Tensor:
     """Depthwise 3x3 convolution on a grid of tokens, then value * SiLU(gate).
 
     The first half of the channels is the value, the second half the gate; zero padding of 1.
+    silu_first: apply SiLU to x before the convolution (the expansion's activation).
     Shapes: x (..., T, 2F) with T = h * w row-major, weight (2F, 1, 3, 3), bias (2F)
     -> (..., T, F).
     Source: arXiv 2410.10629 (mix-FFN); github VIPL-GENUN/Jodi @ c21bdcb, GLUMBConv.
     """
     h, w = grid
     lead, channels = x.shape[:-2], x.shape[-1]
+    x = F.silu(x) if silu_first else x
     # A permuted view of token-major memory is channels-last: no copy is made here.
     image = x.reshape(-1, h, w, channels).permute(0, 3, 1, 2)
     image = F.conv2d(image, weight, bias, padding=1, groups=channels)
@@ -65,15 +81,31 @@ def depthwise_conv3x3_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: tuple[i
     return value * F.silu(gate)
 
 
-def rms_norm_channels(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+def rms_norm_channels(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    residual: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
     """RMSNorm over the channels of each pixel, arithmetic in float32 or wider, result in x's dtype.
 
-    Shapes: x (B, C, H, W), weight and bias (C) -> (B, C, H, W).
+    residual + activation(weight * x / rms(x) + bias), with rms over channels.
+    Shapes: x and residual (B, C, H, W), weight and bias (C) -> (B, C, H, W). activation: one of
+    ACTIVATIONS, or None.
+    Raises: KeyError for another activation.
     Source: github mit-han-lab/efficientvit, TritonRMSNorm2d.
     """
     wide = x.to(at_least_float32(x.dtype))
     normed = (wide * torch.rsqrt(wide.square().mean(1, keepdim=True) + eps)).to(x.dtype)
-    return normed * weight[:, None, None] + bias[:, None, None]
+    out = normed * weight[:, None, None] + bias[:, None, None]
+    if activation is not None:
+        out = ACTIVATIONS[activation](out)
+    return out if residual is None else residual + out
+
+
+ACTIVATIONS = {"relu": F.relu, "silu": F.silu}
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:

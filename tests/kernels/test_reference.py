@@ -28,6 +28,7 @@ def test_the_seam_offers_every_operation():
     assert set(dispatch.__all__) == {
         "depthwise_conv3x3_glu",
         "gated_residual",
+        "gated_residual_norm_modulate",
         "layer_norm_modulate",
         "relu_linear_attention",
         "rms_norm_channels",

@@ -1,0 +1,138 @@
+"""Who answers a call: plain torch or a Triton kernel.
+
+Three choices, made by `choose`, `use` or the environment variable JODI_KERNELS:
+
+    auto       a kernel where it was measured faster than torch on that device, else torch
+    reference  always torch
+    triton     always a kernel, or an error that says why not
+
+Kernels have no backward pass: while autograd records a call, torch answers it whatever is chosen.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+MODES = ("auto", "reference", "triton")
+ENVIRONMENT = "JODI_KERNELS"
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+# (operation, name of the device as CUDA gives it) -> the fewest rows from which the kernel was
+# measured faster than torch. `jodi bench kernels` gives the figures; kernels/README.md keeps them.
+# Empty: no GPU has been measured yet, so `auto` stays with torch everywhere.
+MEASURED: dict[tuple[str, str], int] = {}
+
+_mode: str | None = None
+
+
+class KernelError(RuntimeError):
+    """A kernel was asked for that cannot run here or cannot take these tensors."""
+
+
+def choose(mode: str | None) -> None:
+    """Set the choice for this process; None returns to what the environment says.
+
+    Raises: KernelError when `mode` is none of MODES.
+    """
+    global _mode
+    _mode = None if mode is None else _checked(mode, "the choice of kernels")
+
+
+def chosen() -> str:
+    """The choice in force, one of MODES.
+
+    Raises: KernelError when $JODI_KERNELS is none of MODES.
+    """
+    global _mode
+    if _mode is None:
+        _mode = _checked(os.environ.get(ENVIRONMENT) or "auto", f"${ENVIRONMENT}")
+    return _mode
+
+
+@contextlib.contextmanager
+def use(mode: str) -> Iterator[None]:
+    """A choice for the time of a `with` block, in all threads of the process."""
+    global _mode
+    before = _mode
+    choose(mode)
+    try:
+        yield
+    finally:
+        _mode = before
+
+
+def kernel_answers(operation: str, *tensors: Tensor | None) -> bool:
+    """Whether a kernel is to answer this call. Asks the device nothing, so it never waits for one.
+
+    tensors: the operands, the one whose rows are counted first; None for one left out.
+    Raises: KernelError when `triton` is chosen and no kernel can answer, with the reason.
+    """
+    mode = chosen()
+    if mode == "reference" or (mode == "auto" and not MEASURED):
+        return False
+    operands = [t for t in tensors if t is not None]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
+        return False
+    reason = _obstacle(operands)
+    if mode == "triton":
+        if reason:
+            raise KernelError(
+                f"{operation}: kernels are set to triton, but {reason}; "
+                f"set {ENVIRONMENT}=auto (or reference) to let torch compute it"
+            )
+        return True
+    if reason or operands[0].device.type != "cuda":
+        return False
+    fewest = MEASURED.get((operation, _device_name(operands[0].device.index)))
+    return fewest is not None and operands[0].numel() >= fewest * operands[0].shape[-1]
+
+
+def obstacle(device: torch.device | str) -> str | None:
+    """Why no kernel can run on a device, or None when one can."""
+    device = torch.device(device)
+    if not _triton_is_installed():
+        return "Triton is not installed (pip install triton; Linux only)"
+    if device.type == "cuda":
+        if torch.version.hip is not None:
+            return "the kernels are written for CUDA, and this torch is built for ROCm"
+        return None
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return (
+        f"the tensors are on {device.type} and kernels run on CUDA devices (elsewhere only in "
+        "Triton's interpreter: TRITON_INTERPRET=1, set before the first use, for tests)"
+    )
+
+
+def _obstacle(operands: list[Tensor]) -> str | None:
+    first = operands[0]
+    if first.dtype not in DTYPES:
+        return f"there are kernels for float16, bfloat16 and float32, not for {first.dtype}"
+    for other in operands[1:]:
+        if other.dtype != first.dtype or other.device != first.device:
+            return (
+                f"operands must share dtype and device: got {first.dtype} on {first.device} and "
+                f"{other.dtype} on {other.device}"
+            )
+    return obstacle(first.device)
+
+
+def _checked(mode: str, what: str) -> str:
+    if mode not in MODES:
+        raise KernelError(f"{what} must be one of {', '.join(MODES)}; got {mode!r}")
+    return mode
+
+
+@functools.cache
+def _triton_is_installed() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+@functools.cache
+def _device_name(index: int | None) -> str:
+    return torch.cuda.get_device_name(index)
