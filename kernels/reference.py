@@ -20,18 +20,30 @@ def relu_linear_attention(
     NaN, does not matter.
     Source: arXiv 2410.10629 section 2 (Sana); github VIPL-GENUN/Jodi @ c21bdcb, LiteLA.
     """
-    dtype, wide = q.dtype, at_least_float32(q.dtype)
-    q_BHND = F.relu(q).transpose(1, 2).to(wide)
-    k_BHMD = F.relu(k).transpose(1, 2).to(wide)
-    v_BHMD = v.transpose(1, 2).to(wide)
+    return relu_linear_apply(q, relu_linear_state(k, v, key_mask), eps)
+
+
+def relu_linear_state(k: Tensor, v: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    """What keys and values add to the state of `relu_linear_attention`.
+
+    States of several runs of tokens may be summed. k and v (B, M, H, D) -> (B, H, D, D + 1)
+    float32 or wider: sum of relu(k) v^T, and sum of relu(k) in the last column.
+    """
+    wide = at_least_float32(k.dtype)
+    k, v = F.relu(k).to(wide).transpose(1, 2), v.to(wide).transpose(1, 2)
     if key_mask is not None:
         left_out = ~key_mask[:, None, :, None]
         # Values too: a zero key times a value that is not finite would still give NaN.
-        k_BHMD, v_BHMD = k_BHMD.masked_fill(left_out, 0), v_BHMD.masked_fill(left_out, 0)
-    state_BHDD = k_BHMD.transpose(-1, -2) @ v_BHMD
-    normaliser = q_BHND @ k_BHMD.sum(-2).unsqueeze(-1)
-    out = (q_BHND @ state_BHDD) / (normaliser + eps)
-    return out.transpose(1, 2).to(dtype)
+        k, v = k.masked_fill(left_out, 0), v.masked_fill(left_out, 0)
+    k = k.transpose(-1, -2)
+    return torch.cat([k @ v, k.sum(-1, keepdim=True)], dim=-1)
+
+
+def relu_linear_apply(q: Tensor, state: Tensor, eps: float) -> Tensor:
+    """Queries q (B, N, H, D) and the summed state (B, H, D, D + 1) -> (B, N, H, D), q's dtype."""
+    out = F.relu(q).to(state.dtype).transpose(1, 2) @ state
+    out = out[..., :-1] / (out[..., -1:] + eps)
+    return out.transpose(1, 2).to(q.dtype)
 
 
 def layer_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
@@ -40,7 +52,7 @@ def layer_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> 
     Shapes: x (B, L, T, C), shift and scale (B, L, C) -> (B, L, T, C).
     """
     x = F.layer_norm(x, x.shape[-1:], eps=eps)
-    return x * (1 + scale.unsqueeze(-2)) + shift.unsqueeze(-2)
+    return torch.addcmul(shift.unsqueeze(-2), x, 1 + scale.unsqueeze(-2))
 
 
 def gated_residual(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
@@ -78,7 +90,8 @@ def depthwise_conv3x3_glu(
     image = x.reshape(-1, h, w, channels).permute(0, 3, 1, 2)
     image = F.conv2d(image, weight, bias, padding=1, groups=channels)
     value, gate = image.permute(0, 2, 3, 1).reshape(*lead, h * w, channels).chunk(2, dim=-1)
-    return value * F.silu(gate)
+    # The convolution's result is ours to write over, unless gradients need it.
+    return value * F.silu(gate, inplace=not torch.is_grad_enabled())
 
 
 def rms_norm_channels(

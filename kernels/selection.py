@@ -10,7 +10,6 @@ Kernels have no backward pass: while autograd records a call, torch answers it w
 """
 
 import contextlib
-import functools
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -128,11 +127,18 @@ def _checked(mode: str, what: str) -> str:
     return mode
 
 
-@functools.cache
+# Plain dicts: torch.compile looks through functools.cache and would ask anew.
+_installed: dict[str, bool] = {}
+_names: dict[int | None, str] = {}
+
+
 def _triton_is_installed() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    if "triton" not in _installed:
+        _installed["triton"] = importlib.util.find_spec("triton") is not None
+    return _installed["triton"]
 
 
-@functools.cache
 def _device_name(index: int | None) -> str:
-    return torch.cuda.get_device_name(index)
+    if index not in _names:
+        _names[index] = torch.cuda.get_device_name(index)
+    return _names[index]
