@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..jodi_core.domains import Domain
-from ..jodi_core.errors import JodiError, RoleError
+from ..jodi_core.errors import JodiError, RoleError, ShapeError
 from ..jodi_core.images import restore
 from ..jodi_core.labels import postprocess
 from ..jodi_core.roles import Role
@@ -46,9 +46,16 @@ def decode_picture(
     values: "as published" as the released model shows it, "raw" the decoder's own values, which
     differ for all but pictures, albedo and skeletons. original: in the frame of the picture that
     came in. tile: pixels per side, 0 decodes whole and tiles when memory runs out.
+    Raises: ShapeError when the latents are of another VAE; JodiError as `vae_facts`.
     """
     if values not in VALUES:
         raise JodiError(f"values is {values!r}; use {' or '.join(VALUES)}")
+    reads = _host.vae_facts(vae)
+    if job.vae is not None and not job.vae.equals(reads):
+        raise ShapeError(
+            f"the LATENT holds latents of {job.vae}; this VAE reads {reads}. Connect the VAE "
+            "that Jodi Roles used"
+        )
     domain = domain_of(job.names[index], index)
     x = _host.decode_domain(vae, latent["samples"], index, tile=tile or None)
     x = x.movedim(-1, 1).float()

@@ -1,6 +1,7 @@
 """What a weight file says about its model beyond its tensors."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from ..jodi_core.checkpoint import StateFile, identify, read_state_dict
 from ..jodi_core.config import DC_AE_F32C32, JODI_1600M, AutoencoderConfig, TransformerConfig
 from ..jodi_core.domains import DOMAIN_NAMES
 from ..jodi_core.embedded import AUTOENCODER
-from ..jodi_core.errors import CheckpointError
+from ..jodi_core.errors import CheckpointError, ShapeError
 from ..jodi_core.pipeline import GUIDANCE
 
+BUILT_IN = "built-in jodi-nano"  # the choice in the loaders
 RELEASED_SIDE = 1024
 
 # What each loader takes, and which node and folder each kind of file belongs to.
@@ -68,6 +70,55 @@ class ModelFacts:
     guidance: float
     trained_roles: str
     shift: float = 3.0
+
+
+@dataclass(frozen=True)
+class VAEFacts:
+    """latent_channels, pixels per latent cell, and what unscaled latents are multiplied by."""
+
+    latent_channels: int
+    factor: int
+    latent_scale: float
+
+    @classmethod
+    def of(cls, config: AutoencoderConfig) -> "VAEFacts":
+        return cls(config.latent_channels, config.factor, config.scaling_factor)
+
+    def equals(self, other: "VAEFacts") -> bool:
+        """Whether latents of one are read by the other; scales are often stored rounded."""
+        sizes = (self.latent_channels, self.factor) == (other.latent_channels, other.factor)
+        return sizes and math.isclose(self.latent_scale, other.latent_scale, rel_tol=1e-4)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.latent_channels} channels, a cell for {self.factor} x {self.factor} pixels, "
+            f"scaled by {self.latent_scale:g}"
+        )
+
+
+def vae_of(model: ModelFacts) -> VAEFacts:
+    """The VAE whose latents a model works on."""
+    return VAEFacts(model.latent_channels, model.vae_factor, model.latent_scale)
+
+
+def check_vae(model: ModelFacts, vae: VAEFacts) -> None:
+    """Raises: ShapeError, naming the VAE that belongs to the model, when it is another one."""
+    wanted = vae_of(model)
+    if vae.equals(wanted):
+        return
+    raise ShapeError(
+        f"the model {model.title} works on latents of {wanted}; this VAE makes latents of {vae}. "
+        f"Connect the VAE that belongs to it: {_vae_name(wanted)}"
+    )
+
+
+def _vae_name(wanted: VAEFacts) -> str:
+    """Which VAE makes such latents, and where it is had."""
+    if wanted.equals(VAEFacts.of(embedded_autoencoder())):
+        return f"the built-in one of Load Jodi ({BUILT_IN})"
+    if wanted.equals(VAEFacts.of(DC_AE_F32C32)):
+        return "dc-ae-f32c32-sana-1.0 in models/vae (Load Jodi or Load Jodi VAE)"
+    return "the file it was trained with, in models/vae (Load Jodi or Load Jodi VAE)"
 
 
 def facts_of(config: TransformerConfig, metadata: Mapping[str, str], source: str) -> ModelFacts:

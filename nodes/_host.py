@@ -7,7 +7,6 @@ Shapes: B rows, L domains, z latent channels, h w latent grid, S text tokens, Cc
 
 import dataclasses
 import itertools
-from dataclasses import dataclass
 
 import comfy.model_management
 import comfy.sample
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from ..jodi_core.errors import JodiError
 from ..jodi_core.sampling import SAMPLERS, StepInfo, draw_noise, flow_sigmas
-from ._facts import ModelFacts
+from ._facts import ModelFacts, VAEFacts
 from ._host_model import JodiHostModel
 from ._host_vae import JodiVAE
 
@@ -63,22 +62,12 @@ def with_prompt_mask(positive: list, negative: list) -> list:
     ]
 
 
-@dataclass(frozen=True)
-class VAEFacts:
-    """latent_channels, pixels per latent cell, and what unscaled latents are multiplied by."""
-
-    latent_channels: int
-    factor: int
-    latent_scale: float
-
-
 def vae_facts(vae) -> VAEFacts:
     """Facts of a VAE wire.
 
     Raises: JodiError, naming the loader, when the VAE is not a DC-AE.
     """
-    config = _jodi_vae(vae).config
-    return VAEFacts(config.latent_channels, config.factor, config.scaling_factor)
+    return VAEFacts.of(_jodi_vae(vae).config)
 
 
 def encode_domain(vae, x: Tensor, *, tile: int | None = None) -> Tensor:

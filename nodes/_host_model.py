@@ -22,11 +22,12 @@ from ..jodi_core.config import JODI_1600M, TransformerConfig
 from ..jodi_core.errors import RoleError, ShapeError, TextError
 from ..jodi_core.roles import Role
 from ..jodi_core.transformer import JodiTransformer
-from ._facts import ModelFacts
+from ._facts import ModelFacts, VAEFacts, vae_of
 from ._host_latent import JodiLatent
 from ._host_run import RunCond, RunContexts
 
 TEXT, MASK, ROLES, CLEAN, RUN = "c_crossattn", "jodi_mask", "jodi_roles", "jodi_clean", "jodi_run"
+VAE = "jodi_vae"
 
 
 class JodiDiffusion(JodiTransformer):
@@ -53,11 +54,13 @@ class JodiDiffusion(JodiTransformer):
         x = x.transpose(1, 2)
         roles, mask, clean = conds[ROLES], conds.get(MASK), conds.get(CLEAN)
         copies = len((transformer_options or {}).get("cond_or_uncond", ())) or 1
-        if context is None and copies > 1 and _repeats(copies, x, timestep, roles, clean):
-            # Without text both halves of the guidance are one evaluation.
+        tensors = (x, timestep, roles, clean, context, mask)
+        if copies > 1 and _repeats(copies, *tensors):
+            # Without text, or with the same, both halves of the guidance are one evaluation.
             rows = len(x) // copies
-            x, timestep, roles = x[:rows], timestep[:rows], roles[:rows]
-            clean = None if clean is None else clean[:rows]
+            x, timestep, roles, clean, context, mask = (
+                None if tensor is None else tensor[:rows] for tensor in tensors
+            )
         else:
             copies = 1
 
@@ -113,6 +116,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
         """
         noise, device = kwargs["noise"], kwargs["device"]
         self._check_latent(noise)
+        self._check_vae(kwargs.get(VAE))
         roles = self._roles(kwargs.get(ROLES), len(noise))
         conds = {ROLES: comfy.conds.CONDRegular(roles.to(device))}
         conds[RUN] = RunCond(RunContexts(self), _active(roles))
@@ -182,6 +186,15 @@ class JodiHostModel(comfy.model_base.BaseModel):
             "Jodi Roles"
         )
 
+    def _check_vae(self, made_by: VAEFacts | None) -> None:
+        wanted = vae_of(self.facts)
+        if made_by is not None and not made_by.equals(wanted):
+            raise ShapeError(
+                f"the CONDITIONING and the LATENT were made for a model that works on latents of "
+                f"{made_by}; this model, {self.facts.title}, works on {wanted}. Connect the same "
+                "MODEL to Jodi Roles and to the sampler"
+            )
+
     def _roles(self, roles: Tensor | None, batch: int) -> Tensor:
         domains = self.diffusion_model.config.num_domains
         if roles is None:
@@ -231,11 +244,12 @@ class JodiHostModel(comfy.model_base.BaseModel):
         return text, (mask > 0).long()
 
     def null_text(self) -> tuple[Tensor, Tensor]:
-        """The empty prompt as the model stores it: features (1, S, Cc) float32, mask (1, S)."""
+        """The empty prompt as the model stores it: features (1, S, Cc) float32, mask (1, S).
+
+        All of it is read: so the model met it in training.
+        """
         null = self.diffusion_model.y_embedder.y_embedding.detach().float()
-        mask = torch.zeros(1, len(null), dtype=torch.long, device=null.device)
-        mask[:, :2] = 1  # an empty prompt is the begin token and one space
-        return null[None], mask
+        return null[None], torch.ones(1, len(null), dtype=torch.long, device=null.device)
 
 
 def _repeats(copies: int, *tensors: Tensor | None) -> bool:

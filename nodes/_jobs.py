@@ -12,12 +12,13 @@ from torch import Tensor
 
 from ..jodi_core.auto_roles import choose_roles, kept_domains
 from ..jodi_core.domains import DOMAIN_NAMES, domain_index
-from ..jodi_core.errors import JodiError, RoleError, ShapeError
+from ..jodi_core.errors import JodiError, RoleError
 from ..jodi_core.images import Frame, fit
 from ..jodi_core.labels import preprocess
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.sizing import change_mask, choose_size, region_on_grid
 from . import _host, _wires
+from ._facts import check_vae
 
 NEGATIVE_MASKS = ("as released", "own")
 
@@ -59,7 +60,8 @@ def build_job(model, vae, request: Request) -> tuple[list, list, dict, str]:
     Raises: RoleError, ShapeError, ImageError or JodiError saying what to connect or set.
     """
     facts = _host.jodi_facts(model)
-    _check_vae(facts, _host.vae_facts(vae))
+    kind = _host.vae_facts(vae)
+    check_vae(facts, kind)
     names = facts.names
     choices, pictures = _by_name(request.domains, names)
     held = _held_names(request.hold, names)
@@ -85,22 +87,14 @@ def build_job(model, vae, request: Request) -> tuple[list, list, dict, str]:
     latents = _encode(vae, plan, used, size, shape, rows, request.fit)
     latent = {
         "samples": latents.start,
-        "jodi": _wires.job_entry(names, plan.roles, latents.frame, size, rows),
+        "jodi": _wires.job_entry(names, plan.roles, latents.frame, size, rows, kind),
     }
     regions = _regions(plan, used, held, request, size, grid)
     if regions:
         latent["noise_mask"] = change_mask(plan, grid, regions)
-    positive, negative = _conditioning(model, request, plan, latents.clean)
+    extras = {"jodi_roles": plan.as_tensor(), "jodi_clean": latents.clean, "jodi_vae": kind}
+    positive, negative = _conditioning(model, request, extras)
     return positive, negative, latent, _summary(facts, plan, request, latents, size, rows, regions)
-
-
-def _check_vae(facts, vae) -> None:
-    if (vae.latent_channels, vae.factor) != (facts.latent_channels, facts.vae_factor):
-        raise ShapeError(
-            f"the model works on {facts.latent_channels} latent channels of {facts.vae_factor} "
-            f"pixels, the VAE makes {vae.latent_channels} of {vae.factor}; connect the VAE of the "
-            "same release (Load Jodi gives both)"
-        )
 
 
 def _by_name(domains, names: tuple[str, ...]) -> tuple[dict[str, str], dict[str, Tensor]]:
@@ -169,7 +163,7 @@ def _regions(plan, used, held, request: Request, size, grid) -> dict[int, Tensor
     return regions
 
 
-def _conditioning(model, request: Request, plan: RolePlan, clean: Tensor) -> tuple[list, list]:
+def _conditioning(model, request: Request, extras: Mapping) -> tuple[list, list]:
     if request.negative_mask not in NEGATIVE_MASKS:
         raise JodiError(
             f"negative_mask is {request.negative_mask!r}; use {' or '.join(NEGATIVE_MASKS)}"
@@ -179,7 +173,6 @@ def _conditioning(model, request: Request, plan: RolePlan, clean: Tensor) -> tup
     negative = request.negative or _host.null_text(model)
     if request.negative_mask == "as released":
         negative = _host.with_prompt_mask(positive, negative)
-    extras = {"jodi_roles": plan.as_tensor(), "jodi_clean": clean}
     return _wires.with_extras(positive, **extras), _wires.with_extras(negative, **extras)
 
 

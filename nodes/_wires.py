@@ -16,6 +16,7 @@ from ..jodi_core.errors import ImageError, RoleError, ShapeError
 from ..jodi_core.exchange import read_classes
 from ..jodi_core.images import Frame
 from ..jodi_core.roles import Role
+from ._facts import VAEFacts
 
 # Entries of CONDITIONING with one row for each row of the batch, or one for all.
 _PER_ROW = ("attention_mask", "pooled_output", "mask", "jodi_roles", "jodi_clean")
@@ -26,12 +27,14 @@ class Job:
     """What a LATENT says of the job it belongs to.
 
     names: its domains. roles: one tuple for all rows, or None when that is not known (a node
-    dropped it, or rows differ). frames: one per row, None where the original is not known.
+    dropped it, or rows differ). frames: one per row, None where the original is not known. vae:
+    whose latents they are, where that is known.
     """
 
     names: tuple[str, ...]
     roles: tuple[int, ...] | None
     frames: tuple[Frame | None, ...]
+    vae: VAEFacts | None = None
 
     def index(self, name: str) -> int:
         """Place of a domain. Raises: JodiError, listing the names, when there is none."""
@@ -47,6 +50,7 @@ def job_entry(
     frame: Frame | None,
     size: tuple[int, int],
     rows: int,
+    vae: VAEFacts,
 ) -> dict:
     """The `jodi` entry of a LATENT whose rows share one role plan and one frame."""
     return {
@@ -54,6 +58,7 @@ def job_entry(
         "roles": [[int(role) for role in roles]] * rows,
         "frames": [frame] * rows,
         "size": tuple(size),
+        "vae": vae,
     }
 
 
@@ -79,7 +84,7 @@ def read_job(latent: Mapping) -> Job:
         )
     roles = {tuple(row) for row in entry.get("roles", [])}
     frames = _frames(list(entry.get("frames", [])), latent.get("batch_index"), rows)
-    return Job(names, roles.pop() if len(roles) == 1 else None, frames)
+    return Job(names, roles.pop() if len(roles) == 1 else None, frames, entry.get("vae"))
 
 
 def _frames(known: list, batch_index: Sequence[int] | None, rows: int) -> tuple[Frame | None, ...]:

@@ -1,18 +1,17 @@
 """The loaders: all three parts at once, or one file at a time from ComfyUI's own folders."""
 
-import math
-
 import folder_paths
 from comfy_api.latest import io
 
 from ..jodi_core.embedded import AUTOENCODER, TRANSFORMER
 from ..jodi_core.errors import JodiError
+from ._facts import BUILT_IN, VAEFacts, check_vae
 from ._host_graph import blocked
 from ._host_load import WEIGHT_DTYPES, load_model
 from ._host_text import load_embedded_text, load_gemma
 from ._host_vae import load_vae
 
-BUILT_IN, NO_TEXT = "built-in jodi-nano", "none"
+NO_TEXT = "none"
 MODELS, VAES, TEXTS = "diffusion_models", "vae", "text_encoders"
 
 
@@ -66,14 +65,7 @@ class JodiLoad(io.ComfyNode):
         patcher = load_model(_path(MODELS, model, TRANSFORMER), weight_dtype)
         facts = patcher.model.facts
         autoencoder = load_vae(_path(VAES, vae, AUTOENCODER))
-        found = (autoencoder.latent_channels, autoencoder.factor, autoencoder.latent_scale)
-        wanted = (facts.latent_channels, facts.vae_factor, facts.latent_scale)
-        if found[:2] != wanted[:2] or not math.isclose(found[2], wanted[2], rel_tol=1e-4):
-            raise JodiError(
-                f"{model} works on latents of {wanted[0]} channels at 1/{wanted[1]} of the "
-                f"picture's size, scaled by {wanted[2]:g}; {vae} makes {found[0]} at 1/{found[1]}, "
-                f"scaled by {found[2]:g}; choose the VAE of the same release"
-            )
+        check_vae(facts, VAEFacts.of(autoencoder.config))
         if text_encoder == NO_TEXT:
             clip = blocked("Load Jodi has no text encoder chosen; choose one to encode prompts")
         elif text_encoder == BUILT_IN:

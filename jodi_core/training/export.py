@@ -75,6 +75,9 @@ def export(
             "trained_roles": "any",
             "native_size": str(native_size),
             "guidance": str(guidance),
+            # of the autoencoder, whose latents the transformer was trained on
+            "vae_factor": str(parts.autoencoder.config.factor),
+            "latent_scale": str(parts.autoencoder.config.scaling_factor),
         },
         dtype,
         force,

@@ -196,6 +196,10 @@ def check_wrong_wires():
     latent = sampled(image=image(1, 48, 48))
     with raises(JodiError, "expected the DC-AE as VAE"):
         JodiDecodeLabel.execute(latent, object(), "depth")
+    with raises(ShapeError, "scaled by 0.41407", "reads 5 channels", "that Jodi Roles used"):
+        decode(latent, "depth", parts(scale=0.8)[1])
+    with raises(ShapeError, "that Jodi Roles used"):
+        JodiDecodeAll.execute(latent, parts(scale=0.8)[1])
     with raises(ShapeError, "third axis"):
         decode({"samples": torch.zeros(1, 5, 6, 6)}, "depth")
     with raises(ShapeError, "5"):

@@ -6,11 +6,18 @@ import comfy.sd
 import folder_paths
 import jodi_pack
 import torch
+from jodi_pack.jodi_core.checkpoint import read_state_dict
+from jodi_pack.jodi_core.config import JODI_1600M
 from jodi_pack.jodi_core.embedded import AUTOENCODER, TRANSFORMER
-from jodi_pack.jodi_core.errors import CheckpointError, JodiError
+from jodi_pack.jodi_core.errors import CheckpointError, JodiError, ShapeError
 from jodi_pack.jodi_core.pipeline import JodiPipeline
 from jodi_pack.jodi_core.state_writer import write_state_dict
+from jodi_pack.jodi_core.text import ClosedVocabularyEncoder
+from jodi_pack.jodi_core.training.export import Parts, export
 from jodi_pack.nodes import _host, loaders
+from jodi_pack.nodes._facts import VAEFacts, check_vae, facts_of
+from jodi_pack.nodes._host_load import load_model
+from jodi_pack.nodes._host_vae import load_vae
 from jodi_pack.nodes.text import JodiTextEncode
 from jodi_pack.tests.helpers import TINY, tiny_autoencoder, tiny_transformer
 from jodi_pack.tests.nodes.checks_model import relative
@@ -28,7 +35,8 @@ def place(folder, name, kind, write):
 
 
 def transformer(path):
-    about = {"config": TINY.to_json(), "native_size": "48"}
+    about = {"config": TINY.to_json(), "native_size": "48", "vae_factor": "8"}
+    about["latent_scale"] = str(AE.scaling_factor)
     write_state_dict(path, tiny_transformer(TINY).state_dict(), about)
 
 
@@ -126,10 +134,31 @@ def check_parts_that_do_not_belong_together(folder):
     model = place(folder, "other.safetensors", "diffusion_models", transformer)
     vae = place(folder, "other.safetensors", "vae", autoencoder)
     built_in = loaders.BUILT_IN
-    with raises(JodiError, "1/8", "same release"):
+    with raises(ShapeError, "other works on latents of 5 channels", "latents of 32", "8 x 8"):
         loaders.JodiLoad.execute(model, built_in, built_in, "default")
-    with raises(JodiError, "32 channels", "makes 5 at 1/8", "same release"):
+    with raises(ShapeError, "jodi-nano works on", "latents of 5", "Load Jodi (built-in jodi-nano)"):
         loaders.JodiLoad.execute(built_in, vae, built_in, "default")
+    with raises(JodiError, "other.safetensors reads text of 24", "built-in jodi-nano makes", "none"):
+        loaders.JodiLoad.execute(model, vae, built_in, "default")
+
+
+def check_the_message_names_the_released_vae():
+    released = facts_of(JODI_1600M, {}, "jodi")
+    with raises(ShapeError, "32 x 32 pixels", "dc-ae-f32c32-sana-1.0 in models/vae"):
+        check_vae(released, VAEFacts(32, 8, 1.0))
+    check_vae(released, VAEFacts(32, 32, 0.41407))
+
+
+def check_exported_files_say_which_vae_they_belong_to(folder):
+    text = ClosedVocabularyEncoder([f"word{i}" for i in range(10)], TINY.caption_length)
+    networks = Parts(tiny_transformer(TINY), tiny_autoencoder(AE), text)
+    written = export(networks, folder / "run", native_size=48)
+    about = read_state_dict(written["transformer"])[1]
+    assert (about["vae_factor"], about["latent_scale"]) == ("8", "0.41407")
+    model, vae = load_model(written["transformer"]), load_vae(written["autoencoder"])
+    check_vae(_host.jodi_facts(model), _host.vae_facts(vae))
+    shipped = read_state_dict(TRANSFORMER)[1]
+    assert {"vae_factor", "latent_scale"} <= set(shipped)
 
 
 def check_swapped_files_name_the_right_loader(folder):

@@ -217,7 +217,9 @@ def check_no_prompt_at_all_reads_the_null_text():
     null = _host.null_text(parts()[0])
     expected = by_the_core(plan, null, null, clean, noise_like(latent), guidance=1.0)
     assert relative(sample(empty, empty, latent, guidance=1.0), expected) < 1e-5
-    assert null[0][1]["attention_mask"].sum() == 2
+    stored = parts()[2].encode_text("")
+    assert torch.equal(null[0][0], stored.caption[:, 0])
+    assert torch.equal(null[0][1]["attention_mask"], stored.mask)
 
 
 def check_negative_read_with_the_prompts_mask():
@@ -243,8 +245,13 @@ def check_cost_follows_the_active_domains():
         seen.clear()
         _, positive, negative, latent, _ = job(["depth", "edge"], ["image"])
         ksample("euler", "simple", positive, negative, latent, steps=2, guidance=8.0)
-        # With the image given both halves of the guidance are one evaluation.
+        # With the image given both halves of the guidance are one evaluation,
         assert seen == [(2, 3 * tokens)] * 2
+        seen.clear()
+        positive = job(["image"], ["depth"])[1]
+        same = sample(positive, positive, latent, steps=2)
+        assert seen == [(2, 2 * tokens)] * 2  # and where both read the same text
+        assert relative(sample(positive, positive, latent, steps=2, guidance=1.0), same) < 1e-6
     finally:
         hook.remove()
 

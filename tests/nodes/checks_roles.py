@@ -2,8 +2,12 @@
 
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
+from jodi_pack.jodi_core.embedded import AUTOENCODER, TRANSFORMER
 from jodi_pack.jodi_core.errors import ImageError, JodiError, RoleError, ShapeError
 from jodi_pack.jodi_core.images import fit
+from jodi_pack.nodes._host import vae_facts
+from jodi_pack.nodes._host_load import load_model
+from jodi_pack.nodes._host_vae import load_vae
 from jodi_pack.nodes.roles import JodiExtraDomain, JodiRoles
 from jodi_pack.tests.nodes.parts import AE, NATIVE, image, parts, raises, text
 
@@ -33,6 +37,7 @@ def check_nothing_wired_is_text_to_image():
         "roles": [[0] + [2] * 7],
         "frames": [None],
         "size": (NATIVE, NATIVE),
+        "vae": vae_facts(parts()[1]),
     }
     assert summary.splitlines() == [
         "text to image: generates image; 1 of 8 domains active",
@@ -209,11 +214,14 @@ def check_wrong_wires():
         JodiRoles.execute(object(), vae)
     with raises(JodiError, "expected the DC-AE as VAE", "Load Jodi VAE"):
         JodiRoles.execute(model, object())
-    from jodi_pack.jodi_core.embedded import AUTOENCODER
-    from jodi_pack.nodes._host_vae import load_vae
-
-    with raises(ShapeError, "works on 5 latent channels", "the VAE makes 32", "same release"):
-        JodiRoles.execute(model, load_vae(AUTOENCODER))
+    built_in = load_vae(AUTOENCODER)
+    with raises(ShapeError, "tiny works on latents of 5 channels", "makes latents of 32", "it was"):
+        JodiRoles.execute(model, built_in)
+    # The same sizes, scaled otherwise: the picture would be wrong, and nothing else would tell.
+    with raises(ShapeError, "scaled by 0.41407", "scaled by 0.8"):
+        JodiRoles.execute(model, parts(scale=0.8)[1])
+    with raises(ShapeError, "jodi-nano works on", "built-in jodi-nano"):
+        JodiRoles.execute(load_model(TRANSFORMER), vae)
     for wrong in (torch.full((1, 48, 48, 3), float("nan")), image(1, 48, 48) * 255):
         with raises(ImageError, "depth: expected values in 0..1"):
             roles(depth=wrong)

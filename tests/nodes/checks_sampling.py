@@ -149,14 +149,14 @@ def check_schedules():
         JodiSamplerSelect.execute("heun")
 
 
-def ksampler(wires, sampler="euler", steps=4, cfg=1.0, sigmas=None) -> torch.Tensor:
+def ksampler(wires, sampler="euler", steps=4, cfg=1.0, sigmas=None, model=MODEL) -> torch.Tensor:
     """What the KSampler node does."""
     positive, negative, latent = wires
-    samples = comfy.sample.fix_empty_latent_channels(MODEL, latent["samples"])
+    samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     noise = comfy.sample.prepare_noise(samples, 7)
     args = (steps, cfg, sampler, "simple", positive, negative, samples)
     options = {"noise_mask": latent.get("noise_mask"), "sigmas": sigmas, "seed": 7}
-    return comfy.sample.sample(MODEL, noise, *args, **options)
+    return comfy.sample.sample(model, noise, *args, **options)
 
 
 def check_plain_ksampler():
@@ -313,6 +313,10 @@ def check_wrong_wires():
         JodiSampler.execute(MODEL, positive, negative, one, 0, 2, 1.0)
     with raises(JodiError, "expected a Jodi MODEL"):
         JodiSampler.execute(object(), positive, negative, latent, 0, 2, 1.0)
+    # Another model of the same sizes, whose latents are scaled otherwise
+    for run in (sample, ksampler):
+        with raises(ShapeError, "scaled by 0.41407", "tiny, works on", "same MODEL to Jodi Roles"):
+            run((positive, negative, latent), steps=2, cfg=1.0, model=parts(scale=0.8)[0])
     other = JodiRoles.execute(
         MODEL, VAE, image=A, size="width and height", width=64, height=64
     ).args

@@ -7,6 +7,7 @@ from jodi_pack.jodi_core.images import Frame
 from jodi_pack.jodi_core.palettes import SEGMENTATION_PALETTE
 from jodi_pack.jodi_core.roles import Role
 from jodi_pack.nodes import _wires
+from jodi_pack.nodes._facts import VAEFacts
 from jodi_pack.tests.nodes.parts import image, raises, text
 
 FRAME = Frame.fitting((90, 120), (48, 64))
@@ -17,9 +18,10 @@ def latent(rows=3, domains=8):
 
 
 def check_a_job_is_read_back():
-    entry = _wires.job_entry(DOMAIN_NAMES, (1, 0, 2, 2, 2, 2, 2, 2), FRAME, (48, 64), 3)
+    vae = VAEFacts(5, 8, 0.5)
+    entry = _wires.job_entry(DOMAIN_NAMES, (1, 0, 2, 2, 2, 2, 2, 2), FRAME, (48, 64), 3, vae)
     job = _wires.read_job({**latent(), "jodi": entry})
-    assert job.names == DOMAIN_NAMES and job.frames == (FRAME,) * 3
+    assert job.names == DOMAIN_NAMES and job.frames == (FRAME,) * 3 and job.vae is vae
     assert [job.role(i) for i in range(3)] == [Role.CONDITION, Role.GENERATE, Role.IGNORE]
     assert job.index("seg") == 6
     with raises(JodiError, "the 8 domains are", "warmth"):
@@ -29,6 +31,7 @@ def check_a_job_is_read_back():
 def check_without_an_entry_nothing_is_assumed():
     job = _wires.read_job(latent())
     assert job.names == DOMAIN_NAMES and job.role(0) is None and job.frames == (None,) * 3
+    assert job.vae is None
 
 
 def check_rows_picked_by_other_nodes_keep_their_frames():

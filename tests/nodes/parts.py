@@ -34,24 +34,30 @@ GUIDANCE = 3.25
 
 
 @functools.cache
-def parts(num_labels: int = 7, names: tuple[str, ...] = DOMAIN_NAMES, trained: str = "published"):
+def parts(
+    num_labels: int = 7,
+    names: tuple[str, ...] = DOMAIN_NAMES,
+    trained: str = "published",
+    scale: float = AE.scaling_factor,
+):
     """(MODEL, VAE, JodiPipeline) of one set of random weights; guidance 3.25, native 48 x 48."""
+    latents = dataclasses.replace(AE, scaling_factor=scale)
     config = dataclasses.replace(TINY, num_labels=num_labels)
     metadata = {
         "kind": "jodi",
         "config": config.to_json(),
         "domains": json.dumps(list(names)),
         "native_size": str(NATIVE),
-        "latent_scale": str(AE.scaling_factor),
+        "latent_scale": str(scale),
         "guidance": str(GUIDANCE),
         "trained_roles": trained,
         "title": "tiny",
     }
-    transformer, autoencoder = tiny_transformer(config), tiny_autoencoder(AE)
+    transformer, autoencoder = tiny_transformer(config), tiny_autoencoder(latents)
     with tempfile.TemporaryDirectory() as folder:
         model_file, vae_file = Path(folder) / "model.safetensors", Path(folder) / "vae.safetensors"
         write_state_dict(model_file, transformer.state_dict(), metadata)
-        about = {"kind": "dcae", "config": AE.to_json()}
+        about = {"kind": "dcae", "config": latents.to_json()}
         write_state_dict(vae_file, autoencoder.state_dict(), about)
         model = _host_load.load_model(model_file, "fp32")
         vae = _host_vae.load_vae(vae_file)
