@@ -1,13 +1,12 @@
-"""The two attentions of a block. Attribute names are the keys of the released checkpoint.
+"""The self-attention of a block. Attribute names are the keys of the released checkpoint.
 
-Shapes: B rows, A active domains, T tokens per domain, N = A*T, C width, H heads, D head dim,
-S text tokens.
+Shapes: B rows, A active domains, T tokens per domain, N = A*T, C width, H heads, D head dim.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import dispatch
+from ..kernels import dispatch, reference
 
 SELF_ATTENTION_EPS = 1e-8
 
@@ -36,35 +35,14 @@ class JointLinearAttention(nn.Module):
         out = dispatch.relu_linear_attention(q, k, v, SELF_ATTENTION_EPS)
         return self.proj(out.reshape(batch, asking, tokens, width))
 
+    def read(self, x_BATC: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries (B, A*T, H, D) of some domains, and their part of the state."""
+        qkv = self.qkv(x_BATC.flatten(1, 2))
+        q, k, v = (part.unflatten(-1, (-1, self.head_dim)) for part in qkv.chunk(3, dim=-1))
+        # ReLU copies the queries, which lets go of the keys and values beside them.
+        return F.relu(q), reference.relu_linear_state(k, v)
 
-class TextCrossAttention(nn.Module):
-    """Softmax attention from every token to the text. Keys and values are prepared once per job.
-
-    Source: github VIPL-GENUN/Jodi @ c21bdcb, MultiHeadCrossAttention.
-    """
-
-    def __init__(self, width: int, num_heads: int, operations=nn, device=None, dtype=None):
-        super().__init__()
-        kwargs = {"device": device, "dtype": dtype}
-        self.num_heads = num_heads
-        self.q_linear = operations.Linear(width, width, **kwargs)
-        self.kv_linear = operations.Linear(width, 2 * width, **kwargs)
-        self.proj = operations.Linear(width, width, **kwargs)
-
-    def keys_values(self, text_BSC: Tensor) -> tuple[Tensor, Tensor]:
-        """Text (B, S, C) -> keys and values, each (B, H, S, D)."""
-        k, v = self.kv_linear(text_BSC).chunk(2, dim=-1)
-        return self._split(k), self._split(v)
-
-    def forward(
-        self, x_BATC: Tensor, keys_values: tuple[Tensor, Tensor], bias: Tensor | None
-    ) -> Tensor:
-        """(B, A, T, C) -> (B, A, T, C). bias: additive on the scores, (B or 1, 1, 1, S)."""
-        q = self._split(self.q_linear(x_BATC.flatten(1, 2)))
-        # Fused attention wants equal batches; one text for all rows is repeated without a copy.
-        k, v = (part.expand(len(q), -1, -1, -1) for part in keys_values)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        return self.proj(out.transpose(1, 2).reshape(x_BATC.shape))
-
-    def _split(self, x_BNC: Tensor) -> Tensor:
-        return x_BNC.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def answer(self, q: Tensor, state: Tensor) -> Tensor:
+        """Queries and the state of all domains, as `read` gave them -> (B, A*T, C)."""
+        out = reference.relu_linear_apply(q, state, SELF_ATTENTION_EPS)
+        return self.proj(out.flatten(-2))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from .cross_attention import TextKeys, TwoKeys
 from .errors import ShapeError, TextError
 
 
@@ -25,11 +26,11 @@ class PreparedContext:
         role_vector: Tensor  # (A, C)
         role_modulation: Tensor  # (A, 6, C)
         condition_tokens: Tensor | None  # (R, conditions, T, C)
-        text: list[tuple[Tensor, Tensor]]  # keys and values of every block
-        text_bias: Tensor | None  # (R or 1, 1, 1, S)
+        texts: list[tuple[TextKeys | TwoKeys, ...]]  # of every block: one, or one for each text
 
     groups: list[Group]
     shape: tuple[int, ...]  # of the latents: (B, L, z, h, w)
+    texts: int  # how many are evaluated: 1, or 2 with guidance
     grid: tuple[int, int]  # of tokens
     position: Tensor  # (T, C)
     round_timestep: bool
@@ -46,12 +47,11 @@ def group_rows(role: Tensor) -> list[tuple[Tensor, tuple[int, ...]]]:
 
 def select_text(
     caption: Tensor | None, mask: Tensor | None, rows: Tensor, batch: int, like: Tensor
-) -> tuple[Tensor, Tensor | None]:
-    """Keep only text tokens that some row may read, and mask the rest per row.
+) -> tuple[Tensor, Tensor]:
+    """Only the text tokens that some row may read, and which of them each row may.
 
     Shapes: caption (B or 1, 1, S, Cc) or (B or 1, S, Cc), mask (B or 1, S); rows (R,), the
-    group's among the `batch` -> features (R or 1, S', Cc), and None or an additive bias
-    (R or 1, 1, 1, S').
+    group's among the `batch` -> features (R or 1, S', Cc) and keep (R or 1, S') bool.
     Raises: TextError without text, or for a row whose mask keeps nothing; ShapeError for shapes
     that do not fit.
     """
@@ -81,10 +81,27 @@ def select_text(
     count = max(caption.shape[0], keep.shape[0])
     caption, keep = caption.expand(count, -1, -1), keep.expand(count, -1)
     columns = keep.any(0).nonzero().squeeze(1)
-    features, keep = caption[:, columns], keep[:, columns]
+    return caption[:, columns], keep[:, columns]
+
+
+def merge_equal_tokens(features: Tensor, keep: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Text tokens, fewer where that is exact, and what to add to their scores.
+
+    An empty prompt, and so the published null text, is one token and then equal padding: m equal
+    keys share one weight of the softmax, so one of them with a bias of ln m is the same.
+    Shapes: features (R, S, Cc), keep (R, S) bool -> features (R, S', Cc), and a bias
+    (R, 1, 1, S') float32 or wider, or None when it is zero.
+    """
+    wide = torch.promote_types(features.dtype, torch.float32)
+    rest = features[:, 1:]
+    equal = (rest == rest[:, :1]).all(-1) | ~keep[:, 1:]
+    if features.shape[1] > 2 and bool(equal.all()) and bool(keep[:, :2].all()):
+        count = keep[:, 1:].sum(1, keepdim=True).to(wide)
+        bias = torch.cat([torch.zeros_like(count), count.log()], dim=1)
+        return features[:, :2], bias[:, None, None]
     if keep.all():
         return features, None
-    bias = torch.zeros(keep.shape, device=like.device, dtype=like.dtype)
+    bias = torch.zeros(keep.shape, device=keep.device, dtype=wide)
     return features, bias.masked_fill(~keep, float("-inf"))[:, None, None]
 
 

@@ -6,11 +6,11 @@ Shapes: B rows, L domains, z latent channels, h w latent grid, S text tokens.
 import torch
 from torch import Tensor
 
-from .context import PreparedContext
 from .errors import TextError
 from .roles import Role
 from .sampling import Denoise
 from .text import TextFeatures
+from .text_cache import TextCache, same_tensor
 from .transformer import JodiTransformer
 
 
@@ -25,6 +25,7 @@ def prepare_denoiser(
     guidance: float = 1.0,
     own_mask: bool = False,
     round_timestep: bool = False,
+    cache: TextCache | None = None,
 ) -> Denoise:
     """A function (x, sigma) -> clean estimate, float32, with classifier-free guidance.
 
@@ -33,46 +34,39 @@ def prepare_denoiser(
     with guidance 1, with the image given in every row (the network reads no text then), and where
     both texts are the same.
     own_mask: mask the negative text with its own mask; the released code masks it with the
-    prompt's, so a negative prompt is read as far as the prompt is long.
+    prompt's, so a negative prompt is read as far as the prompt is long. cache: see
+    `JodiTransformer.prepare`.
     Raises: TextError when text is needed and missing.
     """
     dtype = model.domain_embedding.dtype
-    like = torch.empty_like(clean, dtype=dtype)
     role = role.to(clean.device)
-
-    def prepare(features: TextFeatures | None, mask: Tensor | None) -> PreparedContext:
-        caption = None if features is None else features.caption
-        return model.prepare(
-            role,
-            caption,
-            mask,
-            clean,
-            like=like,
-            sigmas=sigmas[:-1],
-            round_timestep=round_timestep,
-        )
-
-    positive = prepare(text, None if text is None else text.mask)
-    null = None
-    if guidance != 1 and bool((role[:, 0] != Role.CONDITION).any()):
-        if text is None or negative_text is None:
+    mask = None if text is None else text.mask
+    second = None
+    reads_text = bool((role[:, 0] != Role.CONDITION).any())
+    if guidance != 1 and reads_text and text is not None:  # without any, `prepare` says so
+        if negative_text is None:
             raise TextError(
                 f"guidance {guidance} needs text and negative text; pass both, or guidance 1"
             )
-        mask = negative_text.mask if own_mask else text.mask
-        if not (_same(text.caption, negative_text.caption) and _same(text.mask, mask)):
-            null = prepare(negative_text, mask)
+        second = (negative_text.caption, negative_text.mask if own_mask else mask)
+        if same_tensor(text.caption, second[0]) and same_tensor(mask, second[1]):
+            second = None
+    context = model.prepare(
+        role,
+        None if text is None else text.caption,
+        mask,
+        clean,
+        like=torch.empty_like(clean, dtype=dtype),
+        second_text=second,
+        sigmas=sigmas[:-1],
+        round_timestep=round_timestep,
+        cache=cache,
+    )
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        x_in = x.to(dtype)
-        velocity = model.velocity(x_in, sigma, positive).float()
-        if null is not None:
-            uncond = model.velocity(x_in, sigma, null).float()
-            velocity = uncond + guidance * (velocity - uncond)
+        velocity, *others = (v.float() for v in model.velocities(x.to(dtype), sigma, context))
+        for unguided in others:
+            velocity = unguided + guidance * (velocity - unguided)
         return x - sigma * velocity
 
     return denoise
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a is b or (a.device == b.device and torch.equal(a, b))

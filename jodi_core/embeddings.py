@@ -67,19 +67,6 @@ class CaptionEmbedder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         return self.y_proj.fc2(F.gelu(self.y_proj.fc1(features), approximate="tanh"))
 
-    def null_keys(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Null text (1, S', Cc) and a score bias (1, 1, 1, S') or None.
-
-        The published null text is the features of an empty prompt, whose rows 1.. are all one pad
-        state. Equal keys share one softmax weight, so two rows and a bias of ln(S - 1) on the
-        second are exact.
-        """
-        null = self.y_embedding.to(like)
-        if len(null) > 2 and bool((null[1:] == null[1]).all()):
-            bias = torch.tensor([0.0, math.log(len(null) - 1)], dtype=torch.float64)
-            return null[None, :2], bias.to(like.dtype).to(like.device)[None, None, None]
-        return null[None], None
-
     @staticmethod
     def norm_of(config: TransformerConfig, device=None, dtype=None) -> RMSNorm:
         """The norm behind the caption MLP; it sits at the top level of the released keys."""

@@ -14,17 +14,16 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import dispatch
-from .attention import JointLinearAttention, TextCrossAttention
+from .blocks import FinalLayer, JodiBlock
 from .config import TransformerConfig
-from .context import PreparedContext, group_rows, select_text
+from .context import PreparedContext, group_rows, merge_equal_tokens, select_text
+from .cross_attention import TextKeys, TwoKeys
 from .embeddings import CaptionEmbedder, PatchEmbed, TimestepEmbedder, position_table
 from .errors import RoleError, ShapeError
-from .layers import depthwise_glu_conv, pointwise_conv
 from .roles import Role
+from .text_cache import TextCache
 
 
 class JodiTransformer(nn.Module):
@@ -74,7 +73,7 @@ class JodiTransformer(nn.Module):
         context = self.prepare(
             role, caption, caption_mask, clean_x, like=x, round_timestep=round_timestep
         )
-        return self._evaluate(x, self._time_vectors(timestep, context, x), context)
+        return self._evaluate(x, self._time_vectors(timestep, context, x), context)[0]
 
     def prepare(
         self,
@@ -84,14 +83,18 @@ class JodiTransformer(nn.Module):
         clean_x: Tensor | None,
         *,
         like: Tensor,
+        second_text: tuple[Tensor, Tensor | None] | None = None,
         sigmas: list[float] | None = None,
         round_timestep: bool = False,
+        cache: TextCache | None = None,
     ) -> PreparedContext:
         """Everything that stays constant over the steps of one job.
 
         Shapes: as for `forward`; caption and caption_mask may have one row for all, and may be
         None when the image is a condition in every row (the published model then reads only its
         null text). like: a tensor with the job's latent shape (B, L, z, h, w), dtype and device.
+        second_text: another caption and mask, for `velocities` to evaluate beside the first.
+        cache: where the prepared text of earlier jobs may be found, for weights that do not learn.
         sigmas: the schedule, if known, so that its time vectors are computed in one go.
         round_timestep: round the network's time to bfloat16, as the released pipeline does.
         Raises: ShapeError for tensors that do not fit; RoleError for a condition without clean_x,
@@ -112,7 +115,14 @@ class JodiTransformer(nn.Module):
                 assert clean_x is not None  # or _checked_roles had raised
                 given = clean_x[rows].to(like)
                 condition_tokens = self._embed(given, conditions, position)
-            text, bias = self._prepare_text(rows, pattern, caption, caption_mask, like)
+            if pattern[0] == Role.CONDITION:
+                texts = [self._null_text(like)]
+            else:
+                texts = [
+                    self._selected_text(*text, rows, like)
+                    for text in ((caption, caption_mask), second_text)
+                    if text is not None
+                ]
             groups.append(
                 PreparedContext.Group(
                     rows=rows,
@@ -121,13 +131,13 @@ class JodiTransformer(nn.Module):
                     role_vector=role_vector,
                     role_modulation=self.role_block(role_vector).unflatten(-1, (6, -1)),
                     condition_tokens=condition_tokens,
-                    text=[block.cross_attn.keys_values(text) for block in self.blocks],
-                    text_bias=bias,
+                    texts=list(zip(*(self._read(*t, cache) for t in texts), strict=True)),
                 )
             )
         context = PreparedContext(
             groups=groups,
             shape=tuple(like.shape),
+            texts=1 if second_text is None else 2,
             grid=grid,
             position=position,
             round_timestep=round_timestep,
@@ -146,9 +156,18 @@ class JodiTransformer(nn.Module):
         slots that are not generated. Slots of conditions and ignored domains in x are not read.
         Raises: ShapeError when x or sigma is not of the size the context was prepared for.
         """
+        return self.velocities(x, sigma, context)[0]
+
+    def velocities(
+        self, x: Tensor, sigma: float | Tensor, context: PreparedContext
+    ) -> tuple[Tensor, ...]:
+        """`velocity` for each text of the context, in one pass.
+
+        What comes before the first look at the text is computed once; rows that read no text are.
+        """
         return self._evaluate(x, self._times(sigma, context, x), context)
 
-    def _evaluate(self, x: Tensor, times: tuple[Tensor, Tensor], context) -> Tensor:
+    def _evaluate(self, x: Tensor, times: tuple[Tensor, Tensor], context) -> tuple[Tensor, ...]:
         if tuple(x.shape) != context.shape:
             raise ShapeError(
                 f"the context was prepared for latents {context.shape}, got {tuple(x.shape)}; "
@@ -158,36 +177,38 @@ class JodiTransformer(nn.Module):
             raise ShapeError(
                 f"{len(times[0])} noise levels came for {len(x)} rows; give one, or one per row"
             )
-        out = torch.zeros_like(x)
+        out = x.new_zeros(context.texts, *x.shape)
         for group in context.groups:
             rows = slice(None) if len(context.groups) == 1 else group.rows
             t, t_modulation = (v if len(v) == 1 else v[rows] for v in times)
             prediction = self._run_group(x[rows], t, t_modulation, group, context)
             for slot, index in enumerate(group.generated):
-                out[rows, index] = prediction[slot]
-        return out
+                out[:, rows, index] = prediction[slot]
+        return out.unbind()
 
     def _run_group(self, x, t, t_modulation, group, context) -> list[Tensor]:
+        """Rows (R, L, z, h, w) -> for each generated domain (texts or 1, R, z, h, w)."""
         tokens = self._embed(x, group.generated, context.position)
         if group.condition_tokens is not None:
             tokens = torch.cat([tokens, group.condition_tokens], dim=1)
-        count = len(group.generated)
+        count, texts = len(group.generated), len(group.texts[0])
         for i, block in enumerate(self.blocks):
-            # Conditions feed only keys and values of the last block: nothing reads them after it.
-            keep = count if i + 1 == len(self.blocks) else None
             tokens = block(
                 tokens,
                 t_modulation,
                 group.role_modulation,
-                group.text[i],
-                group.text_bias,
+                group.texts[i],
                 context.grid,
-                keep,
+                spread=i == 0,
+                # Conditions feed only keys and values of the last block: nothing reads them after.
+                keep=count if i + 1 == len(self.blocks) else None,
             )
+            if i == 0 and len(t) > 1:  # one noise level a row, and now one row for each text
+                t, t_modulation = t.repeat(texts, 1), t_modulation.repeat(texts, 1, 1)
         results = []
         for slot, index in enumerate(group.generated):
             out = self.final_layers[index](tokens[:, slot], t + group.role_vector[slot])
-            results.append(self._unpatchify(out, context.grid))
+            results.append(self._unpatchify(out, context.grid).unflatten(0, (texts, -1)))
         return results
 
     def _embed(self, x: Tensor, domains: list[int], position: Tensor) -> Tensor:
@@ -208,19 +229,29 @@ class JodiTransformer(nn.Module):
         roles = self.role_embedder(ids).to(like)
         return roles + self.domain_embedding.to(like)[active]
 
-    def _prepare_text(self, rows, pattern, caption, caption_mask, like):
-        """Projected, normed text (B, S, C) over the keys that count, and a bias or None."""
-        if pattern[0] == Role.CONDITION:
-            features, bias = self.y_embedder.null_keys(like)
-        else:
-            features, bias = select_text(caption, caption_mask, rows, len(like), like)
-            if features.shape[-1] != self.config.caption_channels:
-                raise ShapeError(
-                    f"text features have {features.shape[-1]} channels, this model reads "
-                    f"{self.config.caption_channels}; use the text encoder it was trained with"
-                )
-        text = self.attention_y_norm(self.y_embedder(features))
-        return text, bias
+    def _null_text(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What rows read that are given the image: features (1, S, Cc) and a bias or None."""
+        null = self.y_embedder.y_embedding.to(like)[None]
+        return merge_equal_tokens(null, null.new_ones(null.shape[:2], dtype=torch.bool))
+
+    def _selected_text(self, caption, mask, rows, like) -> tuple[Tensor, Tensor | None]:
+        """The tokens of a group's text that count, (R or 1, S, Cc), and a bias or None."""
+        features, keep = select_text(caption, mask, rows, len(like), like)
+        if features.shape[-1] != self.config.caption_channels:
+            raise ShapeError(
+                f"text features have {features.shape[-1]} channels, this model reads "
+                f"{self.config.caption_channels}; use the text encoder it was trained with"
+            )
+        return merge_equal_tokens(features, keep)
+
+    def _read(self, features, bias, cache: TextCache | None) -> list[TextKeys | TwoKeys]:
+        """What every block keeps of a text."""
+
+        def read():
+            text = self.attention_y_norm(self.y_embedder(features))
+            return [block.cross_attn.prepare(text, bias) for block in self.blocks]
+
+        return read() if cache is None else cache.get((features, bias), read)
 
     def _times(self, sigma: float | Tensor, context, x: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(sigma, Tensor):
@@ -285,91 +316,6 @@ class JodiTransformer(nn.Module):
                 f"{tuple(like.shape)}"
             )
         return role
-
-
-class JodiBlock(nn.Module):
-    """Joint self-attention, text cross-attention, mix-FFN; modulated by time and role."""
-
-    def __init__(self, config: TransformerConfig, *, operations=nn, device=None, dtype=None):
-        super().__init__()
-        width = config.hidden_size
-        args = (operations, device, dtype)
-        self.eps = config.norm_eps_blocks
-        self.attn = JointLinearAttention(width, config.linear_head_dim, *args)
-        self.cross_attn = TextCrossAttention(width, config.cross_attention_heads, *args)
-        self.mlp = MixFFN(width, config.mlp_size, *args)
-        self.scale_shift_table = nn.Parameter(torch.empty(6, width, device=device, dtype=dtype))
-
-    def forward(self, x, t_modulation, role_modulation, text, text_bias, grid, keep=None) -> Tensor:
-        """One block.
-
-        Shapes: x (B, A, T, C); t_modulation (B or 1, 6, C); role_modulation (A, 6, C); text keys
-        and values (B or 1, H, S, D); text_bias None or (B or 1, 1, 1, S) -> (B, A, T, C), or only
-        the first `keep` domains, when no one reads the others.
-        """
-        table = (self.scale_shift_table.to(x) + t_modulation).unsqueeze(1) + role_modulation
-        shift1, scale1, gate1, shift2, scale2, gate2 = table.unbind(2)
-        z = dispatch.layer_norm_modulate(x, shift1, scale1, self.eps)
-        z = self.attn(z, keep)
-        if keep is not None:
-            x, gate1 = x[:, :keep], gate1[:, :keep]
-            shift2, scale2, gate2 = shift2[:, :keep], scale2[:, :keep], gate2[:, :keep]
-        x = dispatch.gated_residual(x, z, gate1)
-        x = x + self.cross_attn(x, text, text_bias)
-        z = dispatch.layer_norm_modulate(x, shift2, scale2, self.eps)
-        return dispatch.gated_residual(x, self.mlp(z, grid), gate2)
-
-
-class MixFFN(nn.Module):
-    """Expand, SiLU, depthwise 3x3 on each domain's grid, gate, contract."""
-
-    def __init__(self, width: int, hidden: int, operations=nn, device=None, dtype=None):
-        super().__init__()
-        kwargs = {"device": device, "dtype": dtype}
-        conv1x1 = pointwise_conv(operations)
-        self.inverted_conv = _Conv(conv1x1(width, 2 * hidden, 1, **kwargs))
-        self.depth_conv = _Conv(
-            depthwise_glu_conv(operations)(
-                2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **kwargs
-            )
-        )
-        self.point_conv = _Conv(conv1x1(hidden, width, 1, bias=False, **kwargs))
-
-    def forward(self, x_BATC: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, A, T, C) -> (B, A, T, C), each domain on its own grid."""
-        tokens = F.silu(self.inverted_conv.conv(x_BATC.flatten(0, 1)))
-        images = tokens.unflatten(1, grid).permute(0, 3, 1, 2)
-        gated = self.depth_conv.conv(images).permute(0, 2, 3, 1).flatten(1, 2)
-        return self.point_conv.conv(gated).view(x_BATC.shape)
-
-
-class FinalLayer(nn.Module):
-    """LayerNorm, modulation by time and role, linear map to patches: one per domain."""
-
-    def __init__(self, config: TransformerConfig, *, operations=nn, device=None, dtype=None):
-        super().__init__()
-        width = config.hidden_size
-        self.eps = config.norm_eps_blocks
-        self.linear = operations.Linear(
-            width, config.patch_size**2 * config.latent_channels, device=device, dtype=dtype
-        )
-        self.scale_shift_table = nn.Parameter(torch.empty(2, width, device=device, dtype=dtype))
-
-    def forward(self, x_BTC: Tensor, e_BC: Tensor) -> Tensor:
-        """(B, T, C) and the raw time-plus-role vector (B or 1, C) -> (B, T, p*p*z)."""
-        shift, scale = (self.scale_shift_table.to(x_BTC) + e_BC.unsqueeze(1)).unbind(1)
-        z = dispatch.layer_norm_modulate(
-            x_BTC.unsqueeze(1), shift.unsqueeze(1), scale.unsqueeze(1), self.eps
-        )
-        return self.linear(z.squeeze(1))
-
-
-class _Conv(nn.Module):
-    """Puts a convolution under the released name `conv`."""
-
-    def __init__(self, conv: nn.Module):
-        super().__init__()
-        self.conv = conv
 
 
 def init_weights(model: JodiTransformer, seed: int) -> None:

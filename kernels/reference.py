@@ -72,20 +72,16 @@ def gated_residual_norm_modulate(
     return x, layer_norm_modulate(x, shift, scale, eps)
 
 
-def depthwise_conv3x3_glu(
-    x: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int], silu_first: bool = False
-) -> Tensor:
+def depthwise_conv3x3_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
     """Depthwise 3x3 convolution on a grid of tokens, then value * SiLU(gate).
 
     The first half of the channels is the value, the second half the gate; zero padding of 1.
-    silu_first: apply SiLU to x before the convolution (the expansion's activation).
     Shapes: x (..., T, 2F) with T = h * w row-major, weight (2F, 1, 3, 3), bias (2F)
     -> (..., T, F).
     Source: arXiv 2410.10629 (mix-FFN); github VIPL-GENUN/Jodi @ c21bdcb, GLUMBConv.
     """
     h, w = grid
     lead, channels = x.shape[:-2], x.shape[-1]
-    x = F.silu(x) if silu_first else x
     # A permuted view of token-major memory is channels-last: no copy is made here.
     image = x.reshape(-1, h, w, channels).permute(0, 3, 1, 2)
     image = F.conv2d(image, weight, bias, padding=1, groups=channels)

@@ -1,0 +1,131 @@
+"""Attention from tokens to text, in the form that costs least for the text at hand.
+
+Attribute names are the keys of the released checkpoint.
+Shapes: B rows, N tokens, C width, H heads, D head dim, S text tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class TextKeys:
+    """Keys and values of one text, (B or 1, H, S, D); bias on the scores, (B or 1, 1, 1, S)."""
+
+    keys: Tensor
+    values: Tensor
+    bias: Tensor | None
+
+    def row(self, index: int) -> "TextKeys":
+        """The text of one row."""
+        bias = None if self.bias is None else _row(self.bias, index)
+        return TextKeys(_row(self.keys, index), _row(self.values, index), bias)
+
+
+@dataclass(frozen=True)
+class TwoKeys:
+    """A text of two keys, folded into the projections around the attention.
+
+    A softmax over two keys is a sigmoid of the difference of their scores, so with q = Wq x + bq
+    the whole branch is, summed over heads h,
+        out = base + sum_h sigmoid(x . direction_h + offset_h) * step_h
+    direction_h = Wq_h^T (k0 - k1)_h / sqrt(D), step_h = Wo_h (v0 - v1)_h, base = Wo v1 + bo: two
+    thin products instead of two square ones, 15 % of a block.
+    Shapes: direction (B or 1, C, H) and offset (B or 1, 1, H) float32 or wider; steps
+    (B or 1, H + 1, C), whose last row is the base.
+    """
+
+    direction: Tensor
+    offset: Tensor
+    steps: Tensor
+
+    def row(self, index: int) -> "TwoKeys":
+        """The text of one row."""
+        parts = (self.direction, self.offset, self.steps)
+        return TwoKeys(*(_row(part, index) for part in parts))
+
+
+class TextCrossAttention(nn.Module):
+    """Softmax attention from every token to the text. What the text adds is prepared once a job.
+
+    Source: github VIPL-GENUN/Jodi @ c21bdcb, MultiHeadCrossAttention.
+    """
+
+    def __init__(self, width: int, num_heads: int, operations=nn, device=None, dtype=None):
+        super().__init__()
+        kwargs = {"device": device, "dtype": dtype}
+        self.num_heads = num_heads
+        self.q_linear = operations.Linear(width, width, **kwargs)
+        self.kv_linear = operations.Linear(width, 2 * width, **kwargs)
+        self.proj = operations.Linear(width, width, **kwargs)
+
+    def prepare(self, text_BSC: Tensor, bias: Tensor | None) -> TextKeys | TwoKeys:
+        """Text (B, S, C) and an additive bias on its scores (B or 1, 1, 1, S) or None.
+
+        Texts of two keys are folded, except where gradients flow: folding would differentiate
+        through more work than it saves.
+        """
+        k, v = self.kv_linear(text_BSC).chunk(2, dim=-1)
+        if text_BSC.shape[1] == 2 and not torch.is_grad_enabled():
+            return self._fold(k, v, bias)
+        if bias is not None:
+            bias = bias.to(k.dtype)
+        return TextKeys(self._split(k), self._split(v), bias)
+
+    def forward(self, x_BNC: Tensor, text: TextKeys | TwoKeys) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        if isinstance(text, TwoKeys):
+            score = x_BNC.to(text.direction.dtype) @ text.direction + text.offset
+            share = F.pad(torch.sigmoid(score), (0, 1), value=1.0)
+            return share.to(x_BNC.dtype) @ text.steps
+        q = self._split(self.q_linear(x_BNC))
+        # Fused attention wants equal batches; one text for all rows is repeated without a copy.
+        k, v = (part.expand(len(q), -1, -1, -1) for part in (text.keys, text.values))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=text.bias)
+        return self.proj(out.transpose(1, 2).reshape(x_BNC.shape))
+
+    def _fold(self, k_B2C: Tensor, v_B2C: Tensor, bias: Tensor | None) -> TwoKeys:
+        wide = torch.promote_types(k_B2C.dtype, torch.float32)
+        heads = (self.num_heads, -1)
+        weight, q_bias = transposed_weight(self.q_linear, k_B2C)
+        k = k_B2C.to(wide)
+        k = (k[:, 0] - k[:, 1]).unflatten(-1, heads) / (k.shape[-1] // self.num_heads) ** 0.5
+        direction = torch.einsum("chd,bhd->bch", weight.to(wide).unflatten(-1, heads), k)
+        offset = torch.einsum("hd,bhd->bh", q_bias.to(wide).unflatten(-1, heads), k).unsqueeze(1)
+        if bias is not None:
+            bias = bias[:, 0].to(wide)
+            offset = offset + bias[..., :1] - bias[..., 1:]
+        v = v_B2C.to(wide)
+        proj, proj_bias = (part.to(wide) for part in transposed_weight(self.proj, v_B2C))
+        # One row for each head: the difference of the values there, zero in other heads.
+        per_head = (v[:, 0] - v[:, 1]).unflatten(-1, heads)
+        rows = torch.diag_embed(per_head.transpose(1, 2)).permute(0, 2, 3, 1)
+        steps = torch.cat([rows.flatten(2) @ proj, v[:, 1:] @ proj + proj_bias], dim=1)
+        return TwoKeys(direction, offset, steps.to(k_B2C.dtype))
+
+    def _split(self, x_BNC: Tensor) -> Tensor:
+        return x_BNC.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def transposed_weight(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Weight (in, out) and bias (out) of a linear layer, as it applies them to inputs like `like`.
+
+    A host's layer may cast, patch or fetch its weights inside the call, so only the call knows
+    them: it is asked about the unit vectors. They are scaled up, so that adding the bias does not
+    round the weight away; powers of two change no digits.
+    """
+    if type(layer) is nn.Linear:
+        return layer.weight.T, layer.bias
+    size = layer.in_features
+    scale = 2.0**10
+    bias = layer(like.new_zeros(1, size))[0]
+    wide = torch.promote_types(like.dtype, torch.float32)
+    scaled = layer(torch.eye(size, dtype=like.dtype, device=like.device) * scale)
+    return (scaled.to(wide) - bias.to(wide)) / scale, bias
+
+
+def _row(x: Tensor, index: int) -> Tensor:
+    return x if len(x) == 1 else x[index : index + 1]
