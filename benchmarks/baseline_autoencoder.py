@@ -103,7 +103,7 @@ class EfficientViTBlock(nn.Module):
 
 
 class MultiScaleAttention(nn.Module):
-    """ReLU linear attention over two scales; each run of 3 * head_dim channels is a head's q k v."""
+    """ReLU linear attention over two scales; heads interleave q, k and v in runs of head_dim."""
 
     def __init__(self, width: int, head_dim: int, made: dict):
         super().__init__()

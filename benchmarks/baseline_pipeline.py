@@ -78,9 +78,14 @@ class BaselinePipeline:
         grid = (size[0] // factor, size[1] // factor)
         clean = torch.zeros(1, len(DOMAIN_NAMES), channels, *grid, device=self.device)
         for name, picture in conditions.items():
-            x = labels.preprocess(name, picture).to(self.device, self.dtype)
-            clean[:, DOMAIN_NAMES.index(name)] = self.autoencoder.encode(x).float()
+            clean[:, DOMAIN_NAMES.index(name)] = self.encode_one(name, picture)
         return clean
+
+    @torch.inference_mode()
+    def encode_one(self, name: str, picture: Tensor) -> Tensor:
+        """One domain's picture (1, 3, H, W) in [0, 1] -> latent (1, z, h, w) float32."""
+        x = labels.preprocess(name, picture).to(self.device, self.dtype)
+        return self.autoencoder.encode(x).float()
 
     @torch.inference_mode()
     def decode(self, latents: Tensor) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 
 from ..jodi_core.errors import Interrupted, JodiError, RoleError
+from . import bench as bench_command
 from . import control as control_command
 from . import convert, evaluate, generate, info, perceive, train, verify
 from . import demo as demo_command
@@ -27,6 +28,7 @@ COMMANDS = (
     convert,
     evaluate,
     train,
+    bench_command,
 )
 FAILED, USAGE, STOPPED = 1, 2, 130
 

@@ -1,0 +1,145 @@
+"""What is measured: the cases, their names, and the standard set.
+
+A case's key is flat: `step.perceive1.1600m.512.bf16.cpu`. Kinds:
+  step            one network evaluation, unguided; what is prepared once per request is left out
+  step_guided     the same with guidance 4.5
+  request         pictures and text features in, finished pictures out, unguided
+  request_guided  the same with guidance 4.5
+  decode, encode  one picture through the autoencoder
+"""
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from ..jodi_core.config import DC_AE_F32C32, JODI_1600M, AutoencoderConfig, TransformerConfig
+from ..jodi_core.domains import DOMAIN_NAMES
+from ..jodi_core.errors import JodiError
+from ..jodi_core.roles import RolePlan
+
+GUIDANCE = 4.5
+TASKS = {
+    "perceive1": RolePlan.from_names(["depth"], ["image"]),
+    "perceive7": RolePlan.from_names(DOMAIN_NAMES[1:], ["image"]),
+    "control1": RolePlan.from_names(["image"], ["depth"]),
+    "joint": RolePlan.from_names(DOMAIN_NAMES),
+}
+STEPS = {"perceive1": 10, "perceive7": 10, "control1": 20, "joint": 20}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+NETWORK_KINDS = ("step", "step_guided", "request", "request_guided")
+AUTOENCODER_KINDS = ("decode", "encode")
+KINDS = (*NETWORK_KINDS, *AUTOENCODER_KINDS)
+
+TINY = TransformerConfig(
+    hidden_size=224,
+    depth=6,
+    cross_attention_heads=7,
+    caption_channels=162,
+    caption_length=32,
+    linear_head_dim=112,
+)
+TINY_VAE = AutoencoderConfig(
+    widths=(16, 64, 128, 128),
+    encoder_depths=(1, 1, 1, 1),
+    decoder_depths=(1, 1, 2, 2),
+    block_types=("ResBlock", "ResBlock", "ResBlock", "EViTS5_GLU"),
+    latent_channels=32,
+    scaling_factor=1.0,
+)
+MODELS = {
+    "tiny": (TINY, TINY_VAE),
+    "1600m": (JODI_1600M, DC_AE_F32C32),
+    "f32c32": (TINY, DC_AE_F32C32),  # the autoencoder alone is measured
+}
+SIZES = {"tiny": (64,), "1600m": (512, 1024), "f32c32": (512, 1024)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One figure to measure. task is empty for the autoencoder's kinds."""
+
+    kind: str
+    task: str
+    model: str
+    size: int
+    dtype: str
+    device: str
+
+    @property
+    def key(self) -> str:
+        parts = (self.kind, self.task, self.model, str(self.size), self.dtype, self.device)
+        return ".".join(part for part in parts if part)
+
+    @property
+    def name(self) -> str:
+        """What a pattern is matched with: `step.perceive1`, `decode`."""
+        return f"{self.kind}.{self.task}" if self.task else self.kind
+
+    @property
+    def guidance(self) -> float:
+        return GUIDANCE if self.kind.endswith("_guided") else 1.0
+
+    @classmethod
+    def parse(cls, key: str) -> "Case":
+        """The case of a key. Raises: JodiError for a key that names none."""
+        parts = key.split(".")
+        if len(parts) == 5:
+            parts.insert(1, "")
+        if len(parts) != 6 or not parts[3].isdigit():
+            raise JodiError(f"{key!r} is no case; expected one like step.joint.1600m.512.bf16.cpu")
+        case = cls(*parts[:3], int(parts[3]), *parts[4:])
+        known = case.model in MODELS and case.kind in KINDS and case.dtype in DTYPES
+        if not known or case.task not in ("", *TASKS):
+            raise JodiError(f"{key!r} names an unknown kind, task, model or dtype")
+        return case
+
+
+def standard_cases(device: str) -> list[Case]:
+    """What `make bench` measures, the most telling first within each group of one weight set."""
+
+    def case(name: str, model: str, size: int, dtype: str) -> Case:
+        kind, _, task = name.partition(".")
+        return Case(kind, task, model, size, dtype, device)
+
+    every = [f"{kind}.{task}" for kind in NETWORK_KINDS for task in TASKS]
+    steps = [f"step.{task}" for task in TASKS]
+    if device != "cpu":
+        rows = [(name, "1600m", size, "bf16") for size in (512, 1024) for name in every]
+    else:
+        rows = [(name, "1600m", 512, "bf16") for name in (*steps, "request.perceive1")]
+        rows += [(name, "1600m", 1024, "bf16") for name in ("step.joint", "step.perceive1")]
+        rows += [("step_guided.control1", "1600m", 512, "bf16")]
+        rows += [("step_guided.perceive1", "1600m", 512, "bf16")]
+        rows += [("step.perceive1", "1600m", 512, "fp32")]
+    tiny = [(name, "tiny", 64, dtype) for dtype in DTYPES for name in every]
+    vae = [(kind, "f32c32", 512, dtype) for dtype in ("bf16", "fp32") for kind in AUTOENCODER_KINDS]
+    return [case(*row) for row in (*tiny, *vae, *rows)]
+
+
+def choose_cases(
+    patterns: Sequence[str], sizes: Iterable[str], dtypes: Iterable[str], device: str
+) -> list[Case]:
+    """All cases of the catalogue whose name matches one of the patterns.
+
+    sizes: of "tiny", "512", "1024". Raises: JodiError when nothing matches.
+    """
+    names = [f"{kind}.{task}" for kind in NETWORK_KINDS for task in TASKS]
+    wanted = []
+    for dtype in dtypes:
+        for size in sizes:
+            for name in (*names, *AUTOENCODER_KINDS):
+                if not any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns):
+                    continue
+                kind, _, task = name.partition(".")
+                model = "tiny" if size == "tiny" else "1600m" if task else "f32c32"
+                pixels = SIZES["tiny"][0] if size == "tiny" else int(size)
+                wanted.append(Case(kind, task, model, pixels, dtype, device))
+    if not wanted:
+        raise JodiError(
+            f"no case is named {' or '.join(patterns)}; there are {', '.join(names)} and "
+            f"{', '.join(AUTOENCODER_KINDS)} (* stands for anything)"
+        )
+    return wanted

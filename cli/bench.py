@@ -1,0 +1,80 @@
+"""`jodi bench`: how fast this implementation is, beside a plain baseline in the same run."""
+
+import json
+from pathlib import Path
+
+from ..jodi_core.errors import JodiError
+from .options import UsageError, add_command, choose_device, finite, positive
+from .progress import Console
+
+try:  # the archive for ComfyUI leaves the folder out
+    from ..benchmarks import cases, runner
+except ModuleNotFoundError as error:
+    if not (error.name or "").endswith(".benchmarks"):
+        raise
+    cases = runner = None
+
+EXAMPLES = """
+jodi bench                                       the standard set, within 45 minutes
+jodi bench --json figures.json                   the same, and keep the figures
+jodi bench --case 'step.*' --size tiny           some cases only
+jodi bench --case step.perceive1 --size 512 --dtype bf16 --repeat 5
+"""
+SIZES, DTYPES = ("tiny", "512", "1024"), ("bf16", "fp32")
+MEMORY = ("step.joint", "step.perceive1")
+
+
+def add(commands) -> None:
+    parser = add_command(
+        commands,
+        "bench",
+        run,
+        "Measure ours against a plain baseline: the same random weights, in turns, as ratios.",
+        "The baseline computes all eight domains in loops, masks what is ignored, reads the text "
+        "anew at every step and decodes everything, as the published code does. Both are checked "
+        "to be equal before anything is timed.",
+        EXAMPLES,
+    )
+    parser.add_argument(
+        "--case",
+        action="append",
+        metavar="NAME",
+        help="step, step_guided, request or request_guided with .perceive1, .perceive7, .control1 "
+        "or .joint; decode; encode; * stands for anything. Without it the standard set runs",
+    )
+    parser.add_argument("--size", action="append", choices=SIZES, help="with --case; default: 512")
+    parser.add_argument("--dtype", action="append", choices=DTYPES, help="with --case; bf16")
+    parser.add_argument("--device", default="auto", help="cpu or cuda; auto takes cuda if there")
+    parser.add_argument("--repeat", type=positive, metavar="N", help="pairs of each case, at most")
+    parser.add_argument(
+        "--budget", type=finite, default=45.0, metavar="MIN", help="minutes in all (default: 45)"
+    )
+    parser.add_argument(
+        "--memory", action="store_true", help="with --case: peak memory too, in processes apart"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+
+
+def run(args, console: Console) -> int:
+    if runner is None or cases is None:
+        raise JodiError(
+            "the benchmarks are not in this install; run them from a checkout of the project"
+        )
+    device = choose_device(args.device).type
+    if args.case:
+        sizes, dtypes = args.size or ["512"], args.dtype or ["bf16"]
+        chosen = cases.choose_cases(args.case, sizes, dtypes, device)
+        memory = chosen if args.memory else []
+    else:
+        if args.size or args.dtype or args.memory:
+            raise UsageError("--size, --dtype and --memory choose among cases; name some (--case)")
+        chosen = cases.standard_cases(device)
+        memory = [c for c in chosen if c.name in MEMORY and c.model == "1600m" and c.size == 512]
+    figures = runner.run(
+        chosen, minutes=args.budget, repeat=args.repeat, memory=memory, say=console.result
+    )
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        console.note(f"figures written to {args.json}")
+    return 0
