@@ -26,6 +26,14 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 # Empty: no GPU has been measured yet, so `auto` stays with torch everywhere.
 MEASURED: dict[tuple[str, str], int] = {}
 
+# The most channels (of a head, a row, a pixel) that fit the registers of one program.
+WIDEST = {
+    "relu_linear_attention": 128,
+    "layer_norm_modulate": 16384,
+    "gated_residual_norm_modulate": 16384,
+    "rms_norm_channels": 16384,
+}
+
 _mode: str | None = None
 
 
@@ -65,10 +73,10 @@ def use(mode: str) -> Iterator[None]:
         _mode = before
 
 
-def kernel_answers(operation: str, *tensors: Tensor | None) -> bool:
+def kernel_answers(operation: str, channels: int, *tensors: Tensor | None) -> bool:
     """Whether a kernel is to answer this call. Asks the device nothing, so it never waits for one.
 
-    tensors: the operands, the one whose rows are counted first; None for one left out.
+    channels: of a row of the first operand. tensors: the operands; None for one left out.
     Raises: KernelError when `triton` is chosen and no kernel can answer, with the reason.
     """
     mode = chosen()
@@ -77,7 +85,7 @@ def kernel_answers(operation: str, *tensors: Tensor | None) -> bool:
     operands = [t for t in tensors if t is not None]
     if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
         return False
-    reason = _obstacle(operands)
+    reason = _obstacle(operation, channels, operands)
     if mode == "triton":
         if reason:
             raise KernelError(
@@ -88,7 +96,7 @@ def kernel_answers(operation: str, *tensors: Tensor | None) -> bool:
     if reason or operands[0].device.type != "cuda":
         return False
     fewest = MEASURED.get((operation, _device_name(operands[0].device.index)))
-    return fewest is not None and operands[0].numel() >= fewest * operands[0].shape[-1]
+    return fewest is not None and operands[0].numel() >= fewest * channels
 
 
 def obstacle(device: torch.device | str) -> str | None:
@@ -108,8 +116,11 @@ def obstacle(device: torch.device | str) -> str | None:
     )
 
 
-def _obstacle(operands: list[Tensor]) -> str | None:
+def _obstacle(operation: str, channels: int, operands: list[Tensor]) -> str | None:
     first = operands[0]
+    widest = WIDEST.get(operation, channels)
+    if channels > widest:
+        return f"its kernel takes rows of at most {widest} channels, and these have {channels}"
     if first.dtype not in DTYPES:
         return f"there are kernels for float16, bfloat16 and float32, not for {first.dtype}"
     for other in operands[1:]:

@@ -15,22 +15,19 @@ from torch import Tensor
 
 from .triton_common import on_device_of, operator, padded, rows_of_channels
 
-# Output rows of one program: a strip reads two rows beyond its own.
-STRIP = 32
-COLUMNS = 8
-CHANNELS = 64
+STRIP = 32  # output rows of one program, which reads two rows beyond them
+COLUMNS, CHANNELS, WARPS = 8, 64, 4
+STAGES = 3  # rows on their way: registers hold too few programs to hide memory's latency
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor, grid: list[int], silu_first: bool) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, bias: Tensor, grid: list[int]) -> Tensor:
     return torch.empty(*x.shape[:-1], x.shape[-1] // 2, dtype=x.dtype, device=x.device)
 
 
 @operator("depthwise_conv3x3_glu", _fake)
-def _depthwise_conv3x3_glu(
-    x: Tensor, weight: Tensor, bias: Tensor, grid: list[int], silu_first: bool
-) -> Tensor:
+def _depthwise_conv3x3_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: list[int]) -> Tensor:
     h, w = grid
-    out = _fake(x, weight, bias, grid, silu_first)
+    out = _fake(x, weight, bias, grid)
     if out.numel() == 0:
         return out
     images = rows_of_channels(x).reshape(-1, h * w, x.shape[-1])
@@ -50,24 +47,18 @@ def _depthwise_conv3x3_glu(
             columns,
             slices,
             *images.stride()[:2],
-            SILU_FIRST=silu_first,
             STRIP=min(STRIP, padded(h)),
             COLUMNS=COLUMNS,
             CHANNELS=CHANNELS,
-            num_warps=4,
+            STAGES=STAGES,
+            num_warps=WARPS,
         )
     return out
 
 
-def depthwise_conv3x3_glu(
-    x: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int], silu_first: bool
-) -> Tensor:
-    """x (..., T, 2F), weight (2F, 1, 3, 3), bias (2F), grid (h, w) -> (..., T, F).
-
-    silu_first: SiLU of each input as it is loaded, which costs three evaluations a number where a
-    pass of its own costs one but also a read and a write of all 2F channels.
-    """
-    return _depthwise_conv3x3_glu(x, weight, bias, list(grid), silu_first)
+def depthwise_conv3x3_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
+    """x (..., T, 2F), weight (2F, 1, 3, 3), bias (2F), grid (h, w) -> (..., T, F)."""
+    return _depthwise_conv3x3_glu(x, weight, bias, list(grid))
 
 
 @triton.jit
@@ -84,10 +75,10 @@ def _depthwise_kernel(
     slices,
     x_image,
     x_token,
-    SILU_FIRST: tl.constexpr,
     STRIP: tl.constexpr,
     COLUMNS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """One program computes a strip of rows, COLUMNS wide, of CHANNELS values and their gates."""
     # Slices of channels vary fastest: programs that run together read whole tokens.
@@ -110,18 +101,18 @@ def _depthwise_kernel(
     # Output rows that are not yet whole: the one above the row being read, and that row itself.
     value_above, value_here = value_bias, value_bias
     gate_above, gate_here = gate_bias, gate_bias
-    for y in range(first - 1, tl.minimum(first + STRIP, h) + 1):
+    for y in tl.range(first - 1, tl.minimum(first + STRIP, h) + 1, num_stages=STAGES):
         # No column lies within reach of a row outside the grid: it reads as zeros.
         reach = tl.where(y < 0, 0, tl.where(y < h, w, 0))
         row_ptr = x_image_ptr + y * w * x_token
-        l, m, r = _row(row_ptr, x_token, column, channel, real, reach, SILU_FIRST)
-        value_above += v6 * l + v7 * m + v8 * r
-        value_here += v3 * l + v4 * m + v5 * r
-        value_below = value_bias + v0 * l + v1 * m + v2 * r
-        l, m, r = _row(row_ptr + hidden, x_token, column, channel, real, reach, SILU_FIRST)
-        gate_above += g6 * l + g7 * m + g8 * r
-        gate_here += g3 * l + g4 * m + g5 * r
-        gate_below = gate_bias + g0 * l + g1 * m + g2 * r
+        left, here, right = _row(row_ptr, x_token, column, channel, real, reach)
+        value_above = value_above + v6 * left + v7 * here + v8 * right
+        value_here = value_here + v3 * left + v4 * here + v5 * right
+        value_below = value_bias + v0 * left + v1 * here + v2 * right
+        left, here, right = _row(row_ptr + hidden, x_token, column, channel, real, reach)
+        gate_above = gate_above + g6 * left + g7 * here + g8 * right
+        gate_here = gate_here + g3 * left + g4 * here + g5 * right
+        gate_below = gate_bias + g0 * left + g1 * here + g2 * right
         # The row above has now seen its three rows, if it is of this strip.
         there = (column < tl.where(y > first, w, 0))[:, None] & real[None, :]
         out_row = out_image_ptr + (y - 1) * w * hidden
@@ -135,24 +126,20 @@ def _depthwise_kernel(
 
 
 @triton.jit
-def _row(row_ptr, x_token, column, channel, real, reach, SILU_FIRST: tl.constexpr):
+def _row(row_ptr, x_token, column, channel, real, reach):
     """A tile of an input row: the left neighbours, the columns themselves, the right neighbours."""
     return (
-        _tile(row_ptr, x_token, column - 1, channel, real, reach, SILU_FIRST),
-        _tile(row_ptr, x_token, column, channel, real, reach, SILU_FIRST),
-        _tile(row_ptr, x_token, column + 1, channel, real, reach, SILU_FIRST),
+        _tile(row_ptr, x_token, column - 1, channel, real, reach),
+        _tile(row_ptr, x_token, column, channel, real, reach),
+        _tile(row_ptr, x_token, column + 1, channel, real, reach),
     )
 
 
 @triton.jit
-def _tile(row_ptr, x_token, column, channel, real, reach, SILU_FIRST: tl.constexpr):
+def _tile(row_ptr, x_token, column, channel, real, reach):
     there = ((column >= 0) & (column < reach))[:, None] & real[None, :]
     x = tl.load(row_ptr + column[:, None] * x_token + channel[None, :], mask=there, other=0.0)
-    x = x.to(tl.float32)
-    if SILU_FIRST:
-        # Outside the grid this is SiLU(0) = 0: the padding comes after the activation.
-        x = x * tl.sigmoid(x)
-    return x
+    return x.to(tl.float32)
 
 
 @triton.jit

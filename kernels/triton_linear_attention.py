@@ -19,8 +19,7 @@ from .triton_common import INTERPRETED, on_device_of, operator, padded
 # of keys alone, so that neither batch nor device changes the order of a sum.
 MOST_PARTS = 16
 FEWEST_KEYS_IN_A_PART = 256
-KEY_TILE = 128
-QUERY_TILE = 128
+KEY_TILE, QUERY_TILE = 64, 128  # tokens at a time, of 16-bit heads of up to 32 channels
 
 
 def _fake(q: Tensor, k: Tensor, v: Tensor, eps: float, key_mask: Tensor | None) -> Tensor:
@@ -34,8 +33,7 @@ def relu_linear_attention(
     """q (B, N, H, D), k and v (B, M, H, D), key_mask (B, M) bool or None -> (B, N, H, D).
 
     16-bit operands: their products are exact in the state; the state enters the second product
-    rounded to TF32, no coarser than the operands. float32 operands: three TF32 products each,
-    float32 in all but name.
+    rounded to TF32, no coarser than the operands. float32 operands stay float32 throughout.
     """
     batch, queries, heads, dim = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
@@ -44,7 +42,9 @@ def relu_linear_attention(
     if k.shape[1] == 0:
         return out.zero_()
     state = key_value_state(k, v, key_mask)
-    tiles = triton.cdiv(queries, QUERY_TILE)
+    channels = padded(dim, 16)
+    tile = _tile(QUERY_TILE, channels, q)
+    tiles = triton.cdiv(queries, tile)
     with on_device_of(q):
         _apply_kernel[(heads * tiles * batch,)](
             q,
@@ -56,10 +56,10 @@ def relu_linear_attention(
             tiles,
             *q.stride(),
             DIM=dim,
-            TILE=QUERY_TILE,
-            CHANNELS=padded(dim, 16),
-            PRECISION=_precision(q, second=True),
-            num_warps=4,
+            TILE=tile,
+            CHANNELS=channels,
+            PRECISION=_precision(q),
+            num_warps=4 if channels < 128 else 8,
         )
     return out
 
@@ -71,6 +71,7 @@ def key_value_state(k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
     """
     batch, keys, heads, dim = k.shape
     part, parts = cut(keys)
+    channels = padded(dim, 16)
     state = torch.empty(batch, parts, heads, dim + 1, dim, dtype=torch.float32, device=k.device)
     mask = k if key_mask is None else key_mask  # an address that is not read
     with on_device_of(k):
@@ -89,12 +90,13 @@ def key_value_state(k: Tensor, v: Tensor, key_mask: Tensor | None) -> Tensor:
             mask.stride(1),
             MASKED=key_mask is not None,
             DIM=dim,
-            TILE=KEY_TILE,
-            CHANNELS=padded(dim, 16),
-            PRECISION=_precision(k, second=False),
+            TILE=_tile(KEY_TILE, channels, k),
+            CHANNELS=channels,
+            PRECISION=_precision(k),
             # The interpreter multiplies no bfloat16; in float32 the products are the same.
             WIDEN=INTERPRETED,
-            num_warps=4,
+            num_warps=4 if channels < 128 else 8,
+            num_stages=2,
         )
     # A sum in a fixed order, where atomic additions would come in any.
     return state.sum(1) if parts > 1 else state.squeeze(1)
@@ -231,8 +233,15 @@ def _relu(x):
     return tl.where(x < 0, 0.0, x)
 
 
-def _precision(x: Tensor, second: bool) -> str:
-    """How tl.dot treats float32 operands; 16-bit ones are multiplied exactly whatever is said."""
-    if x.dtype == torch.float32:
-        return "tf32x3"
-    return "tf32" if second else "ieee"
+def _tile(tokens: int, channels: int, x: Tensor) -> int:
+    """Fewer tokens at a time where heads are wide or numbers long: the same registers and cache."""
+    wide = max(channels // 32, 1) * (x.element_size() // 2)
+    return max(tokens // wide, 16)
+
+
+def _precision(x: Tensor) -> str:
+    """How tl.dot multiplies float32 numbers: as such if the operands were, else as TF32.
+
+    The products of the state, of two 16-bit operands, are exact in either.
+    """
+    return "ieee" if x.dtype == torch.float32 else "tf32"
