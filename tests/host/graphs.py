@@ -58,6 +58,14 @@ def only(graph: dict, *outputs: str) -> dict:
     return {key: node for key, node in graph.items() if key in wanted}
 
 
+def picture_batch(graph: dict, names: list[str]) -> str:
+    """Load pictures of the input folder, all of one size, as one batch; the id of its node."""
+    first, *rest = (add(graph, "LoadImage", image=name) for name in names)
+    for other in rest:
+        first = add(graph, "ImageBatch", image1=[first, 0], image2=[other, 0])
+    return first
+
+
 class Latents:
     """SaveLatent nodes on outputs of a graph, and what they saved.
 

@@ -1,7 +1,8 @@
 """A real ComfyUI server with this pack in its custom_nodes, and what a test asks of it.
 
-The host's own folder is not written to: models, custom_nodes, input, output and user are those of a
-folder given with --base-directory.
+The host's own folder is not written to: models, custom_nodes, input, output and user are those of
+a folder given with --base-directory. The pack there is a copy of what the registry's archive holds,
+so that a file missing from the archive is missing here.
 """
 
 import json
@@ -17,7 +18,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..hosts import ROOT, Host
+from ..hosts import Host
+from . import archive
 
 START, RUN = 600, 900  # seconds, for a machine that does other things too
 FOLDERS = ("custom_nodes", "models", "input", "output", "user", "temp")
@@ -37,10 +39,15 @@ class FailedError(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished graph. outputs: what each output node reported, by node id."""
+    """A finished graph.
+
+    outputs: what each output node reported, by node id. left_out: errors of nodes that the host
+    would not run while it ran the others, by node id.
+    """
 
     outputs: dict[str, dict]
     seconds: float
+    left_out: dict[str, dict]
 
     def files(self, node: str, kind: str = "images") -> list[dict]:
         return self.outputs[node][kind]
@@ -57,7 +64,7 @@ class Server:
     def start(self) -> "Server":
         for name in FOLDERS:
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        (self.folder / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
+        archive.unpack(self.folder / "custom_nodes" / PACK)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -104,32 +111,36 @@ class Server:
 
     def forget(self) -> None:
         """Drop what is cached from earlier runs, so that the next one computes everything."""
-        self._post("/free", {"unload_models": True, "free_memory": True})
+        self.post("/free", {"unload_models": True, "free_memory": True})
         time.sleep(1.5)  # the prompt worker does it, between two looks at its queue
 
     def interrupt(self) -> None:
         """What the page's Cancel does."""
         self._ask("/interrupt", b"{}")
 
-    def run(self, graph: dict) -> Run:
-        """Post an API graph and wait for its end.
+    def run(self, graph: dict, workflow: dict | None = None) -> Run:
+        """Post an API graph and wait for its end. workflow: the page's form, for saved pictures.
 
         Raises: RefusedError when validation fails; FailedError when a node does.
         """
         began = time.monotonic()
-        name = self._post("/prompt", {"prompt": graph, "client_id": uuid.uuid4().hex})["prompt_id"]
+        body = {"prompt": graph, "client_id": uuid.uuid4().hex}
+        if workflow is not None:
+            body["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
+        answer = self.post("/prompt", body)
+        name, left_out = answer["prompt_id"], answer.get("node_errors") or {}
         while time.monotonic() - began < RUN:
             entry = self.get(f"/history/{name}").get(name)
             if entry and entry["status"]["status_str"] != "success":
                 raise FailedError(_error(entry))
             if entry:
-                return Run(entry["outputs"], time.monotonic() - began)
+                return Run(entry["outputs"], time.monotonic() - began, left_out)
             if self._process.poll() is not None:
                 raise RuntimeError(f"the server ended:\n{self.log_text()[-4000:]}")
             time.sleep(0.2)
         raise TimeoutError(f"no result after {RUN} s:\n{self.log_text()[-4000:]}")
 
-    def _post(self, path: str, body: dict):
+    def post(self, path: str, body: dict):
         answer = self._ask(path, json.dumps(body).encode())
         return json.loads(answer) if answer else None
 

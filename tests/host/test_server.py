@@ -1,13 +1,19 @@
 """What a real server does with the pack: its nodes, wrong wiring, wrong files, Cancel."""
 
+import io
+import itertools
+import json
 import threading
 import time
+import urllib.parse
 
 import pytest
 from jodi_pack.jodi_core.embedded import ASSETS, AUTOENCODER, TRANSFORMER
 from jodi_pack.tests.helpers import relative_rms
-from jodi_pack.tests.host.graphs import Latents, add, changed, find, only, read
+from jodi_pack.tests.host.graphs import NAMES, Latents, add, changed, find, only, read
 from jodi_pack.tests.host.server import FailedError, RefusedError
+from jodi_pack.tests.hosts import ROOT
+from PIL import Image
 
 pytestmark = pytest.mark.comfyui
 NODES = {
@@ -102,30 +108,43 @@ def test_wrong_wiring_is_explained_and_the_server_lives_on(server, perception):
     assert server.run(graph).files(ids["show"])
 
 
+LOADERS = {  # node: (its folder of models, its file input, other inputs)
+    "JodiLoadModel": ("diffusion_models", "model", {"weight_dtype": "default"}),
+    "JodiLoadVAE": ("vae", "vae", {}),
+    "JodiLoadTextEncoder": ("text_encoders", "text_encoder", {}),
+}
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
+
+WRONG = {
+    "pointer": (POINTER, "pointer"),
+    "truncated": (TRANSFORMER.read_bytes()[:100_000], "truncated"),
+    "transformer": (TRANSFORMER.read_bytes(), "Load Jodi Model"),
+    "autoencoder": (AUTOENCODER.read_bytes(), "Load Jodi VAE"),
+}
+RIGHT = {("JodiLoadModel", "transformer"), ("JodiLoadVAE", "autoencoder")}
+
+
 @pytest.mark.parametrize(
-    ("content", "parts"),
-    [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", ("pointer",)),
-        (TRANSFORMER, ("truncated",)),
-        (AUTOENCODER, ("DC-AE", "Load Jodi VAE")),
-    ],
-    ids=["pointer", "truncated", "swapped"],
+    ("loader", "what"), [c for c in itertools.product(LOADERS, WRONG) if c not in RIGHT]
 )
-def test_wrong_files_are_explained(server, perception, content, parts):
+def test_wrong_files_are_explained(server, perception, loader, what):
+    content, explanation = WRONG[what]
+    folder, entry, others = LOADERS[loader]
+    file = server.folder / "models" / folder / f"wrong_{what}.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
     graph, ids = perception
-    name = f"wrong_{parts[0].split()[-1]}.safetensors"
-    if parts == ("truncated",):
-        content = content.read_bytes()[:100_000]
-    elif not isinstance(content, bytes):
-        content = content.read_bytes()
-    folder = server.folder / "models" / "diffusion_models"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_bytes(content)
     varied = dict(graph)
-    loader = add(varied, "JodiLoadModel", model=name, weight_dtype="default")
-    varied = changed(varied, ids["roles"], model=[loader, 0])
-    varied = changed(varied, ids["sampler"], model=[loader, 0])
-    failure(server, varied, "JodiLoadModel", name, *parts)
+    bad = add(varied, loader, **{entry: file.name}, **others)
+    if loader == "JodiLoadModel":
+        varied = changed(varied, ids["roles"], model=[bad, 0])
+    elif loader == "JodiLoadVAE":
+        varied = changed(varied, ids["roles"], vae=[bad, 0])
+    else:
+        text = add(varied, "JodiTextEncode", clip=[bad, 0], text="a tree", instruction=True)
+        varied = changed(varied, ids["roles"], positive=[text, 0])
+    failure(server, varied, loader, file.name, explanation)
 
 
 def test_weights_from_the_standard_folders_are_the_built_in_ones(server, perception):
@@ -179,6 +198,31 @@ def test_cancel_stops_a_job_and_the_next_one_works(server, perception):
     assert not poster.is_alive()
     assert messages and "interrupted" in str(messages[0]), messages
     assert server.run(changed(graph, ids["sampler"], seed=98)).files(ids["show"])
+
+
+def test_a_saved_picture_brings_its_graph_back_whole(server):
+    """What the host writes into a picture: both forms, every value; and it makes the same again."""
+    graph = read("sampler_custom")
+    page = json.loads((ROOT / "workflows" / "sampler_custom.json").read_text(encoding="utf-8"))
+    save = find(graph, "SaveImage")
+    graph = changed(graph, save, filename_prefix="test/whole")
+    (file,) = server.run(graph, page).files(save)
+    stored = Image.open(io.BytesIO(server.view(file))).text
+    reloaded = json.loads(stored["prompt"])
+    assert reloaded == graph and json.loads(stored["workflow"]) == page
+    server.forget()
+    (again,) = server.run(reloaded, page).files(save)
+    assert again["filename"] != file["filename"]
+    assert server.view(again) == server.view(file)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stored_workflow_comes_back_whole(server, name):
+    """As the page's Save and Open do it."""
+    page = json.loads((ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    place = "/userdata/" + urllib.parse.quote(f"workflows/{name}.json", safe="")
+    server.post(place, page)
+    assert server.get(place) == page
 
 
 def test_a_template_posted_twice_runs_once(server):
