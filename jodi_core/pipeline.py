@@ -32,6 +32,7 @@ from .sampling import (
     hold_region,
 )
 from .text import ClosedVocabularyEncoder, TextFeatures
+from .text_cache import TextCache, state_of_weights
 from .transformer import JodiTransformer
 
 Pictures = Mapping[str, Tensor]
@@ -80,6 +81,7 @@ class JodiPipeline:
         self.transformer = transformer.eval()
         self.autoencoder = autoencoder.eval()
         self.text_encoder = text_encoder
+        self._texts = TextCache()
         self.metadata = dict(metadata or {})
         names = json.loads(self.metadata.get("domains", "null")) or DOMAIN_NAMES
         self.names = tuple(names[: transformer.config.num_domains])
@@ -354,6 +356,7 @@ class JodiPipeline:
             released = self.transformer.config == JODI_1600M
             round_timestep = released and self.dtype == torch.bfloat16
         sigmas = flow_sigmas(steps, shift, start=start)
+        self._texts.weights = state_of_weights(self.transformer)
         denoise = prepare_denoiser(
             self.transformer,
             plan.as_tensor(len(clean)),
@@ -364,6 +367,7 @@ class JodiPipeline:
             guidance=guidance,
             own_mask=own_mask,
             round_timestep=round_timestep,
+            cache=self._texts,
         )
         x = noise
         if init is not None:

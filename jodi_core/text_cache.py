@@ -4,7 +4,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 Inputs = tuple[Tensor | None, ...]
 
@@ -40,3 +40,12 @@ def same_tensor(a: Tensor | None, b: Tensor | None) -> bool:
     if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
         return False
     return a is b or torch.equal(a, b)
+
+
+def state_of_weights(module: nn.Module) -> Hashable:
+    """Another value whenever a parameter or buffer was exchanged or written to.
+
+    Tensors made in inference mode do not count writes to them; nothing here writes to those.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)

@@ -21,10 +21,11 @@ from torch import Tensor
 from ..jodi_core.config import JODI_1600M, TransformerConfig
 from ..jodi_core.errors import RoleError, ShapeError, TextError
 from ..jodi_core.roles import Role
+from ..jodi_core.text_cache import TextCache
 from ..jodi_core.transformer import JodiTransformer
 from ._facts import ModelFacts, VAEFacts, vae_of
 from ._host_latent import JodiLatent
-from ._host_run import RunCond, RunContexts
+from ._host_run import Prepared, RunCond, RunEntry, prepared, repeats
 
 TEXT, MASK, ROLES, CLEAN, RUN = "c_crossattn", "jodi_mask", "jodi_roles", "jodi_clean", "jodi_run"
 VAE = "jodi_vae"
@@ -53,30 +54,36 @@ class JodiDiffusion(JodiTransformer):
     def evaluate_batch(self, x, timestep, context=None, *, transformer_options=None, **conds):
         x = x.transpose(1, 2)
         roles, mask, clean = conds[ROLES], conds.get(MASK), conds.get(CLEAN)
-        copies = len((transformer_options or {}).get("cond_or_uncond", ())) or 1
-        tensors = (x, timestep, roles, clean, context, mask)
-        if copies > 1 and _repeats(copies, *tensors):
-            # Without text, or with the same, both halves of the guidance are one evaluation.
-            rows = len(x) // copies
-            x, timestep, roles, clean, context, mask = (
-                None if tensor is None else tensor[:rows] for tensor in tensors
-            )
-        else:
-            copies = 1
+        clean = None if clean is None else clean.transpose(1, 2)
+        run = conds[RUN]
+        half = len(x) // 2
 
-        def prepare():
-            return self.prepare(
-                roles,
-                context,
-                mask,
-                None if clean is None else clean.transpose(1, 2),
-                like=x,
-                round_timestep=self.round_timestep,
-            )
+        def prepare(cache: TextCache | None) -> Prepared:
+            # Two entries that differ in nothing but the text are one evaluation for both.
+            both = run.pair(x) and repeats(2, roles, clean)
+            options = {"round_timestep": self.round_timestep, "cache": cache}
+            if not both:
+                made = self.prepare(roles, context, mask, clean, like=x, **options)
+            else:
+                if not repeats(2, context, mask):
+                    options["second_text"] = context[half:], None if mask is None else mask[half:]
+                made = self.prepare(
+                    roles[:half],
+                    None if context is None else context[:half],
+                    None if mask is None else mask[:half],
+                    None if clean is None else clean[:half],
+                    like=x[:half],
+                    **options,
+                )
+            return Prepared(made, both)
 
-        prepared = conds[RUN].get(x, (roles, context, mask, clean), prepare)
-        velocity = self.velocity(x, timestep / 1000, prepared).transpose(1, 2)
-        return velocity.repeat(copies, 1, 1, 1, 1)
+        ready = prepared(run, x, prepare)
+        if ready.both:
+            x, timestep = x[:half], timestep[:half]
+        velocity = self.velocities(x, timestep / 1000, ready.context)
+        if ready.both and len(velocity) == 1:
+            velocity = velocity * 2
+        return torch.cat(velocity).transpose(1, 2)
 
 
 class JodiConfig(comfy.supported_models_base.BASE):
@@ -106,6 +113,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
     def __init__(self, model_config: JodiConfig, facts: ModelFacts, build: Callable):
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, unet_model=build)
         self.facts = facts
+        self.text_cache = TextCache(entries=2)  # of the last prompt and negative prompt
 
     def extra_conds(self, **kwargs) -> dict:
         """The tensors of one CONDITIONING entry, checked against the latent it meets.
@@ -119,7 +127,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
         self._check_vae(kwargs.get(VAE))
         roles = self._roles(kwargs.get(ROLES), len(noise))
         conds = {ROLES: comfy.conds.CONDRegular(roles.to(device))}
-        conds[RUN] = RunCond(RunContexts(self), _active(roles))
+        conds[RUN] = RunCond(RunEntry(self), _active(roles))
         clean = self._clean(kwargs.get(CLEAN), roles, noise)
         if clean is not None:
             conds[CLEAN] = comfy.conds.CONDNoiseShape(clean.to(device))
@@ -250,17 +258,6 @@ class JodiHostModel(comfy.model_base.BaseModel):
         """
         null = self.diffusion_model.y_embedder.y_embedding.detach().float()
         return null[None], torch.ones(1, len(null), dtype=torch.long, device=null.device)
-
-
-def _repeats(copies: int, *tensors: Tensor | None) -> bool:
-    """Whether every tensor is one block of rows, `copies` times over."""
-    for tensor in tensors:
-        if tensor is None:
-            continue
-        first, *others = tensor.chunk(copies)
-        if not all(other.shape == first.shape and torch.equal(other, first) for other in others):
-            return False
-    return True
 
 
 def _active(roles: Tensor) -> int:

@@ -1,70 +1,121 @@
 """What a sampling run carries besides tensors: contexts prepared once, and how many domains count.
 
-Shapes: B rows, L domains, z latent channels, h w latent grid, S text tokens.
+The host concatenates and casts its tensors anew at every step, so their identity says nothing, and
+comparing their values would make a GPU wait at every step. So each CONDITIONING entry carries an
+object of its own through the run, and a batch is known by the objects that make it up.
 """
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import comfy.conds
 import torch
 from torch import Tensor
 
+from ..jodi_core.context import PreparedContext
+from ..jodi_core.text_cache import TextCache
+
 CONTEXTS_KEPT = 4  # guidance in two calls needs 2; regional prompts a few more
 
-Inputs = tuple[Tensor | None, ...]
+
+@dataclass
+class Prepared:
+    """A context, and whether one evaluation serves both halves of the guidance."""
+
+    context: PreparedContext
+    both: bool
 
 
-class RunContexts:
-    """Prepared contexts of one sampling run, told apart by content.
+@dataclass(eq=False)
+class RunEntry:
+    """One CONDITIONING entry in one run. Compared by identity.
 
-    The host concatenates and casts its tensors anew at every step, so identity says nothing. The
-    object is made by `extra_conds` and lives in the conditioning of one run only: weights that are
-    patched between runs never meet an old context. While hooks change weights inside a run,
-    nothing is kept.
+    Made by `extra_conds` anew for each run, so that weights patched between runs never meet an old
+    context. While hooks change weights inside a run, nothing is kept.
     """
 
-    def __init__(self, host):
-        self._host = host
-        self._entries: list[tuple[tuple, Inputs, object]] = []
+    host: object
+    known: list[tuple[tuple, Prepared]] = field(default_factory=list)
 
-    def get(self, like: Tensor, inputs: Inputs, make):
-        """The context for these inputs and latents like `like`, made when it is not known."""
-        patcher = self._host.current_patcher
-        if patcher is not None and patcher.current_hooks is not None:
-            return make()
-        kind = (like.shape, like.dtype, like.device)
-        for known_kind, known, context in self._entries:
-            if known_kind == kind and all(map(_same, known, inputs)):
-                return context
-        context = make()
-        self._entries = [*self._entries[1 - CONTEXTS_KEPT :], (kind, inputs, context)]
-        return context
+
+@dataclass(frozen=True)
+class Run:
+    """What a batch is made of: entries in order, the area that each looks at, rows of each."""
+
+    entries: tuple[RunEntry, ...]
+    areas: tuple[object, ...]
+    rows: int
+
+    def whole(self, batch: Tensor) -> bool:
+        """Whether a batch holds just these rows. Wrappers of the host's model may split it up."""
+        return len(batch) == self.rows * len(self.entries)
+
+    def pair(self, batch: Tensor) -> bool:
+        """Whether a batch is two entries that look at the same picture."""
+        return len(self.entries) == 2 and self.areas[0] == self.areas[1] and self.whole(batch)
+
+
+def prepared(run: Run, like: Tensor, make: Callable[[TextCache | None], Prepared]) -> Prepared:
+    """What `make` made for this batch of entries and latents like `like`, or makes now.
+
+    make: called with a cache of prepared texts that outlives the run, or with None where the
+    weights change under way.
+    """
+    owner = run.entries[0]
+    patcher = owner.host.current_patcher
+    if patcher is not None and patcher.current_hooks is not None:
+        return make(None)
+    if not run.whole(like):
+        return make(_text_cache(owner.host))
+    kind = (run, like.shape, like.dtype, like.device)
+    for known, value in owner.known:
+        if known == kind:
+            return value
+    value = make(_text_cache(owner.host))
+    owner.known = [*owner.known[1 - CONTEXTS_KEPT :], (kind, value)]
+    return value
 
 
 class RunCond(comfy.conds.CONDRegular):
-    """Carries `RunContexts` through the host's conditioning; its size is (1, active domains)."""
+    """Carries a `RunEntry` through the host's batches; its size is (1, active domains)."""
 
-    def __init__(self, cond: RunContexts, active: int):
+    def __init__(self, cond: RunEntry, active: int, area=None, rows: int = 1):
         super().__init__(cond)
-        self.active = active
+        self.active, self.area, self.rows = active, area, rows
 
     def _copy_with(self, cond):
-        return self.__class__(cond, self.active)
+        return self.__class__(cond, self.active, self.area, self.rows)
 
-    def process_cond(self, batch_size, **_):
-        return self
+    def process_cond(self, batch_size, area=None, **_):
+        area = tuple(area) if isinstance(area, list | tuple) else area
+        return self.__class__(self.cond, self.active, area, batch_size)
 
     def can_concat(self, other) -> bool:
-        return isinstance(other, RunCond)
+        return isinstance(other, RunCond) and other.rows == self.rows
 
-    def concat(self, others):
-        return self.cond
+    def concat(self, others) -> Run:
+        conds = (self, *others)
+        return Run(tuple(c.cond for c in conds), tuple(c.area for c in conds), self.rows)
 
     def size(self) -> list[int]:
         return [1, self.active]
 
 
-def _same(a: Tensor | None, b: Tensor | None) -> bool:
-    if a is None or b is None:
-        return a is b
-    if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
-        return False
-    return a is b or torch.equal(a, b)
+def _text_cache(host) -> TextCache | None:
+    """The host model's cache, for the weights and patches that are loaded now."""
+    loaded = getattr(host, "current_weight_patches_uuid", None)
+    if loaded is None:
+        return None
+    host.text_cache.weights = loaded
+    return host.text_cache
+
+
+def repeats(copies: int, *tensors: Tensor | None) -> bool:
+    """Whether every tensor is one block of rows, `copies` times over."""
+    for tensor in tensors:
+        if tensor is None:
+            continue
+        first, *others = tensor.chunk(copies)
+        if not all(other.shape == first.shape and torch.equal(other, first) for other in others):
+            return False
+    return True

@@ -13,7 +13,8 @@ from jodi_pack.jodi_core.config import JODI_1600M
 from jodi_pack.jodi_core.denoiser import prepare_denoiser
 from jodi_pack.jodi_core.errors import JodiError, RoleError, ShapeError, TextError
 from jodi_pack.jodi_core.sampling import sample_euler
-from jodi_pack.nodes import _host, _host_model
+from jodi_pack.jodi_core.text_cache import TextCache
+from jodi_pack.nodes import _host, _host_model, _host_run
 from jodi_pack.tests.helpers import TINY, randn
 from jodi_pack.tests.nodes.parts import AE, GUIDANCE, parts, prompt_features, raises, text
 
@@ -234,38 +235,52 @@ def check_negative_read_with_the_prompts_mask():
 def check_cost_follows_the_active_domains():
     network = parts()[0].model.diffusion_model
     seen = []
-    hook = network.blocks[0].attn.qkv.register_forward_pre_hook(
-        lambda _, args: seen.append(tuple(args[0].shape[:2]))
-    )
+    hooks = [
+        block.attn.qkv.register_forward_pre_hook(
+            lambda _, args: seen.append(tuple(args[0].shape[:2]))
+        )
+        for block in network.blocks
+    ]
     tokens = GRID[0] * GRID[1]
     try:
         _, positive, negative, latent, _ = job(["image"], ["depth"])
         sample(positive, negative, latent, steps=2)
-        assert seen == [(4, 2 * tokens)] * 2  # guidance doubles the rows
+        # Guidance doubles the rows, but not before the first look at the text.
+        assert seen == [(2, 2 * tokens), (4, 2 * tokens)] * 2
         seen.clear()
         _, positive, negative, latent, _ = job(["depth", "edge"], ["image"])
         ksample("euler", "simple", positive, negative, latent, steps=2, guidance=8.0)
         # With the image given both halves of the guidance are one evaluation,
-        assert seen == [(2, 3 * tokens)] * 2
+        assert seen == [(2, 3 * tokens)] * 4
         seen.clear()
         positive = job(["image"], ["depth"])[1]
         same = sample(positive, positive, latent, steps=2)
-        assert seen == [(2, 2 * tokens)] * 2  # and where both read the same text
+        assert seen == [(2, 2 * tokens)] * 4  # and where both read the same text
         assert relative(sample(positive, positive, latent, steps=2, guidance=1.0), same) < 1e-6
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
-def check_text_is_prepared_once_a_run():
+def check_text_is_prepared_once_for_the_same_weights():
     network = parts()[0].model.diffusion_model
     calls = []
     hook = network.y_embedder.register_forward_hook(lambda *_: calls.append(1))
     try:
         _, positive, negative, latent, _ = job(["image"])
-        sample(positive, negative, latent, steps=4)
-        assert len(calls) == 1
-        sample(positive, negative, latent, steps=3)
-        assert len(calls) == 2  # a new run prepares anew: weights may have been patched
+        parts()[0].model.text_cache = TextCache()
+        first = sample(positive, negative, latent, steps=4)
+        assert len(calls) == 2
+        assert torch.equal(sample(positive, negative, latent, steps=4), first)
+        assert len(calls) == 2  # a new run, the same words
+        patched = parts()[0].clone()
+        key = "diffusion_model.y_embedder.y_proj.fc2.weight"
+        patched.add_patches(
+            {key: ("diff", (torch.ones_like(network.y_embedder.y_proj.fc2.weight),))}
+        )
+        other = sample(positive, negative, latent, model=patched, steps=4)
+        assert len(calls) == 4 and relative(other, first) > 1e-4
+        assert relative(sample(positive, negative, latent, steps=4), first) < 1e-6
     finally:
         hook.remove()
 
@@ -416,13 +431,13 @@ def check_conditions_are_told_apart_by_hooks():
         current_hooks = None
 
     made = []
-    contexts = _host_model.RunContexts(model)
-    x, inputs = torch.zeros(1), (torch.ones(2), None)
+    run = _host_run.Run((_host_run.RunEntry(model),), (None,), 1)
+    x = torch.zeros(1)
     before, model.current_patcher = model.current_patcher, Patcher()
     try:
         for hooks, copies in ((None, 1), (None, 1), ("some", 2), ("some", 3)):
             model.current_patcher.current_hooks = hooks
-            contexts.get(x, (inputs[0].clone(), None), lambda: made.append(1))
+            _host_model.prepared(run, x.clone(), lambda cache: made.append(1))
             assert len(made) == copies
     finally:
         model.current_patcher = before
