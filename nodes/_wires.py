@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..jodi_core.domains import DOMAIN_NAMES, Domain, domain, domain_index
@@ -152,33 +153,81 @@ def with_extras(conditioning: list, **extras) -> list:
     return [[cond, {**values, **extras}] for cond, values in conditioning]
 
 
-def rows_between(value: Tensor, start: int, stop: int) -> Tensor:
-    """Rows start..stop-1 of a tensor whose rows repeat over the batch, as the host repeats them."""
+def row_numbers(latent: Mapping, *conditionings: list) -> list[int]:
+    """For each row of a LATENT its row in the CONDITIONING that was made with it.
+
+    They are the same, unless a node between picked or repeated rows of the LATENT.
+    Raises: ShapeError when there is no telling, or when their pictures are not the same ones.
+    """
+    rows = len(latent["samples"])
+    entries = [values for conditioning in conditionings for _, values in conditioning]
+    made = {len(v[key]) for v in entries for key in ("jodi_roles", "jodi_clean") if key in v}
+    made -= {1, rows}
+    if not made:
+        return list(range(rows))
+    picked = latent.get("batch_index") or ()
+    if len(picked) == rows and max(picked) < min(made):
+        numbers = list(picked)
+    else:
+        numbers = list(range(rows))  # repeated as a whole
+    known = len(picked) == rows or all(rows % count == 0 for count in made)
+    if not known or not all(_same_pictures(latent["samples"], v, numbers) for v in entries):
+        raise ShapeError(
+            f"the LATENT has {rows} rows, the CONDITIONING was made for {max(made)}, and their "
+            "pictures do not match; make both with one Jodi Roles, and pick or repeat rows after "
+            "sampling"
+        )
+    return numbers
+
+
+def _same_pictures(samples: Tensor, values: Mapping, numbers: Sequence[int]) -> bool:
+    """Whether the given domains of a LATENT are those of these rows of the conditions."""
+    clean, roles = values.get("jodi_clean"), values.get("jodi_roles")
+    if clean is None or roles is None or clean.shape[1:] != samples.shape[1:]:
+        return True  # nothing to compare here; the model checks shapes
+    given = (rows_of(roles, numbers) == Role.CONDITION)[:, None, :, None, None]
+    wanted = rows_of(clean, numbers).to(samples)
+    error = ((samples - wanted) * given).square().sum()
+    return bool(error <= 1e-4 * (wanted * given).square().sum())
+
+
+def rows_of(value: Tensor, numbers: Sequence[int]) -> Tensor:
+    """These rows of a tensor whose rows repeat over the batch, as the host repeats them."""
     if len(value) == 1:
         return value
-    return value[torch.arange(start, stop, device=value.device) % len(value)]
+    return value[torch.tensor([n % len(value) for n in numbers], device=value.device)]
 
 
-def conditioning_rows(conditioning: list, start: int, stop: int) -> list:
-    """CONDITIONING of rows start..stop-1 of a batch."""
+def conditioning_rows(conditioning: list, numbers: Sequence[int]) -> list:
+    """CONDITIONING of these rows of a batch."""
 
     def of(key: str, value):
         per_row = key in _PER_ROW and isinstance(value, Tensor)
-        return rows_between(value, start, stop) if per_row else value
+        return rows_of(value, numbers) if per_row else value
 
     return [
-        [rows_between(cond, start, stop), {key: of(key, value) for key, value in values.items()}]
+        [rows_of(cond, numbers), {key: of(key, value) for key, value in values.items()}]
         for cond, values in conditioning
     ]
 
 
 def latent_rows(latent: Mapping, start: int, stop: int) -> dict:
-    """LATENT of rows start..stop-1: samples and mask."""
-    part = {"samples": latent["samples"][start:stop]}
-    if latent.get("noise_mask") is not None:
-        mask = latent["noise_mask"]
-        # a mask of fewer dimensions is the host's to spread: it has no row axis
-        part["noise_mask"] = rows_between(mask, start, stop) if mask.ndim == 5 else mask
+    """LATENT of rows start..stop-1: samples and mask.
+
+    A mask for each row (B, 1, H, W), as Set Latent Noise Mask makes it, becomes one over all
+    domains: the host would read its rows as domains.
+    """
+    samples = latent["samples"]
+    part = {"samples": samples[start:stop]}
+    mask = latent.get("noise_mask")
+    if mask is None:
+        return part
+    if mask.ndim < 5 and mask.shape[0] == len(samples) > 1:
+        flat = mask.reshape(len(mask), 1, *mask.shape[-2:]).float()
+        flat = F.interpolate(flat, samples.shape[-2:], mode="bilinear")
+        mask = flat[:, :, None].expand(-1, -1, samples.shape[2], -1, -1)
+    # one mask of fewer dimensions is the host's to spread
+    part["noise_mask"] = rows_of(mask, range(start, stop)) if mask.ndim == 5 else mask
     return part
 
 

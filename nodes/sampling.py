@@ -123,6 +123,7 @@ class JodiSampler(io.ComfyNode):
         guidance = (cfg or facts.guidance) if uses_text else 1.0
         samples = latent_image["samples"]
         seeds = _wires.row_seeds(latent_image, seed, fixed_noise)
+        numbers = _wires.row_numbers(latent_image, positive, negative)
         sigmas = _host.jodi_sigmas(steps, facts.shift, denoise)
         sampler = _host.jodi_sampler_object(sampler_name)
         results = []
@@ -137,8 +138,8 @@ class JodiSampler(io.ComfyNode):
             noise = draw_noise((batch, domains, channels, h, w), seeds[start:stop])
             result = _host.run_sampler(
                 model,
-                _wires.conditioning_rows(positive, start, stop),
-                _wires.conditioning_rows(negative, start, stop),
+                _wires.conditioning_rows(positive, numbers[start:stop]),
+                _wires.conditioning_rows(negative, numbers[start:stop]),
                 part,
                 noise=noise.transpose(1, 2).contiguous(),
                 sampler=sampler,

@@ -138,7 +138,7 @@ def check_parts_that_do_not_belong_together(folder):
         loaders.JodiLoad.execute(model, built_in, built_in, "default")
     with raises(ShapeError, "jodi-nano works on", "latents of 5", "Load Jodi (built-in jodi-nano)"):
         loaders.JodiLoad.execute(built_in, vae, built_in, "default")
-    with raises(JodiError, "other.safetensors reads text of 24", "built-in jodi-nano makes", "none"):
+    with raises(JodiError, "other.safetensors reads text of 24", "jodi-nano makes", "none"):
         loaders.JodiLoad.execute(model, vae, built_in, "default")
 
 

@@ -16,6 +16,8 @@ from jodi_pack.nodes.sampling import JodiSampler, JodiSamplerSelect, JodiSchedul
 from jodi_pack.tests.helpers import relative_rms
 from jodi_pack.tests.nodes.parts import AE, GUIDANCE, image, parts, prompt_features, raises, text
 
+from nodes import LatentFromBatch, SetLatentNoiseMask
+
 MODEL, VAE, CORE = parts()
 BAR = 1e-4  # relative RMS to the core's own pipeline for the same noise
 
@@ -99,6 +101,33 @@ def check_rows_are_the_same_in_any_batch_and_chunk():
         assert relative_rms(sample(alone, seed=3 + row, steps=3), whole[row : row + 1]) < 1e-5
     assert torch.equal(sample(wires, seed=3, steps=3), whole)
     assert not torch.allclose(sample(wires, seed=4, steps=3)[0], whole[0])
+
+
+def check_rows_picked_before_sampling_are_the_same_rows():
+    frames = image(5, 48, 48, seed=6)
+    wires = job(image=frames, depth_role="generate")
+    whole = sample(wires, seed=3, steps=2)
+    (picked,) = LatentFromBatch().frombatch(wires[2], 2, 2)
+    assert relative_rms(sample((*wires[:2], picked), seed=3, steps=2), whole[2:4]) < 1e-5
+    without = {key: value for key, value in picked.items() if key != "batch_index"}
+    with raises(ShapeError, "2 rows", "made for 5", "pick or repeat rows after sampling"):
+        sample((*wires[:2], without), steps=2)
+    with raises(ShapeError, "same Jodi Roles"):
+        ksampler((*wires[:2], picked))
+
+
+def check_masks_for_each_row_of_other_nodes():
+    mask = torch.zeros(3, 48, 48)
+    mask[0, :24], mask[1, 24:] = 1, 1
+    wires = job(**TEXTS, image=image(3, 48, 48), image_role="generate")
+    (masked,) = SetLatentNoiseMask().set_mask(wires[2], mask)
+    start = wires[2]["samples"][:, :, 0]
+    for chunk in (0, 2):
+        out = sample((*wires[:2], masked), steps=3, chunk=chunk).transpose(1, 2)
+        change = (out[:, :, 0] / AE.scaling_factor - start).abs().amax(1)
+        assert change[0, 3:].max() < 1e-5 and change[0, :3].min() > 1e-3
+        assert change[1, :3].max() < 1e-5 and change[1, 3:].min() > 1e-3
+        assert change[2].max() < 1e-5
 
 
 def check_chunks_keep_rows_of_text_and_masks_together():

@@ -91,7 +91,7 @@ def check_conditioning_is_cut_like_the_host_repeats_it():
     conditioning[0][1]["start_percent"] = 0.25
     whole = comfy.utils.repeat_to_batch_size(conditioning[0][0], 5)
     for start, stop in ((0, 2), (2, 4), (4, 5)):
-        cond, extras = _wires.conditioning_rows(conditioning, start, stop)[0]
+        cond, extras = _wires.conditioning_rows(conditioning, range(start, stop))[0]
         assert torch.equal(cond, whole[start:stop])
         assert extras["jodi_clean"].flatten().tolist() == list(range(start, stop))
         assert extras["attention_mask"].shape[0] == stop - start
@@ -107,6 +107,44 @@ def check_latent_rows():
     assert torch.equal(part["noise_mask"], mask[:1])
     flat = torch.rand(1, 48, 48)
     assert _wires.latent_rows({**latent(), "noise_mask": flat}, 1, 3)["noise_mask"] is flat
+    # one for each row, as Set Latent Noise Mask makes it
+    each = torch.zeros(3, 1, 48, 48)
+    each[1, :, :24], each[2] = 1, 1
+    found = _wires.latent_rows({**latent(), "noise_mask": each}, 1, 3)["noise_mask"]
+    assert found.shape == (2, 1, 8, 6, 6) and found[1].eq(1).all()
+    assert found[0, 0, :, :3].eq(1).all() and not found[0, 0, :, 3:].any()
+
+
+def made_together(rows=5):
+    """LATENT and CONDITIONING of one job with the image given."""
+    clean = torch.zeros(rows, 5, 8, 6, 6)
+    clean[:, :, 0] = torch.randn(rows, 5, 6, 6, generator=torch.Generator().manual_seed(0))
+    roles = torch.tensor([[1, 2, 2, 0, 2, 2, 2, 2]])
+    return {"samples": clean}, _wires.with_extras(text(), jodi_roles=roles, jodi_clean=clean)
+
+
+def check_rows_that_other_nodes_pick_or_repeat():
+    import nodes
+
+    whole, conditioning = made_together()
+    assert _wires.row_numbers(whole, conditioning, conditioning) == [0, 1, 2, 3, 4]
+    (picked,) = nodes.LatentFromBatch().frombatch(whole, 2, 2)
+    assert _wires.row_numbers(picked, conditioning) == [2, 3]
+    assert _wires.row_seeds(picked, 10, False) == [12, 13]
+    (twice,) = nodes.RepeatLatentBatch().repeat(whole, 2)
+    numbers = _wires.row_numbers(twice, conditioning)
+    clean = _wires.conditioning_rows(conditioning, numbers)[0][1]["jodi_clean"]
+    assert torch.equal(clean, twice["samples"])
+    # a number for each row, yet not those of the rows: the same noise for all
+    same = {**whole, "batch_index": [0] * 5}
+    assert _wires.row_numbers(same, conditioning) == [0, 1, 2, 3, 4]
+    (odd,) = nodes.RepeatLatentBatch().repeat(picked, 2)
+    for wrong in (odd, {"samples": whole["samples"][1:3]}, {"samples": whole["samples"][:4]}):
+        with raises(ShapeError, "made for 5", "after sampling"):
+            _wires.row_numbers(wrong, conditioning)
+    one, conditioning = made_together(rows=1)
+    (many,) = nodes.RepeatLatentBatch().repeat(one, 3)
+    assert _wires.row_numbers(many, conditioning) == [0, 1, 2]
 
 
 def check_roles_must_be_there():
