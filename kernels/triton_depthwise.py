@@ -101,7 +101,8 @@ def _depthwise_kernel(
     # Output rows that are not yet whole: the one above the row being read, and that row itself.
     value_above, value_here = value_bias, value_bias
     gate_above, gate_here = gate_bias, gate_bias
-    for y in tl.range(first - 1, tl.minimum(first + STRIP, h) + 1, num_stages=STAGES):
+    for i in tl.range(0, tl.minimum(h - first, STRIP) + 2, num_stages=STAGES):
+        y = first + i - 1
         # No column lies within reach of a row outside the grid: it reads as zeros.
         reach = tl.where(y < 0, 0, tl.where(y < h, w, 0))
         row_ptr = x_image_ptr + y * w * x_token

@@ -145,7 +145,8 @@ def _norm_kernel(
             gate_ptr + batch * gate_batch + domain * gate_domain + channel, mask=real, other=0.0
         ).to(tl.float32)
 
-    for token in range(first, tl.minimum(first + ROWS, tokens)):
+    for i in range(0, tl.minimum(tokens - first, ROWS)):
+        token = first + i
         x_row = x_ptr + batch * x_batch + domain * x_domain + token * x_token
         row = tl.load(x_row + channel, mask=real, other=0.0).to(tl.float32)
         out = ((batch * domains + domain) * tokens + token) * WIDTH + channel
