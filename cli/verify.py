@@ -39,7 +39,7 @@ def add(commands) -> None:
 def run(args, console: Console) -> int:
     folder = args.folder
     if folder is None:
-        folder = Path(os.environ.get("JODI_SHARED") or ROOT.parent / "shared") / "reference"
+        folder = Path(os.getenv("JODI_SHARED") or ROOT.parent / "shared") / "reference"
     counts = {"PASS": 0, "FAIL": 0, "SKIP": 0}
     for case in verify(folder, str(choose_device(args.device))):
         console.result(" ".join(str(case).split()))

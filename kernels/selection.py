@@ -57,7 +57,7 @@ def chosen() -> str:
     """
     global _mode
     if _mode is None:
-        _mode = _checked(os.environ.get(ENVIRONMENT) or "auto", f"${ENVIRONMENT}")
+        _mode = _checked(os.getenv(ENVIRONMENT) or "auto", f"${ENVIRONMENT}")
     return _mode
 
 
@@ -108,7 +108,7 @@ def obstacle(device: torch.device | str) -> str | None:
         if torch.version.hip is not None:
             return "the kernels are written for CUDA, and this torch is built for ROCm"
         return None
-    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1":
+    if device.type == "cpu" and os.getenv("TRITON_INTERPRET") == "1":
         return None
     return (
         f"the tensors are on {device.type} and kernels run on CUDA devices (elsewhere only in "
