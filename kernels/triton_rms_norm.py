@@ -1,7 +1,7 @@
 """RMSNorm over the channels of channels-last maps, with activation and residual, in one pass.
 
 The same function as `reference.rms_norm_channels`, with all arithmetic in float32 and one rounding
-at the end (the reference, like the published code, rounds before weight and bias too).
+at the end (the published code rounds before weight and bias too).
 
 Shapes: B batch, C channels, H W pixels.
 """
