@@ -99,6 +99,9 @@ class Server:
     def get(self, path: str):
         return json.loads(self._ask(path))
 
+    def fetch(self, path: str) -> bytes:
+        return self._ask(path)
+
     def upload(self, path: Path) -> str:
         """Put a file into the server's input folder; its name there."""
         target = self.folder / "input" / path.name
