@@ -82,7 +82,8 @@ def add_device_options(group) -> None:
         "--dtype",
         choices=sorted(DTYPES),
         metavar="DTYPE",
-        help="float32, bfloat16 or float16 (default: float32 on a CPU, bfloat16 elsewhere)",
+        help="float32, bfloat16 or float16 (default: bfloat16; on a CPU only for the released "
+        "model and where it is faster, else float32)",
     )
 
 

@@ -23,6 +23,7 @@ from .domains import DOMAIN_NAMES, domain_index
 from .embedded import AUTOENCODER, TRANSFORMER, load_text_encoder
 from .errors import JodiError, RoleError, ShapeError, TextError
 from .job_checks import check_pictures, choose_size, count_rows
+from .precision import cpu_dtype
 from .roles import RolePlan
 from .sampling import (
     SAMPLERS,
@@ -107,14 +108,18 @@ class JodiPipeline:
     ) -> "JodiPipeline":
         """A pipeline from weight files; None takes the embedded part.
 
-        dtype: None is float32 on the CPU, bfloat16 elsewhere. A model file has no text encoder of
-        its own: prompts for it come as stored features.
+        dtype: None is bfloat16, on a CPU only for the released model and where that is faster; else
+        float32. A model file has no text encoder of its own: prompts for it come as stored
+        features.
         Raises: CheckpointError for a file that does not fit, ShapeError for parts that do not
         belong together.
         """
-        if dtype is None:
-            dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
+        if dtype is None and torch.device(device).type != "cpu":
+            dtype = torch.bfloat16
         transformer, metadata = load_transformer(model or TRANSFORMER, device=device, dtype=dtype)
+        if dtype is None:
+            dtype = cpu_dtype(transformer.config)
+            transformer = transformer.to(dtype)
         autoencoder, _ = load_autoencoder(vae or AUTOENCODER, device=device, dtype=dtype)
         text_encoder = load_text_encoder().to(device) if model is None else None
         return cls(transformer, autoencoder, text_encoder, metadata)
