@@ -24,7 +24,7 @@ class JodiTextEncode(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     tooltip="What to make, or what to stay away from. The built-in model knows a "
-                    "few dozen words (Jodi's help page lists them) and leaves out the others.",
+                    "few dozen words (this node's help page lists them) and leaves out the others.",
                 ),
                 io.Boolean.Input(
                     "instruction",

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
+from jodi_pack.jodi_core.embedded import TEXT_ENCODER
+from safetensors import safe_open
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "tests/nodes/schema.json").read_text(encoding="utf-8"))
@@ -71,12 +73,21 @@ def test_help_pages_cover_every_input_and_output(node, language):
         for option in choices if item["id"] not in ("class_name",) else ():
             assert f"`{option}`" in page, f"the choice {option} of {item['id']} is not explained"
     for item in schema["outputs"]:
-        assert f"`{item['name']}`" in page, f"{item['name']} is not on the page"
+        shown = item["name"] or item["type"]  # what stands at the socket
+        assert f"`{shown}`" in page, f"{shown} is not on the page"
     assert page.startswith(f"# {texts(language)[node]['display_name']}\n")
     assert len(page) > 400
     if language == "zh":
         assert len(CHINESE.findall(page)) > 100
     assert "](http" not in page and "<script" not in page
+
+
+@BOTH
+def test_the_words_of_the_built_in_model_are_listed(language):
+    with safe_open(TEXT_ENCODER, "pt") as file:
+        words = json.loads(file.metadata()["vocabulary"])
+    page = (ROOT / "web" / "docs" / "JodiTextEncode" / f"{language}.md").read_text(encoding="utf-8")
+    assert ", ".join(words) in page
 
 
 def test_no_page_without_a_node():
