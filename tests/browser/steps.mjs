@@ -69,7 +69,7 @@ export class Page {
     return cards.evaluateAll((found, prefix) => found.filter((card) => card.querySelector("img"))
       .map((card) => ({
         name: card.dataset.testid.slice(prefix.length),
-        pictures: [...card.querySelectorAll("img")].map((i) => [new URL(i.src).pathname, i.naturalWidth]),
+        pictures: [...card.querySelectorAll("img")].map((i) => i.naturalWidth),
       })), CARD);
   }
 
@@ -115,10 +115,10 @@ export class Page {
     }));
   }
 
-  // An empty graph with nodes at places: [type, x, y] each; their ids.
+  // A new workflow with nodes at places: [type, x, y] each; their ids.
   place(...nodes) {
     return this.page.evaluate(async (wanted) => {
-      app.graph.clear();
+      await app.extensionManager.command.execute("Comfy.NewBlankWorkflow");
       app.canvas.ds.scale = 1;
       app.canvas.ds.offset = [0, 0];
       const made = wanted.map(([type, x, y]) => {
@@ -208,7 +208,10 @@ export class Page {
     const types = await this.page.evaluate(() =>
       Object.keys(LiteGraph.registered_node_types).filter((type) => type.startsWith("Jodi")).sort());
     await this.place(...types.map((type, i) => [type, 100 + 330 * (i % 6), 100 + 700 * Math.floor(i / 6)]));
-    const before = await this.page.evaluate(() => {
+    const values = () => this.page.evaluate(() =>
+      app.graph.serialize().nodes.map((n) => [n.type, n.widgets_values ?? []]));
+    const fresh = await values();
+    await this.page.evaluate(() => {
       const other = (widget) => {
         const { value, options } = widget;
         const choices = typeof options?.values === "function" ? options.values() : options?.values;
@@ -221,9 +224,8 @@ export class Page {
       for (const node of app.graph._nodes) {
         for (const widget of node.widgets ?? []) widget.value = other(widget);
       }
-      return app.graph.serialize().nodes.map((n) => [n.type, n.widgets_values ?? []]);
     });
-    await this.page.mouse.click(1000, 860);
+    const before = await values();
     await this.page.keyboard.press("Control+s");
     const dialog = this.page.getByRole("dialog");
     await dialog.getByRole("textbox").fill(name);
@@ -240,8 +242,6 @@ export class Page {
     await this.page.locator(".side-bar-panel, .sidebar-content-container").getByText(name).first().click();
     await this.page.waitForFunction((wanted) =>
       app.extensionManager.workflow.activeWorkflow?.filename === wanted && app.graph._nodes.length > 10, name);
-    const after = await this.page.evaluate(() =>
-      app.graph.serialize().nodes.map((n) => [n.type, n.widgets_values ?? []]));
-    return { types, before, after };
+    return { types, fresh, before, after: await values() };
   }
 }
