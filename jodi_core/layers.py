@@ -54,7 +54,7 @@ def _depthwise_glu_conv(conv2d: type):
 
 
 class RMSNorm2d(nn.Module):
-    """RMSNorm over channels with weight and bias. x (B, C, H, W) -> same."""
+    """residual + activation(weight * RMSNorm over channels + bias). x (B, C, H, W) -> same."""
 
     def __init__(self, channels: int, eps: float = 1e-5, device=None, dtype=None):
         super().__init__()
@@ -62,8 +62,11 @@ class RMSNorm2d(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.zeros(channels, device=device, dtype=dtype))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return dispatch.rms_norm_channels(x, self.weight.to(x), self.bias.to(x), self.eps)
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, activation: str | None = None
+    ) -> Tensor:
+        weight, bias = self.weight.to(x), self.bias.to(x)
+        return dispatch.rms_norm_channels(x, weight, bias, self.eps, residual, activation)
 
 
 class RMSNorm(nn.Module):

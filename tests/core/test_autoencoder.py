@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from jodi_pack.jodi_core import upsampling
 from jodi_pack.jodi_core.autoencoder import DCAE
 from jodi_pack.jodi_core.errors import ShapeError
 from jodi_pack.jodi_core.tiling import map_tiles, tile_starts
@@ -139,6 +140,72 @@ def test_equals_the_published_equations(config, cells):
     for b in range(2):
         assert relative_rms(encoded[b], published.encode(picture[b]) * scale) < 1e-12
         assert relative_rms(decoded[b], published.decode(latent[b] / scale)) < 1e-12
+
+
+class TestBandsOfRows:
+    """The walk of a CPU without gradients, with bands small enough that these maps are cut."""
+
+    @pytest.fixture(params=[64, 2000, 6000])
+    def band(self, request, monkeypatch):
+        monkeypatch.setattr(upsampling, "BAND", request.param)
+        monkeypatch.setattr(upsampling, "FEWEST_CELLS", 1)
+        return request.param
+
+    @pytest.mark.parametrize("config", [TINY_AE, DEEP], ids=["factor 4", "factor 8"])
+    @pytest.mark.parametrize("cells", [(1, 1), (3, 5), (7, 2)])
+    def test_equals_the_published_equations(self, band, config, cells):
+        model = tiny_autoencoder(config, dtype=torch.float64)
+        published, scale = Published(model), config.scaling_factor
+        picture = randn(1, 3, *(c * config.factor for c in cells), dtype=torch.float64)
+        latent = randn(1, config.latent_channels, *cells, seed=1, dtype=torch.float64)
+        kept = picture.clone(), latent.clone()
+        with torch.no_grad():
+            encoded, decoded = model.encode(picture), model.decode(latent)
+        assert relative_rms(encoded[0], published.encode(picture[0]) * scale) < 1e-12
+        assert relative_rms(decoded[0], published.decode(latent[0] / scale)) < 1e-12
+        assert torch.equal(picture, kept[0]) and torch.equal(latent, kept[1])
+
+    def test_several_pictures_are_each_their_own(self, band):
+        model, picture = tiny_autoencoder(dtype=torch.float64), randn(3, 3, 20, 12).double()
+        with torch.no_grad():
+            alone = [model(picture[i : i + 1]) for i in range(3)]
+            assert relative_rms(model(picture), torch.cat(alone)) < 1e-12
+
+    def test_equals_the_whole_maps_that_training_walks(self, band):
+        model, picture = tiny_autoencoder(dtype=torch.float64), randn(1, 3, 28, 20).double()
+        picture.requires_grad_()
+        whole = model(picture)
+        whole.square().sum().backward()
+        assert picture.grad.isfinite().all() and picture.grad.any()
+        with torch.no_grad():
+            assert relative_rms(model(picture), whole.detach()) < 1e-12
+
+    def test_replaced_weights_are_never_missed(self, band):
+        model, latent = tiny_autoencoder(dtype=torch.float64), randn(1, 4, 3, 5).double()
+        conv = model.decoder.stages[0].op_list[0].main.conv.conv
+        with torch.inference_mode():
+            before = model.decode(latent)
+            conv.weight.data.mul_(1.5)  # in place, past every version counter, as hosts patch
+            after = model.decode(latent)
+        assert relative_rms(after[0], before[0]) > 1e-3
+        scaled = Published(model).decode(latent[0] / model.config.scaling_factor)
+        assert relative_rms(after[0], scaled) < 1e-12
+
+
+@pytest.mark.parametrize(("given", "made"), [(8, 2), (8, 4), (8, 8), (4, 8), (4, 12), (6, 9)])
+def test_four_phases_are_doubling_and_a_convolution(given, made):
+    x, weight, bias = (randn(*s, seed=i, dtype=torch.float64) for i, s in enumerate(
+        [(2, given, 5, 3), (made, given, 3, 3), (made,)]
+    ))  # fmt: skip
+    expected = torch.zeros(2, made, 10, 6, dtype=torch.float64)
+    for o, r, c in itertools.product(range(made), range(10), range(6)):
+        total = bias[o] + x[:, (4 * o + 2 * (r % 2) + c % 2) * given // (4 * made), r // 2, c // 2]
+        for dr, dc in itertools.product((-1, 0, 1), repeat=2):
+            if 0 <= r + dr < 10 and 0 <= c + dc < 6:
+                total = total + x[:, :, (r + dr) // 2, (c + dc) // 2] @ weight[o, :, dr + 1, dc + 1]
+        expected[:, o, r, c] = total
+    with torch.no_grad():
+        assert relative_rms(upsampling.by_phases(x, weight, bias), expected) < 1e-14
 
 
 def test_forward_is_the_round_trip():
