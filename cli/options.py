@@ -85,6 +85,11 @@ def add_device_options(group) -> None:
         help="float32, bfloat16 or float16 (default: bfloat16; on a CPU only for the released "
         "model and where it is faster, else float32)",
     )
+    group.add_argument(
+        "--compile",
+        action="store_true",
+        help="torch.compile the network: slower at first, for many runs of one kind on a GPU",
+    )
 
 
 def add_sampling_options(parser, *, text: bool) -> None:
@@ -251,6 +256,8 @@ def load_pipeline(args) -> JodiPipeline:
     device, dtype = choose_device(args.device), parse_dtype(args.dtype)
     model, vae = (None if part == EMBEDDED else part for part in (args.model, args.vae))
     pipeline = JodiPipeline.from_files(model, vae, device=str(device), dtype=dtype)
+    if args.compile:
+        pipeline.compile()
     if args.text_encoder is None:
         return pipeline
     try:

@@ -1,0 +1,67 @@
+"""Latents of recent pictures, found again by what the pictures hold."""
+
+import hashlib
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+KEPT = 64 << 20  # bytes of latents; one 1024x1024 picture has 128 kB
+
+
+class EncodeCache:
+    """Keeps results by the content of their input. Bounded in bytes; the longest unused goes first.
+
+    An entry is found by shape, dtype and every byte of its input and by `about`, the settings that
+    shape the result; never by identity. Results are handed out as copies.
+    """
+
+    def __init__(self, limit: int = KEPT):
+        self.limit = limit
+        self._known: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._weights: list[tuple[weakref.ref, int, int]] | None = None
+
+    def get(self, x: Tensor, about: tuple, make: Callable[[], Tensor]) -> Tensor:
+        """What `make` made for the same content and settings before, or makes now.
+
+        about: plain values whose `repr` tells every difference.
+        """
+        key = _key(x, about)
+        known = self._known.pop(key, None)
+        if known is None:
+            known = make()
+        self._known[key] = known
+        while self.nbytes > self.limit:
+            self._known.popitem(last=False)
+        return known.clone()
+
+    def made_by(self, network: nn.Module) -> bool:
+        """Say which network makes the results; another one, or other weights, empties the cache.
+
+        Returns False, and keeps nothing, where changes could not be seen: weights made in inference
+        mode count no writes. Writes through `.data` count nowhere: `clear` after them.
+        """
+        tensors = [*network.parameters(), *network.buffers()]
+        seen = not any(t.is_inference() for t in tensors)
+        weights = [(weakref.ref(t), t.data_ptr(), t._version) for t in tensors] if seen else None
+        if weights != self._weights:
+            self.clear()
+            self._weights = weights
+        return seen
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._known.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all latents that are kept."""
+        return sum(latent.nbytes for latent in self._known.values())
+
+
+def _key(x: Tensor, about: tuple) -> bytes:
+    digest = hashlib.blake2b(repr((tuple(x.shape), x.dtype, *about)).encode(), digest_size=32)
+    digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.digest()
