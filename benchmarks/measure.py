@@ -4,11 +4,10 @@ import gc
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from ..jodi_core.errors import JodiError
 from ..jodi_core.verify import relative_rms
@@ -25,14 +24,15 @@ EQUAL = 1e-5
 
 @dataclass
 class Timings:
-    """Seconds of each pair, in the order they were taken."""
+    """Seconds of each pair, in the order they were taken, and of ours to prepare for a step."""
 
     ours: list[float] = field(default_factory=list)
     baseline: list[float] = field(default_factory=list)
+    prepare: list[float] = field(default_factory=list)
 
     @property
     def pairs(self) -> int:
-        return len(self.ours)
+        return len(self.baseline)
 
     @property
     def medians(self) -> tuple[float, float]:
@@ -44,36 +44,38 @@ class Timings:
 
 
 def time_pairs(
-    subject: Subject, case: Case, *, repeat: int, warmed: bool, deadline: float
+    subject: Subject, case: Case, *, repeat: int, warm: Sequence[str], deadline: float
 ) -> Timings:
     """Ours and the baseline in turns, each pair on new inputs, the side that begins alternating.
 
-    warmed: the baseline has run at this size before; ours is warmed up in any case, as it keeps
-    work space. deadline: of time.monotonic(); no pair is begun that would probably end behind it,
-    except the first.
+    warm: sides that run once before anything counts. deadline: of time.monotonic(); no pair is
+    begun that would probably end behind it, except the first.
     """
-    timings, seed = Timings(), 1
-    warm = ("ours",) if warmed else SIDES
+    timings = Timings()
     for side in warm:
         _once(subject, case, side, seed=0)
-    while timings.pairs < repeat:
-        order = SIDES if seed % 2 else SIDES[::-1]
+    for seed in range(1, repeat + 1):
         began = time.monotonic()
-        for side in order:
-            getattr(timings, side).append(_once(subject, case, side, seed))
-        seed += 1
+        for side in SIDES if seed % 2 else SIDES[::-1]:
+            prepare, run = _once(subject, case, side, seed)
+            getattr(timings, side).append(run)
+            if side == "ours":
+                timings.prepare.append(prepare)
         if time.monotonic() + (time.monotonic() - began) > deadline:
             break
     return timings
 
 
-def _once(subject: Subject, case: Case, side: str, seed: int) -> float:
-    work = subject.work(case, side)(subject.inputs(case, seed))
+def _once(subject: Subject, case: Case, side: str, seed: int) -> tuple[float, float]:
+    """Seconds to ready one repetition, and to run it."""
+    inputs, ready = subject.inputs(case, seed), subject.work(case, side)
+    made = []
     with torch.inference_mode():
-        return seconds(work, subject.device)
+        prepare = seconds(lambda: made.append(ready(inputs)), subject.device)
+        return prepare, seconds(made[0], subject.device)
 
 
-def seconds(work: Callable[[], Tensor], device: torch.device) -> float:
+def seconds(work: Callable[[], object], device: torch.device) -> float:
     """How long one call takes; by events on a GPU."""
     gc.collect()
     if device.type != "cuda":

@@ -2,6 +2,7 @@
 
 import itertools
 import platform
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from .cases import Case
+from .accuracy import bfloat16_errors
+from .cases import AUTOENCODER_KINDS, DTYPES, STEPS, TASKS, Case
 from .child import measure_memory
 from .measure import Timings, check_equal, time_pairs
 from .subjects import SIDES, Subject
@@ -18,9 +20,7 @@ from .subjects import SIDES, Subject
 Say = Callable[[str], None]
 Figures = dict[str, float | int | str]
 
-# Pairs of one case at most, where nothing else is asked: long ones are few.
-PAIRS = {"tiny": 15, "1600m": 3, "f32c32": 5}
-PAIRS_ON_GPU = 20
+MAIN = ("perceive1", "joint")  # more pairs of these
 
 
 def run(
@@ -29,58 +29,95 @@ def run(
     minutes: float,
     repeat: int | None = None,
     memory: Sequence[Case] = (),
+    accuracy: bool = False,
     say: Say,
 ) -> Figures:
     """Measure the cases in order and return flat figures: `ratio.KEY`, `ours.KEY`, ...
 
     minutes: no pair is begun that would probably end behind them, and cases that then have none
     are left out and named. repeat: pairs of each case. memory: cases whose peak memory is taken,
-    each side in a process of its own. Raises: JodiError when both sides are not equal.
+    each side in a process of its own. accuracy: the errors of bfloat16 too.
+    Raises: JodiError when both sides are not equal.
     """
     began = time.monotonic()
-    deadline = began + 60 * minutes
     device = cases[0].device
-    error = check_equal(device)
+    figures: Figures = information(device)
+    figures["error.fp32"] = error = check_equal(device)
     say(f"both sides agree to {error:.1e} (float32, relative RMS; at most 1e-5)")
-    figures: Figures = {"error.fp32": error, **information(device)}
-    longest: dict[tuple, float] = {}
+    if accuracy:
+        errors = bfloat16_errors(device)
+        figures |= errors
+        for key in sorted(k for k in errors if k.startswith("error_ratio")):
+            say(f"{key}: {errors[key]:.3f}, bfloat16 against float32, ours over the baseline's")
+    clock = _Clock(began + 60 * minutes)
     for (model, dtype), group in itertools.groupby(cases, lambda c: (c.model, c.dtype)):
-        subject = Subject(model, dtype, device)
-        warmed: set[tuple] = set()
+        subject = None
         for case in group:
-            pairs = repeat or (PAIRS_ON_GPU if device == "cuda" else PAIRS[model])
-            if time.monotonic() + longest.get(_cost(case), 0) > deadline:
+            if not clock.allows(case):
                 figures[f"skipped.{case.key}"] = "no time was left"
                 say(f"{case.key:44} left out: no time was left")
                 continue
-            timings = time_pairs(
-                subject, case, repeat=pairs, warmed=_cost(case) in warmed, deadline=deadline
-            )
-            warmed.add(_cost(case))
-            longest[_cost(case)] = sum(timings.medians)
-            figures |= _figures(case, timings)
-            say(line(case, timings))
+            subject = subject or Subject(model, dtype, device)
+            figures |= _measure(subject, case, repeat or most_pairs(case), clock, say)
         del subject
+    figures |= composed_requests(figures, device)
     for case in memory:
         for side in SIDES:
-            if time.monotonic() + longest.get(_cost(case), 0) > deadline:
+            if clock.allows(case):
+                peak = measure_memory(case, side)
+                figures[f"memory_{side}.{case.key}"] = round(peak, 3)
+                say(f"{case.key:44} {side} needs {peak:.2f} GB at its peak")
+            else:
                 figures[f"skipped.memory_{side}.{case.key}"] = "no time was left"
-                continue
-            peak = measure_memory(case, side)
-            figures[f"memory_{side}.{case.key}"] = round(peak, 3)
-            say(f"{case.key:44} {side} needs {peak:.2f} GB at its peak")
     figures["info.minutes"] = round((time.monotonic() - began) / 60, 1)
     return figures
 
 
-def _cost(case: Case) -> tuple:
-    """What the baseline's time depends on: not on roles."""
-    return case.kind, case.model, case.size, case.dtype
+class _Clock:
+    """The deadline, and what a pair of each case is expected to take."""
+
+    def __init__(self, deadline: float):
+        self.deadline = deadline
+        self.steps: dict[tuple, float] = {}  # the slowest pair of steps of a network and size
+
+    def seconds(self, case: Case) -> float:
+        """Of one pair; nothing is known before the first step of a network and size."""
+        step = self.steps.get((case.model, case.size, case.dtype), 0.0)
+        rows = 2 if case.guidance != 1 else 1
+        return rows * step * (STEPS[case.task] if case.kind.startswith("request") else 1)
+
+    def allows(self, case: Case) -> bool:
+        return time.monotonic() + self.seconds(case) <= self.deadline
+
+    def learn(self, case: Case, timings: Timings) -> None:
+        if case.kind == "step":
+            key = (case.model, case.size, case.dtype)
+            self.steps[key] = max(sum(timings.medians), self.steps.get(key, 0.0))
+
+
+def most_pairs(case: Case) -> int:
+    """How many pairs are taken where nothing is asked: fewer, the longer they take."""
+    if case.device != "cpu":
+        return 20
+    if case.model != "1600m":
+        return 7 if case.model == "tiny" else 3
+    return 3 if case.kind == "step" and case.size == 512 and case.task in MAIN else 1
+
+
+def _measure(subject: Subject, case: Case, pairs: int, clock: _Clock, say: Say) -> Figures:
+    # A step of the baseline costs the same whatever its roles are, and a request is many steps.
+    long = case.model == "1600m" and case.device == "cpu"
+    known = clock.seconds(case) > 0
+    warm = () if long and known and "step" not in case.kind else ("ours",) if known else SIDES
+    timings = time_pairs(subject, case, repeat=pairs, warm=warm, deadline=clock.deadline)
+    clock.learn(case, timings)
+    say(line(case, timings))
+    return _figures(case, timings)
 
 
 def _figures(case: Case, timings: Timings) -> Figures:
     ours, baseline = timings.medians
-    return {
+    figures: Figures = {
         f"ratio.{case.key}": round(baseline / ours, 3),
         f"ours.{case.key}": round(ours, 5),
         f"baseline.{case.key}": round(baseline, 5),
@@ -88,6 +125,35 @@ def _figures(case: Case, timings: Timings) -> Figures:
         f"ratio_high.{case.key}": round(max(timings.ratios), 3),
         f"pairs.{case.key}": timings.pairs,
     }
+    if case.kind == "step":
+        figures[f"prepare.{case.key}"] = round(statistics.median(timings.prepare), 5)
+    return figures
+
+
+def composed_requests(figures: Figures, device: str) -> Figures:
+    """Requests that were too long to be measured, as the sum of their measured parts.
+
+    ours: preparation, steps, an encode for each condition, a decode for each generated domain;
+    baseline: steps, encodes, eight decodes. The keys say `request_composed`.
+    """
+    found: Figures = {}
+    for size, dtype, task in itertools.product((512, 1024), DTYPES, TASKS):
+        key = f"{task}.1600m.{size}.{dtype}.{device}"
+        parts = [f"step.{key}", *(f"{k}.f32c32.{size}.{dtype}.{device}" for k in AUTOENCODER_KINDS)]
+        if f"ratio.request.{key}" in figures or any(f"ours.{p}" not in figures for p in parts):
+            continue
+        plan = TASKS[task]
+        step, decode, encode = range(3)
+        ours, baseline = ([float(figures[f"{side}.{p}"]) for p in parts] for side in SIDES)
+        given, made = len(plan.conditions), len(plan.generated)
+        total = STEPS[task] * ours[step] + given * ours[encode] + made * ours[decode]
+        total += float(figures[f"prepare.{parts[step]}"])
+        other = STEPS[task] * baseline[step] + given * baseline[encode]
+        other += len(plan.names) * baseline[decode]
+        found[f"ratio.request_composed.{key}"] = round(other / total, 3)
+        found[f"ours.request_composed.{key}"] = round(total, 3)
+        found[f"baseline.request_composed.{key}"] = round(other, 3)
+    return found
 
 
 def line(case: Case, timings: Timings) -> str:

@@ -3,6 +3,7 @@
 Shapes: L domains, z latent channels, h w latent grid, S text tokens.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -42,8 +43,11 @@ class Inputs:
 class Subject:
     """Ours and the baseline for one set of weights. sides: leave one out to save its memory."""
 
-    def __init__(self, model: str, dtype: str, device: str, sides=SIDES):
+    def __init__(self, model: str, dtype: str, device: str, sides=SIDES, depth: int | None = None):
+        """depth: blocks of the network, in place of the model's own."""
         self.config, self.vae_config = MODELS[model]
+        if depth:
+            self.config = dataclasses.replace(self.config, depth=depth)
         self.dtype, self.device = DTYPES[dtype], torch.device(device)
         made = {"device": "meta", "dtype": self.dtype}
         transformer = BaselineTransformer(self.config, **made)

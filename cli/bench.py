@@ -8,17 +8,18 @@ from .options import UsageError, add_command, choose_device, finite, positive
 from .progress import Console
 
 try:  # the archive for ComfyUI leaves the folder out
-    from ..benchmarks import cases, runner
+    from ..benchmarks import cases, runner, table
 except ModuleNotFoundError as error:
     if not (error.name or "").endswith(".benchmarks"):
         raise
-    cases = runner = None
+    cases = runner = table = None
 
 EXAMPLES = """
 jodi bench                                       the standard set, within 45 minutes
 jodi bench --json figures.json                   the same, and keep the figures
 jodi bench --case 'step.*' --size tiny           some cases only
 jodi bench --case step.perceive1 --size 512 --dtype bf16 --repeat 5
+jodi bench --table figures.json                  figures as the tables of docs/performance.md
 """
 SIZES, DTYPES = ("tiny", "512", "1024"), ("bf16", "fp32")
 MEMORY = ("step.joint", "step.perceive1")
@@ -52,15 +53,22 @@ def add(commands) -> None:
     parser.add_argument(
         "--memory", action="store_true", help="with --case: peak memory too, in processes apart"
     )
+    parser.add_argument("--table", type=Path, metavar="FILE", help="print the figures of a file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
 
 
 def run(args, console: Console) -> int:
-    if runner is None or cases is None:
+    if runner is None or cases is None or table is None:
         raise JodiError(
             "the benchmarks are not in this install; run them from a checkout of the project"
         )
+    if args.table:
+        console.result(table.markdown(_read(args.table)))
+        return 0
     device = choose_device(args.device).type
+    if args.json:  # found out now, not after 45 minutes
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.touch()
     if args.case:
         sizes, dtypes = args.size or ["512"], args.dtype or ["bf16"]
         chosen = cases.choose_cases(args.case, sizes, dtypes, device)
@@ -71,10 +79,24 @@ def run(args, console: Console) -> int:
         chosen = cases.standard_cases(device)
         memory = [c for c in chosen if c.name in MEMORY and c.model == "1600m" and c.size == 512]
     figures = runner.run(
-        chosen, minutes=args.budget, repeat=args.repeat, memory=memory, say=console.result
+        chosen,
+        minutes=args.budget,
+        repeat=args.repeat,
+        memory=memory,
+        accuracy=not args.case,
+        say=console.result,
     )
     if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         console.note(f"figures written to {args.json}")
     return 0
+
+
+def _read(path: Path) -> dict:
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        if not any(key.startswith("ratio.") for key in figures):
+            raise ValueError("it has no ratios")
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise JodiError(f"{path} holds no figures of `jodi bench --json`: {error}") from None
+    return figures
