@@ -207,7 +207,7 @@ export class Page {
   async saveAndReopen(name) {
     const types = await this.page.evaluate(() =>
       Object.keys(LiteGraph.registered_node_types).filter((type) => type.startsWith("Jodi")).sort());
-    await this.place(...types.map((type, i) => [type, 100 + 330 * (i % 6), 100 + 700 * Math.floor(i / 6)]));
+    await this.place(...types.map((type, i) => [type, 500 + 330 * (i % 6), 100 + 700 * Math.floor(i / 6)]));
     const values = () => this.page.evaluate(() =>
       app.graph.serialize().nodes.map((n) => [n.type, n.widgets_values ?? []]));
     const fresh = await values();
@@ -226,6 +226,7 @@ export class Page {
       }
     });
     const before = await values();
+    await this.page.mouse.click(250, 500); // beside the nodes: the page looks for changes on a click
     await this.page.keyboard.press("Control+s");
     const dialog = this.page.getByRole("dialog");
     await dialog.getByRole("textbox").fill(name);
