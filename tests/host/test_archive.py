@@ -31,7 +31,7 @@ HELD_UP = {
     "a blacklisted address": r"://raw\.githubusercontent\.com",
     "environment": r"os\.environ|os\.putenv",
     "commands": r"\bsubprocess\b|os\.(system|popen|exec|spawn)|\bpty\b",
-    "code from text": r"(?<![\w.])(eval|exec|compile|__import__)\(",
+    "code from text": r"(?<![\w.])(?<!def )(eval|exec|compile|__import__)\(",
     "hidden data": r"\b(base64|marshal)\b",
     "unsafe pickles": r"^\s*(import|from) (pickle|dill|joblib)\b",
 }
