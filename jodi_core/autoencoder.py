@@ -75,6 +75,13 @@ class DCAE(nn.Module):
         """Bytes of the largest map between blocks, for one picture of so many pixels."""
         return int(max(w / 4**i for i, w in enumerate(self.config.widths)) * pixels) * itemsize
 
+    def decode_memory(self, pixels: int, itemsize: int) -> int:
+        """Bytes that decoding one picture of so many pixels takes at its peak, on a GPU.
+
+        Six of the largest maps: two of a residual block, and float32 copies in its norm.
+        """
+        return 6 * self.largest_map(pixels, itemsize)
+
     def _walk(self, network: Callable[[Tensor], Tensor], x: Tensor, pixels: int) -> Tensor:
         """network(x); on a CPU only as many rows at once as fit a band, so that none is split."""
         rows = max(1, BAND // max(1, self.largest_map(pixels, x.element_size())))

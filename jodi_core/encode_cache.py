@@ -21,7 +21,8 @@ class EncodeCache:
     def __init__(self, limit: int = KEPT):
         self.limit = limit
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._weights: list[tuple[weakref.ref, int, int]] | None = None
+        self._weights: list[tuple[int, int, int]] = []
+        self._alive: list[weakref.ref] = []
 
     def get(self, x: Tensor, about: tuple, make: Callable[[], Tensor]) -> Tensor:
         """What `make` made for the same content and settings before, or makes now.
@@ -45,10 +46,11 @@ class EncodeCache:
         """
         tensors = [*network.parameters(), *network.buffers()]
         seen = not any(t.is_inference() for t in tensors)
-        weights = [(weakref.ref(t), t.data_ptr(), t._version) for t in tensors] if seen else None
-        if weights != self._weights:
+        weights = [(id(t), t.data_ptr(), t._version) for t in tensors] if seen else []
+        # An id says something only while its tensor lives: a later one may get the same.
+        if weights != self._weights or any(ref() is None for ref in self._alive):
             self.clear()
-            self._weights = weights
+        self._weights, self._alive = weights, [weakref.ref(t) for t in tensors]
         return seen
 
     def clear(self) -> None:

@@ -36,6 +36,7 @@ from .sampling import (
 )
 from .text import ClosedVocabularyEncoder, TextFeatures
 from .text_cache import TextCache, state_of_weights
+from .tiling import within_memory
 from .transformer import JodiTransformer
 
 Pictures = Mapping[str, Tensor]
@@ -424,8 +425,16 @@ class JodiPipeline:
 
         Raises: JodiError for a name that is no domain of this model.
         """
-        result = {}
-        for name in names:
-            z = latents[:, domain_index(name, self.names)].to(self.device, self.dtype)
-            result[name] = self.autoencoder.decode(z, tile=tile).float().cpu()
-        return result
+        names = list(names)
+        if not names:
+            return {}
+        chosen = latents[:, [domain_index(name, self.names) for name in names]]
+        rows = chosen.transpose(0, 1).flatten(0, 1).to(self.device, self.dtype)
+        pixels = rows[0, 0].numel() * self.autoencoder.config.factor**2
+        pictures = within_memory(
+            self.autoencoder.decode,
+            rows,
+            bytes_per_row=self.autoencoder.decode_memory(pixels, rows.element_size()),
+            tile=tile,
+        )
+        return dict(zip(names, pictures.split(len(latents)), strict=True))

@@ -1,9 +1,51 @@
-"""Apply a network to overlapping tiles of a large map and blend the seams."""
+"""Apply a network within the memory there is: some rows at a time, or tiles of a large map."""
 
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+logger = logging.getLogger("jodi")
+
+FALLBACK_TILE = 512  # pixels per side, when one whole picture does not fit into memory
+SHARE = 0.5  # of the free memory of a device that a batch may take
+
+
+def within_memory(
+    network: Callable[..., Tensor], x: Tensor, *, bytes_per_row: int, tile: int | None
+) -> Tensor:
+    """network(part, tile=tile) over parts of the rows of x, as many at a time as memory allows.
+
+    bytes_per_row: what one row needs at its peak. When memory runs out all the same: one row at a
+    time, then tiles (close, not exact), with a warning. Result: float32 on the CPU.
+    Raises: torch.OutOfMemoryError when even a tile does not fit.
+    """
+    fit = max(1, min(len(x), int(SHARE * free_memory(x.device) / max(1, bytes_per_row))))
+    attempts = [(fit, tile), (1, tile), (1, min(tile or FALLBACK_TILE, FALLBACK_TILE))]
+    while True:
+        rows, tile = attempts.pop(0)
+        try:
+            return torch.cat([network(p, tile=tile).float().cpu() for p in x.split(rows)])
+        except torch.OutOfMemoryError:
+            attempts = [a for a in attempts if a != (rows, tile)]
+            if not attempts:
+                raise
+            logger.warning("out of memory with %d pictures at a time; trying less", rows)
+        # Outside the handler, whose error would keep the maps of the failed attempt alive.
+        if x.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that tensors can still take on a device; 0 where that is not known, or is a CPU's.
+
+    On a CPU several pictures at once are no faster than one after another.
+    """
+    if device.type != "cuda":
+        return 0
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
 
 
 def map_tiles(
