@@ -11,7 +11,6 @@ of a round take inputs in turn that do not fit the cache together. Keys:
 """
 
 import contextlib
-import importlib
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import kernels
 from ..jodi_core.errors import JodiError
 from ..jodi_core.verify import relative_rms
 from ..kernels import dispatch, selection
@@ -156,8 +156,8 @@ def _tune(case: KernelCase, rounds: int, say) -> dict[str, float]:
 
 @contextlib.contextmanager
 def _tiles(module: str, setting: dict[str, int]) -> Iterator[None]:
-    """Other tile sizes for the time of a `with` block."""
-    target = importlib.import_module(f"..kernels.{module}", __package__)
+    """Other tile sizes for the time of a `with` block, in a module whose kernel has run."""
+    target = getattr(kernels, module)
     before = {name: getattr(target, name) for name in setting}
     try:
         for name, value in setting.items():

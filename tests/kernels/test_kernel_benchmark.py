@@ -50,7 +50,7 @@ def test_sides_that_differ_are_not_timed(small_cases, monkeypatch):
 @pytest.mark.usefixtures("device")
 def test_other_tiles_exist_and_are_put_back():
     for module, settings in benchmark.CANDIDATES.items():
-        target = importlib.import_module(f"jodi_pack.kernels.{module}")
+        target = importlib.import_module(f"jodi_pack.kernels.{module}")  # as its first run does
         for setting in settings:
             before = {name: getattr(target, name) for name in setting}
             with benchmark._tiles(module, setting):
