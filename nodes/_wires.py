@@ -112,6 +112,8 @@ def picture_of(image: Tensor, name: str) -> Tensor:
     if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
         raise ImageError(f"{name}: expected an IMAGE (batch, height, width, 3), got {shape}")
+    if not len(image):
+        raise ImageError(f"{name}: the IMAGE holds no pictures; connect one with at least one")
     picture = image[..., :3].movedim(-1, 1).to(torch.float32)
     return picture.expand(-1, 3, -1, -1)
 

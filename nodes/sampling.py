@@ -1,12 +1,18 @@
 """Sampling: one node with good defaults, and its parts for SamplerCustom graphs."""
 
+import logging
+
 import torch
 from comfy_api.latest import io
+from torch import Tensor
 
+from ..jodi_core.errors import RoleError
 from ..jodi_core.pipeline import PERCEPTION_STEPS, STEPS
 from ..jodi_core.roles import Role
 from ..jodi_core.sampling import SAMPLERS, draw_noise
 from . import _host, _wires
+
+log = logging.getLogger("jodi")
 
 MAX_STEPS = 1000
 SAMPLER_NAMES = list(SAMPLERS)
@@ -116,8 +122,10 @@ class JodiSampler(io.ComfyNode):
         fixed_noise=False,
     ):
         facts = _host.jodi_facts(model)
-        _wires.read_job(latent_image)
-        uses_text = bool((_wires.roles_of(positive)[:, 0] != Role.CONDITION).any())
+        job, roles = _wires.read_job(latent_image), _wires.roles_of(positive)
+        if denoise < 1:
+            _check_start(job, roles, latent_image["samples"], denoise)
+        uses_text = bool((roles[:, 0] != Role.CONDITION).any())
         steps = steps or (STEPS if uses_text else PERCEPTION_STEPS)
         # the network reads no text when the image is given: both halves would be equal
         guidance = (cfg or facts.guidance) if uses_text else 1.0
@@ -150,6 +158,20 @@ class JodiSampler(io.ComfyNode):
             )
             results.append(result)
         return io.NodeOutput({**latent_image, "samples": torch.cat(results)})
+
+
+def _check_start(job: _wires.Job, roles: Tensor, samples: Tensor, denoise: float) -> None:
+    """Raises: RoleError when sampling would start part of the way from nothing."""
+    made = [n for n, role in enumerate(roles.T) if (role == Role.GENERATE).any()]
+    empty = [job.names[n] for n in made if not samples[:, :, n].any()]
+    if not empty:
+        return
+    if len(empty) == len(made):
+        raise RoleError(
+            f"denoise is {denoise:g}, but there is no picture of {', '.join(empty)} to start from; "
+            "set denoise to 1, or connect the picture to Jodi Roles and set its role to generate"
+        )
+    log.warning("denoise is %g, but nothing is connected to start %s from", denoise, empty)
 
 
 class JodiSamplerSelect(io.ComfyNode):

@@ -280,6 +280,13 @@ def check_partial_denoise_starts_from_the_pictures():
     assert distances[0] < distances[1]
 
 
+def check_partial_denoise_needs_a_picture_to_start_from():
+    with raises(RoleError, "denoise is 0.5", "no picture of image", "role to generate"):
+        sample(job(**TEXTS, depth=D), steps=2, denoise=0.5)
+    # held domains and those with a picture will do
+    sample(job(**TEXTS, image=A, image_role="generate", edge_role="generate"), steps=1, denoise=0.5)
+
+
 def check_euler_is_offered_too():
     wires = job(**TEXTS)
     ours = sample(wires, seed=1, steps=6, sampler_name="euler")

@@ -61,6 +61,8 @@ def check_images_become_pictures():
     for wrong in (torch.rand(5, 7, 3), torch.rand(1, 5, 7, 2), "picture"):
         with raises(ImageError, "depth: expected an IMAGE"):
             _wires.picture_of(wrong, "depth")
+    with raises(ImageError, "depth: the IMAGE holds no pictures"):
+        _wires.picture_of(torch.rand(0, 5, 7, 3), "depth")
 
 
 def check_masks_of_maps():
