@@ -28,7 +28,7 @@ demo: $(VENV)/.runtime
 	@$(BIN)/jodi demo
 
 test: $(VENV)/.test
-	@$(BIN)/pytest tests/core tests/kernels tests/cli $(wildcard tests/test_*.py) $(PYTEST_ARGS)
+	@$(BIN)/pytest tests/core tests/kernels tests/cli tests/benchmarks $(wildcard tests/test_*.py) $(PYTEST_ARGS)
 
 # Against real ComfyUIs at $$COMFYUI_PATH or ~/ComfyUI; these take much longer.
 test-host: $(VENV)/.test
