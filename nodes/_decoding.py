@@ -79,7 +79,8 @@ def knows_original(job: Job) -> bool:
 
 
 def _restored(x: Tensor, job: Job, palette: bool) -> Tensor:
-    if len(set(job.frames)) == 1:
-        return restore(x, job.frames[0], palette)
-    rows = [restore(x[i : i + 1], frame, palette) for i, frame in enumerate(job.frames)]
+    frames = [frame for frame in job.frames if frame is not None]  # all: see knows_original
+    if len(set(frames)) == 1:
+        return restore(x, frames[0], palette)
+    rows = [restore(x[i : i + 1], frame, palette) for i, frame in enumerate(frames)]
     return torch.cat(rows)

@@ -137,7 +137,7 @@ def _encode(vae, plan: RolePlan, used, size, shape, rows: int, mode: str) -> Lat
     given = [len(used[name]) for name in plan.condition_names]
     clean = torch.zeros(max(given, default=1), *shape)
     latents = Latents(clean, torch.zeros(rows, *shape))
-    bar = _host.progress(len(used)) if used else None
+    bar = _host.progress(max(1, len(used)))
     for name, picture in used.items():
         _host.check_cancel()
         index = plan.names.index(name)

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..jodi_core.embedded import AUTOENCODER, TRANSFORMER
 from ..jodi_core.errors import JodiError
 from ._facts import BUILT_IN, VAEFacts, check_vae
+from ._host import jodi_facts
 from ._host_graph import blocked
 from ._host_load import WEIGHT_DTYPES, load_model
 from ._host_text import load_embedded_text, load_gemma
@@ -63,7 +64,7 @@ class JodiLoad(io.ComfyNode):
     @classmethod
     def execute(cls, model, vae, text_encoder, weight_dtype) -> io.NodeOutput:
         patcher = load_model(_path(MODELS, model, TRANSFORMER), weight_dtype)
-        facts = patcher.model.facts
+        facts = jodi_facts(patcher)
         autoencoder = load_vae(_path(VAES, vae, AUTOENCODER))
         check_vae(facts, VAEFacts.of(autoencoder.config))
         if text_encoder == NO_TEXT:
