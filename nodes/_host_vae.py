@@ -231,14 +231,14 @@ class JodiVAE(comfy.sd.VAE):
 def _network(state: Mapping[str, Tensor], config: AutoencoderConfig, dtype) -> DCAE:
     unscaled = dataclasses.replace(config, scaling_factor=1.0)
     network = DCAE(unscaled, operations=comfy.ops.disable_weight_init, device="meta")
+    # The last layer works in the dtype of its weights, float32: a bfloat16 result would have 8-bit
+    # steps, seen in depth.
     tail = "decoder.project_out."
     tensors = {
         name: cast(name, tensor, torch.float32 if name.startswith(tail) else dtype)
         for name, tensor in state.items()
     }
     network.load_state_dict(tensors, strict=True, assign=True)
-    # The last layer works in float32: a bfloat16 result would have 8-bit steps, seen in depth.
-    network.decoder.project_out.register_forward_pre_hook(lambda _, args: (args[0].float(),))
     return network.requires_grad_(False).eval()
 
 
