@@ -11,6 +11,7 @@ from jodi_pack.jodi_core import upsampling
 from jodi_pack.jodi_core.autoencoder import DCAE
 from jodi_pack.jodi_core.errors import ShapeError
 from jodi_pack.jodi_core.tiling import map_tiles, tile_starts
+from jodi_pack.tests.core.live_bytes import LiveBytes
 from jodi_pack.tests.helpers import TINY_AE, HostOperations, randn, relative_rms, tiny_autoencoder
 
 
@@ -190,6 +191,23 @@ class TestBandsOfRows:
         assert relative_rms(after[0], before[0]) > 1e-3
         scaled = Published(model).decode(latent[0] / model.config.scaling_factor)
         assert relative_rms(after[0], scaled) < 1e-12
+
+
+def test_bands_hold_a_large_map_once(monkeypatch):
+    config = dataclasses.replace(TINY_AE, block_types=("ResBlock",) * 3)
+    model, latent = tiny_autoencoder(config), randn(1, 4, 32, 32)
+    largest = model.largest_map(128 * 128, 4)
+    peaks = {}
+    for band in (largest // 16, 64 * largest):
+        monkeypatch.setattr(upsampling, "BAND", band)
+        monkeypatch.setattr(upsampling, "FEWEST_CELLS", 1)
+        with torch.no_grad(), LiveBytes(latent) as live:
+            model.decode(latent)
+        peaks[band] = live.peak / largest
+    in_bands, whole = peaks.values()
+    # The map, the half as large one it is made of with its shortcut, and bands of a sixteenth:
+    # 2.30 measured, against 5.75 for whole maps.
+    assert in_bands < 2.5 and whole > 5, peaks
 
 
 @pytest.mark.parametrize(("given", "made"), [(8, 2), (8, 4), (8, 8), (4, 8), (4, 12), (6, 9)])
