@@ -21,6 +21,7 @@ Say = Callable[[str], None]
 Figures = dict[str, float | int | str]
 
 MAIN = ("perceive1", "joint")  # more pairs of these
+COST = {"bf16": 1.0, "fp32": 2.5}  # of a step, roughly: only to guess what a first pair takes
 
 
 def run(
@@ -81,8 +82,13 @@ class _Clock:
         self.steps: dict[tuple, float] = {}  # the slowest pair of steps of a network and size
 
     def seconds(self, case: Case) -> float:
-        """Of one pair; nothing is known before the first step of a network and size."""
-        step = self.steps.get((case.model, case.size, case.dtype), 0.0)
+        """Of one pair, guessed from another size or dtype if need be; 0 for a network's first."""
+        guesses = [
+            seconds * (case.size / size) ** 2 * COST[case.dtype] / COST[dtype]
+            for (model, size, dtype), seconds in self.steps.items()
+            if model == case.model
+        ]
+        step = self.steps.get((case.model, case.size, case.dtype), max(guesses, default=0.0))
         rows = 2 if case.guidance != 1 else 1
         return rows * step * (STEPS[case.task] if case.kind.startswith("request") else 1)
 

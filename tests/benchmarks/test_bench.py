@@ -106,6 +106,9 @@ def test_a_long_case_is_left_out_by_what_a_step_took():
     clock.learn(step, Timings(ours=[1.0], baseline=[2.0], prepare=[0.0]))
     assert clock.seconds(request) == 2 * 20 * 3.0
     assert clock.allows(step) and not clock.allows(request)
+    larger = Case("step", "joint", "tiny", 128, "bf16", "cpu")  # guessed: 4 times the tokens
+    assert clock.seconds(larger) == pytest.approx(4 * 3.0 / 2.5)
+    assert clock.seconds(Case("step", "joint", "1600m", 512, "bf16", "cpu")) == 0
 
 
 def test_requests_are_composed_of_measured_parts_only():
