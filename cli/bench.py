@@ -2,23 +2,25 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 from ..jodi_core.errors import JodiError
 from .options import UsageError, add_command, choose_device, finite, positive
 from .progress import Console
 
 try:  # the archive for ComfyUI leaves the folder out
-    from ..benchmarks import cases, runner, table
+    from ..benchmarks import cases, kernels, runner, table
 except ModuleNotFoundError as error:
     if not (error.name or "").endswith(".benchmarks"):
         raise
-    cases = runner = table = None
+    cases = kernels = runner = table = None
 
 EXAMPLES = """
 jodi bench                                       the standard set, within 45 minutes
 jodi bench --json figures.json                   the same, and keep the figures
 jodi bench --case 'step.*' --size tiny           some cases only
 jodi bench --case step.perceive1 --size 512 --dtype bf16 --repeat 5
+jodi bench kernels                               each Triton kernel against torch, on a GPU
 jodi bench --table figures.json                  figures as the tables of docs/performance.md
 """
 SIZES, DTYPES = ("tiny", "512", "1024"), ("bf16", "fp32")
@@ -36,6 +38,7 @@ def add(commands) -> None:
         "to be equal before anything is timed.",
         EXAMPLES,
     )
+    parser.add_argument("what", nargs="?", choices=["kernels"], help="measure the kernels instead")
     parser.add_argument(
         "--case",
         action="append",
@@ -58,7 +61,7 @@ def add(commands) -> None:
 
 
 def run(args, console: Console) -> int:
-    if runner is None or cases is None or table is None:
+    if runner is None or cases is None or kernels is None or table is None:
         raise JodiError(
             "the benchmarks are not in this install; run them from a checkout of the project"
         )
@@ -69,27 +72,41 @@ def run(args, console: Console) -> int:
     if args.json:  # found out now, not after 45 minutes
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.touch()
-    if args.case:
-        sizes, dtypes = args.size or ["512"], args.dtype or ["bf16"]
-        chosen = cases.choose_cases(args.case, sizes, dtypes, device)
-        memory = chosen if args.memory else []
+    if args.what == "kernels":
+        figures = kernels.run(_kernel_options(args, console))
     else:
-        if args.size or args.dtype or args.memory:
-            raise UsageError("--size, --dtype and --memory choose among cases; name some (--case)")
-        chosen = cases.standard_cases(device)
-        memory = [c for c in chosen if c.name in MEMORY and c.model == "1600m" and c.size == 512]
-    figures = runner.run(
-        chosen,
-        minutes=args.budget,
-        repeat=args.repeat,
-        memory=memory,
-        accuracy=not args.case,
-        say=console.result,
-    )
+        chosen, memory = _choose(args, device)
+        figures = runner.run(
+            chosen,
+            minutes=args.budget,
+            repeat=args.repeat,
+            memory=memory,
+            accuracy=not args.case,
+            say=console.result,
+        )
     if args.json:
         args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         console.note(f"figures written to {args.json}")
     return 0
+
+
+def _choose(args, device: str) -> tuple[list, list]:
+    """The cases to time, and those whose memory is taken. Raises: UsageError, JodiError."""
+    assert cases is not None  # `run` has looked
+    if args.case:
+        sizes, dtypes = args.size or ["512"], args.dtype or ["bf16"]
+        chosen = cases.choose_cases(args.case, sizes, dtypes, device)
+        return chosen, chosen if args.memory else []
+    if args.size or args.dtype or args.memory:
+        raise UsageError("--size, --dtype and --memory choose among cases; name some (--case)")
+    chosen = cases.standard_cases(device)
+    return chosen, [c for c in chosen if c.name in MEMORY and c.model == "1600m" and c.size == 512]
+
+
+def _kernel_options(args, console: Console) -> SimpleNamespace:
+    """What the kernels' benchmark reads; what was not asked is left to it."""
+    asked = {"dtype": args.dtype, "repeat": args.repeat, "say": console.result}
+    return SimpleNamespace(**{name: value for name, value in asked.items() if value is not None})
 
 
 def _read(path: Path) -> dict:

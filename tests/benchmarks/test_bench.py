@@ -151,6 +151,12 @@ def test_what_cannot_be_measured_is_said(options, message, capsys):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_kernels_without_a_gpu_are_refused(capsys):
+    assert main(["bench", "kernels"]) == 1
+    assert "CUDA device" in capsys.readouterr().err
+
+
 def test_an_install_without_benchmarks_says_so(monkeypatch, capsys):
     monkeypatch.setattr(bench, "runner", None)
     assert main(["bench"]) == 1
