@@ -103,6 +103,6 @@ def test_kernels_compile_and_fit(tmp_path, architecture, dtype):
     }
     for name, shared, *_ in report:
         assert shared <= SMALLEST_SHARED, f"{name}: {shared} bytes of shared memory"
-    # Heads of 112 in float32 do spill on sm_80: right but slow, and no known model has them.
+    # Heads of 112 in float32 (jodi-nano has such) do spill on sm_80: right, but slow.
     for name, _, registers, stack in report[:of_the_model]:
         assert registers <= 255 and stack <= MOST_SPILLED, f"{name}: {stack} bytes spilled"
