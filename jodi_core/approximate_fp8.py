@@ -109,15 +109,15 @@ def _require_card(transformer: JodiTransformer, places: list[tuple[nn.Module, st
         )
     if dtype != torch.bfloat16:
         raise JodiError(
-            f"approximate fp8 gives bfloat16 results, the model is {dtype}; load it in bfloat16, or "
-            f"{advice}"
+            f"approximate fp8 gives bfloat16 results, the model is {dtype}; load it in bfloat16, "
+            f"or {advice}"
         )
     for owner, name in places:
         shape = tuple(getattr(owner, name).weight.flatten(1).shape)
         if shape[0] % MULTIPLE or shape[1] % MULTIPLE:
             raise JodiError(
-                f"approximate fp8 needs layers with sides of a multiple of {MULTIPLE}, got {shape}; "
-                f"{advice}"
+                f"approximate fp8 needs layers with sides of a multiple of {MULTIPLE}, got "
+                f"{shape}; {advice}"
             )
     try:  # older builds of torch know the card but not scales by row
         probe = Fp8Linear(nn.Linear(MULTIPLE, MULTIPLE, device=device, dtype=dtype), emulate=False)

@@ -6,6 +6,7 @@ Shapes: B rows, L domains, z latent channels, h w latent grid, S text tokens.
 import torch
 from torch import Tensor
 
+from .approximate_step_cache import StepCache
 from .errors import TextError
 from .roles import Role
 from .sampling import Denoise
@@ -26,6 +27,7 @@ def prepare_denoiser(
     own_mask: bool = False,
     round_timestep: bool = False,
     cache: TextCache | None = None,
+    step_cache: StepCache | None = None,
 ) -> Denoise:
     """A function (x, sigma) -> clean estimate, float32, with classifier-free guidance.
 
@@ -35,7 +37,7 @@ def prepare_denoiser(
     both texts are the same.
     own_mask: mask the negative text with its own mask; the released code masks it with the
     prompt's, so a negative prompt is read as far as the prompt is long. cache: see
-    `JodiTransformer.prepare`.
+    `JodiTransformer.prepare`. step_cache: approximate, and begun anew for this job.
     Raises: TextError when text is needed and missing.
     """
     dtype = model.domain_embedding.dtype
@@ -62,6 +64,8 @@ def prepare_denoiser(
         round_timestep=round_timestep,
         cache=cache,
     )
+    if step_cache is not None:
+        step_cache.begin(context, len(sigmas) - 1)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         velocity, *others = (v.float() for v in model.velocities(x.to(dtype), sigma, context))

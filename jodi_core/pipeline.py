@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from . import labels
+from .approximate_fp8 import approximate_fp8
+from .approximate_step_cache import StepCache
 from .autoencoder import DCAE
 from .checkpoint import load_autoencoder, load_transformer
 from .compilation import CompiledBlocks
@@ -88,6 +90,7 @@ class JodiPipeline:
         self._texts = TextCache()
         self._encodings = EncodeCache()
         self._compiled: CompiledBlocks | None = None
+        self._fp8: str | None = None
         self.metadata = dict(metadata or {})
         names = json.loads(self.metadata.get("domains", "null")) or DOMAIN_NAMES
         self.names = tuple(names[: transformer.config.num_domains])
@@ -136,6 +139,15 @@ class JodiPipeline:
         products already (docs/performance.md).
         """
         self._compiled = CompiledBlocks(self.transformer, **options)
+        return self
+
+    def approximate_fp8(self, *, emulate: bool = False) -> "JodiPipeline":
+        """Approximate from now on: see `approximate_fp8.approximate_fp8`, which says what raises.
+
+        Every result's settings say so.
+        """
+        approximate_fp8(self.transformer, emulate=emulate)
+        self._fp8 = "emulated" if emulate else "on the card"
         return self
 
     @property
@@ -206,6 +218,7 @@ class JodiPipeline:
         sampler: str = "dpmpp_2m",
         callback: StepCallback | None = None,
         tile: int | None = None,
+        approximate_step_cache: float | None = None,
         **options,
     ) -> Result:
         """Any role plan from pictures and text to pictures.
@@ -215,7 +228,8 @@ class JodiPipeline:
         the conditions and prompts when not given. Row i uses seed + i, or its own of a list. steps
         and guidance: 10 and 1 for perception, 20 and the model's own otherwise. text,
         negative_text: stored features in place of prompts. callback: see `sampling.StepInfo`.
-        tile: see `DCAE.encode`. options: see `sample`.
+        tile: see `DCAE.encode`. approximate_step_cache: a threshold, see
+        `approximate_step_cache.StepCache`; None, the default, is exact. options: see `sample`.
         Raises: RoleError, ShapeError or TextError for input that does not fit; Interrupted when
         the callback stopped it.
         """
@@ -233,6 +247,9 @@ class JodiPipeline:
             text = text or self.encode_text(prompt)
             if guidance != 1 and negative_text is None:
                 negative_text = self.encode_text(negative, like=text)
+        cache = None
+        if approximate_step_cache is not None:
+            cache = StepCache(approximate_step_cache)
         latents = self.sample(
             plan,
             clean,
@@ -243,6 +260,7 @@ class JodiPipeline:
             seed=seed,
             sampler=sampler,
             callback=callback,
+            approximate_step_cache=cache,
             **options,
         )
         raw = self.decode(latents, plan.generated_names, tile=tile)
@@ -263,7 +281,19 @@ class JodiPipeline:
             "model": self.metadata.get("title", "unnamed model"),
             **{k: v for k, v in options.items() if isinstance(v, (bool, int, float, str))},
         }
+        if approximate := self._approximations(cache):
+            settings["approximate"] = approximate
         return Result(plan, latents, raw, pictures, settings)
+
+    def _approximations(self, cache: StepCache | None) -> dict:
+        """What was not exact in a job, as plain values; empty when all was."""
+        made = {}
+        if cache is not None:
+            share = cache.saved / max(cache.evaluations, 1)
+            made["step_cache"] = {"threshold": cache.threshold, "saved": round(share, 4)}
+        if self._fp8 is not None:
+            made["fp8"] = self._fp8
+        return made
 
     def default_guidance(self, plan: RolePlan) -> float:
         """1 when the image is given (guidance has no effect then), else the model's own value."""
@@ -360,6 +390,7 @@ class JodiPipeline:
         hold: Tensor | None = None,
         own_mask: bool = False,
         round_timestep: bool | None = None,
+        approximate_step_cache: StepCache | None = None,
     ) -> Tensor:
         """Latents (B, L, z, h, w) float32: generated domains sampled, conditions as given.
 
@@ -367,7 +398,7 @@ class JodiPipeline:
         from clean latents `init` (partial denoising). hold: (B or 1, L or 1, 1, h, w), 1 keeps
         `init` there to the end. own_mask: mask the negative text with its own mask; the released
         code masks it with the prompt's. round_timestep: round time to bfloat16; None does so where
-        the released pipeline would.
+        the released pipeline would. approximate_step_cache: reuse later blocks over steps.
         """
         if sampler not in SAMPLERS:
             raise JodiError(f"sampler {sampler!r} is unknown; use {' or '.join(SAMPLERS)}")
@@ -398,6 +429,7 @@ class JodiPipeline:
             own_mask=own_mask,
             round_timestep=round_timestep,
             cache=self._texts,
+            step_cache=approximate_step_cache,
         )
         x = noise
         if init is not None:
