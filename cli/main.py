@@ -10,7 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from ..jodi_core.errors import Interrupted, JodiError, RoleError
+from ..jodi_core.errors import Interrupted, JodiError, KernelError, RoleError
 from . import bench as bench_command
 from . import control as control_command
 from . import convert, evaluate, generate, info, perceive, train, verify
@@ -76,7 +76,7 @@ def _guarded(args, console: Console) -> int:
     except (UsageError, RoleError) as error:
         _explain(console, args, str(error))
         return USAGE
-    except JodiError as error:
+    except (JodiError, KernelError) as error:
         _explain(console, args, str(error))
     except BrokenPipeError:
         # the reader of our output went away; nothing more can be said there

@@ -1,5 +1,18 @@
 """What can go wrong, by kind. Every message says what was expected, what came, and what to do."""
 
+from ..kernels.selection import KernelError
+
+__all__ = [
+    "CheckpointError",
+    "ImageError",
+    "Interrupted",
+    "JodiError",
+    "KernelError",
+    "RoleError",
+    "ShapeError",
+    "TextError",
+]
+
 
 class JodiError(ValueError):
     """Base of every error this package raises on purpose."""

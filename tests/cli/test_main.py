@@ -7,6 +7,7 @@ import time
 
 import pytest
 from jodi_pack.cli.main import COMMANDS, build_parser
+from jodi_pack.kernels import selection
 from PIL import Image
 
 NAMES = [module.__name__.rsplit(".", 1)[1] for module in COMMANDS]
@@ -81,6 +82,14 @@ def test_a_wrong_file_is_one_line_and_status_1(jodi, tiny, picture):
     assert "a DC-AE autoencoder" in err[0]
     status, _, err = jodi("perceive", picture("a.png"), *weights, "--debug")
     assert status == 1 and err[0].startswith("Traceback") and "DC-AE" in err[-1]
+
+
+def test_kernels_that_cannot_run_here_say_why(jodi, tiny, picture, monkeypatch):
+    monkeypatch.setattr(selection, "_triton_is_installed", lambda: False)
+    with selection.use("triton"):
+        status, _, err = jodi("perceive", picture("a.png"), *tiny.options)
+    assert status == 1 and any("Triton is not installed" in line for line in err)
+    assert not any("fault of the program" in line for line in err)
 
 
 def test_a_fault_of_the_program_is_one_line_too(jodi, tiny, picture, monkeypatch):
