@@ -136,13 +136,13 @@ def test_a_newcomer_finds_everything(server):
         assert set(nodes) <= set(texts[language]["nodeDefs"])
     for name in NAMES:
         served = server.fetch(f"/api/workflow_templates/{PACK}/{name}.json")
-        assert json.loads(served) == json.loads((ROOT / f"workflows/{name}.json").read_bytes())
+        assert json.loads(served) == json.loads((pack / f"workflows/{name}.json").read_bytes())
         picture = server.fetch(f"/api/workflow_templates/{PACK}/{name}.jpg")
         assert picture[:3] == b"\xff\xd8\xff", f"{name}.jpg is no JPEG"
     offered = server.get("/api/global_subgraphs")
     for key, entry in offered.items():
         if entry["source"] == "custom_node":
-            stored = (ROOT / "subgraphs" / f"{entry['name']}.json").read_bytes()
+            stored = (pack / "subgraphs" / f"{entry['name']}.json").read_bytes()
             assert json.loads(server.get(f"/api/global_subgraphs/{key}")["data"]) == json.loads(
                 stored
             )
