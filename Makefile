@@ -13,12 +13,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-host lint bench format clean help
+.PHONY: demo test test-core test-host lint bench format clean help
 
 help:
 	@echo "make demo    all three tasks on sample pictures -> output/demo/contact_sheet.png"
 	@echo "make test    the test suite                        (PYTEST_ARGS='-k roles' to choose)"
-	@echo "make test-host  the same for the nodes, in a real ComfyUI and a real browser"
+	@echo "             with a ComfyUI at \$$COMFYUI_PATH or ~/ComfyUI: the nodes in it and in its page too"
+	@echo "make test-core  what needs no ComfyUI;  make test-host  the rest"
 	@echo "make lint    ruff and pyright                      (make format repairs what ruff can)"
 	@echo "make bench   ours against a plain baseline         (BENCH_JSON=FILE keeps the figures)"
 	@echo "make clean   remove $(VENV)"
@@ -27,12 +28,18 @@ help:
 demo: $(VENV)/.runtime
 	@$(BIN)/jodi demo
 
-test: $(VENV)/.test
-	@$(BIN)/pytest tests/core tests/kernels tests/cli tests/benchmarks $(wildcard tests/test_*.py) $(PYTEST_ARGS)
+CORE_TESTS := tests/core tests/kernels tests/cli tests/benchmarks $(wildcard tests/test_*.py)
+HOST_TESTS := tests/nodes tests/host tests/browser
 
-# Against real ComfyUIs at $$COMFYUI_PATH or ~/ComfyUI; these take much longer.
+# Quick ones first. Without a ComfyUI those that need one are skipped, with the reason.
+test: $(VENV)/.test
+	@$(BIN)/pytest $(CORE_TESTS) $(HOST_TESTS) $(PYTEST_ARGS)
+
+test-core: $(VENV)/.test
+	@$(BIN)/pytest $(CORE_TESTS) $(PYTEST_ARGS)
+
 test-host: $(VENV)/.test
-	@$(BIN)/pytest tests/nodes tests/host tests/browser $(PYTEST_ARGS)
+	@$(BIN)/pytest $(HOST_TESTS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
 	@$(BIN)/ruff check .
