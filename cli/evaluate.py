@@ -9,6 +9,7 @@ from .options import (
     UsageError,
     add_command,
     add_model_options,
+    add_step_cache_option,
     finite,
     load_pipeline,
     names_list,
@@ -77,6 +78,7 @@ def add(commands) -> None:
         metavar="N",
         help="training scenes that the baselines are averaged over (default: 256)",
     )
+    add_step_cache_option(parser)
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     add_model_options(parser)
 
@@ -102,6 +104,7 @@ def run(args, console: Console) -> int:
             batch=args.batch,
             parts=args.parts,
             training_scenes=args.baseline_scenes,
+            approximate_step_cache=args.approximate_step_cache,
             progress=lambda done, total, what: update(done, total),
         )
     console.result(report.summary())

@@ -164,6 +164,7 @@ def _run_group(
             seed=[ready.job.seed for ready in group],
             sampler=args.sampler,
             tile=args.tile,
+            approximate_step_cache=args.approximate_step_cache,
             callback=after_step,
         )
 
@@ -194,6 +195,8 @@ def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, arg
         "near": args.near,
         "normals": args.normals,
     }
+    if "approximate" in result.settings:
+        settings["approximate"] = result.settings["approximate"]
     if job.text is not None:
         settings["text_features"] = args.text_features.name
     maps = Maps(args.near, args.normals)

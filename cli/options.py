@@ -90,13 +90,32 @@ def add_device_options(group) -> None:
         action="store_true",
         help="torch.compile the network: slower at first, for many runs of one kind on a GPU",
     )
+    group.add_argument(
+        "--approximate-fp8",
+        action="store_true",
+        help="approximate: matrix products in eight-bit floats, on CUDA cards of compute "
+        "capability 8.9 and above; docs/approximate.md says what is lost",
+    )
+
+
+def add_step_cache_option(group) -> None:
+    group.add_argument(
+        "--approximate-step-cache",
+        type=threshold,
+        metavar="X",
+        help="approximate: skip the later blocks at steps where the first one's output moved by "
+        "less than this share, such as 0.2; docs/approximate.md says what is lost",
+    )
 
 
 def add_sampling_options(parser, *, text: bool) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     group.add_argument(
-        "--steps", type=positive, help="network evaluations (default: 10 with a picture, else 20)"
+        "--steps",
+        type=positive,
+        help="network evaluations (default: 10 with a picture, else 20); 2 with a picture is "
+        "approximate, see docs/approximate.md",
     )
     group.add_argument("--sampler", choices=sorted(SAMPLERS), default="dpmpp_2m")
     group.add_argument(
@@ -120,6 +139,7 @@ def add_sampling_options(parser, *, text: bool) -> None:
         metavar="PIXELS",
         help="encode and decode in tiles of this side, for sizes too large for memory",
     )
+    add_step_cache_option(group)
     if text:
         add_text_options(parser, group)
 
@@ -221,6 +241,14 @@ def finite(text: str) -> float:
     return value
 
 
+def threshold(text: str) -> float:
+    """A number of at least 0."""
+    value = finite(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
+
+
 def names_list(text: str) -> list[str]:
     """Comma-separated names; the model checks them, as it knows its own."""
     names = [name.strip() for name in text.split(",") if name.strip()]
@@ -256,6 +284,8 @@ def load_pipeline(args) -> JodiPipeline:
     device, dtype = choose_device(args.device), parse_dtype(args.dtype)
     model, vae = (None if part == EMBEDDED else part for part in (args.model, args.vae))
     pipeline = JodiPipeline.from_files(model, vae, device=str(device), dtype=dtype)
+    if args.approximate_fp8:
+        pipeline.approximate_fp8()
     if args.compile:
         pipeline.compile()
     if args.text_encoder is None:

@@ -10,6 +10,7 @@ from jodi_pack.jodi_core.approximate_fp8 import Fp8Linear, approximate_fp8, quan
 from jodi_pack.jodi_core.approximate_step_cache import StepCache, relative_change
 from jodi_pack.jodi_core.denoiser import prepare_denoiser
 from jodi_pack.jodi_core.errors import JodiError
+from jodi_pack.jodi_core.evaluation.evaluate import evaluate
 from jodi_pack.jodi_core.sampling import flow_sigmas
 from jodi_pack.jodi_core.text import TextFeatures
 from jodi_pack.tests.helpers import (
@@ -278,6 +279,19 @@ class TestPipeline:
         exact = pipeline.control(given, "a red house", steps=3).latents
         zero = pipeline.control(given, "a red house", steps=3, approximate_step_cache=0.0).latents
         assert torch.equal(zero, exact)
+
+    def test_an_evaluation_says_so_too(self):
+        report = evaluate(
+            tiny_pipeline(),
+            scenes=1,
+            parts=["any"],
+            control_steps=4,
+            training_scenes=1,
+            resamples=0,
+            approximate_step_cache=ALWAYS,
+        )
+        recorded = json.loads(report.values["approximate.step_cache"])
+        assert recorded == {"threshold": ALWAYS, "saved": 0.5}
 
     def test_texts_are_read_again_after_the_weights_became_eight_bit(self):
         pipeline, other = tiny_pipeline(), tiny_pipeline()
