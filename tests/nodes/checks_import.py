@@ -16,11 +16,11 @@ ROOT = Path(jodi_pack.__file__).parent
 # What ComfyUI waits for when it starts. Another module of the core belongs here only if nodes
 # cannot be offered without it: training, evaluation and conversion are loaded when they are used.
 CORE = """
-__init__ attention auto_roles autoencoder autoencoder_blocks autoencoder_keys blocks checkpoint
-checkpoint_config checkpoint_faults compilation config contact_sheet context cross_attention
-denoiser domains embedded embeddings encode_cache ensemble errors exchange file_kind images
-job_checks labels layers palettes picture_files pipeline precision roles sampling sizing state_file
-text text_cache tiling transformer upsampling
+__init__ approximate_fp8 approximate_step_cache attention auto_roles autoencoder autoencoder_blocks
+autoencoder_keys blocks checkpoint checkpoint_config checkpoint_faults compilation config
+contact_sheet context cross_attention denoiser domains embedded embeddings encode_cache ensemble
+errors exchange file_kind images job_checks labels layers palettes picture_files pipeline precision
+roles sampling sizing state_file text text_cache tiling transformer upsampling
 """
 KERNELS = "__init__ dispatch reference selection"
 
