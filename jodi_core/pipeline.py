@@ -1,12 +1,9 @@
-"""The stages of one job, each callable alone, and one call for each task.
+"""One call for each task, from pictures and words to pictures.
 
-encode_conditions -> encode_text -> sample -> decode. The stages hold no state between calls: a
-caller on a small machine can free the text encoder before sampling, or decode later.
 Shapes: B rows, L domains, z latent channels, h w latent grid, H W pixels.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from pathlib import Path
@@ -17,32 +14,17 @@ from torch import Tensor
 from . import labels
 from .approximate_fp8 import approximate_fp8
 from .approximate_step_cache import StepCache
-from .autoencoder import DCAE
 from .checkpoint import load_autoencoder, load_transformer
 from .compilation import CompiledBlocks
-from .config import DC_AE_F32C32, JODI_1600M
-from .denoiser import prepare_denoiser
-from .domains import DOMAIN_NAMES, domain_index
 from .embedded import AUTOENCODER, TRANSFORMER, load_text_encoder
-from .encode_cache import EncodeCache
-from .errors import JodiError, RoleError, ShapeError, TextError
 from .job_checks import check_pictures, choose_size, count_rows
 from .precision import cpu_dtype
 from .roles import RolePlan
-from .sampling import (
-    SAMPLERS,
-    StepCallback,
-    draw_noise,
-    flow_sigmas,
-    hold_region,
-)
-from .text import ClosedVocabularyEncoder, TextFeatures
-from .text_cache import TextCache, state_of_weights
-from .tiling import within_memory
-from .transformer import JodiTransformer
+from .sampling import StepCallback
+from .stages import STEPS, Pictures, Stages
+from .text import TextFeatures
 
-Pictures = Mapping[str, Tensor]
-PERCEPTION_STEPS, STEPS = 10, 20
+PERCEPTION_STEPS = 10
 GUIDANCE = 4.5
 
 
@@ -62,43 +44,8 @@ class Result:
     settings: dict = field(default_factory=dict)
 
 
-class JodiPipeline:
-    """A transformer, an autoencoder and, where there is one, a text encoder."""
-
-    def __init__(
-        self,
-        transformer: JodiTransformer,
-        autoencoder: DCAE,
-        text_encoder: ClosedVocabularyEncoder | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ):
-        if transformer.config.latent_channels != autoencoder.config.latent_channels:
-            raise ShapeError(
-                f"the model works on {transformer.config.latent_channels} latent channels, the "
-                f"autoencoder makes {autoencoder.config.latent_channels}; they must come from the "
-                "same release"
-            )
-        if transformer.config == JODI_1600M and autoencoder.config.factor != DC_AE_F32C32.factor:
-            raise ShapeError(
-                "the released model works on latents of the released autoencoder, DC-AE f32c32 "
-                f"with {DC_AE_F32C32.factor} pixels to a cell; this autoencoder has "
-                f"{autoencoder.config.factor}. Pass the released autoencoder's file as well"
-            )
-        self.transformer = transformer.eval()
-        self.autoencoder = autoencoder.eval()
-        self.text_encoder = text_encoder
-        self._texts = TextCache()
-        self._encodings = EncodeCache()
-        self._compiled: CompiledBlocks | None = None
-        self._fp8: str | None = None
-        self.metadata = dict(metadata or {})
-        names = json.loads(self.metadata.get("domains", "null")) or DOMAIN_NAMES
-        self.names = tuple(names[: transformer.config.num_domains])
-        if len(self.names) != transformer.config.num_domains:
-            raise JodiError(
-                f"the model has {transformer.config.num_domains} domains but its metadata names "
-                f"{len(self.names)}; convert it again with all names"
-            )
+class JodiPipeline(Stages):
+    """Loads the parts, and runs whole jobs with them."""
 
     @classmethod
     def embedded(cls, device: str = "cpu", dtype: torch.dtype | None = None) -> "JodiPipeline":
@@ -149,34 +96,6 @@ class JodiPipeline:
         approximate_fp8(self.transformer, emulate=emulate)
         self._fp8 = "emulated" if emulate else "on the card"
         return self
-
-    @property
-    def device(self) -> torch.device:
-        return self.transformer.domain_embedding.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.transformer.domain_embedding.dtype
-
-    @property
-    def factor(self) -> int:
-        """Sides of a picture must be multiples of this many pixels."""
-        return self.autoencoder.config.factor * self.transformer.config.patch_size
-
-    @property
-    def native_size(self) -> tuple[int, int]:
-        """The size (H, W) the model was trained at."""
-        side = int(self.metadata.get("native_size", 1024))
-        return side, side
-
-    @property
-    def trained_roles(self) -> str:
-        """Which role patterns the model has met: "published" or "any"."""
-        return self.metadata.get("trained_roles", "published")
-
-    def plan(self, generate: Iterable[str], condition: Iterable[str] = ()) -> RolePlan:
-        """A role plan over this model's domains."""
-        return RolePlan.from_names(generate, condition, names=self.names)
 
     def perceive(self, image: Tensor, labels: Iterable[str] | None = None, **options) -> Result:
         """Image (B, 3, H, W) in [0, 1] -> labels (all of them by default). Text has no effect."""
@@ -298,175 +217,3 @@ class JodiPipeline:
     def default_guidance(self, plan: RolePlan) -> float:
         """1 when the image is given (guidance has no effect then), else the model's own value."""
         return float(self.metadata.get("guidance", GUIDANCE)) if plan.uses_text else 1.0
-
-    @torch.inference_mode()
-    def encode_conditions(
-        self,
-        plan: RolePlan,
-        pictures: Pictures,
-        size: tuple[int, int],
-        batch: int = 1,
-        *,
-        tile: int | None = None,
-    ) -> Tensor:
-        """Clean latents (B, L, z, h, w) float32; slots without a condition are zero.
-
-        Raises: RoleError when a condition's picture is missing, ShapeError when one has another
-        size or batch.
-        """
-        f = self.autoencoder.config.factor
-        channels = self.transformer.config.latent_channels
-        shape = (batch, len(self.names), channels, size[0] // f, size[1] // f)
-        clean = torch.zeros(shape, device=self.device)
-        for index in plan.conditions:
-            name = self.names[index]
-            if name not in pictures:
-                raise RoleError(f"{name} is a condition, but its picture was not given; pass it")
-            picture = pictures[name]
-            if tuple(picture.shape[-2:]) != tuple(size) or len(picture) not in (1, batch):
-                raise ShapeError(
-                    f"the picture of {name} is {tuple(picture.shape)}; expected 1 or {batch} rows "
-                    f"of {size[0]}x{size[1]}"
-                )
-            clean[:, index] = self.encode_picture(name, picture, tile=tile)
-        return clean
-
-    @torch.inference_mode()
-    def encode_picture(self, name: str, picture: Tensor, *, tile: int | None = None) -> Tensor:
-        """One domain's picture (B, 3, H, W) in [0, 1] -> scaled latent (B, z, h, w) float32.
-
-        A picture met before is not encoded again, until the autoencoder or its weights change.
-        """
-        x = labels.preprocess(name, picture).to(self.dtype)
-
-        def encode() -> Tensor:
-            return self.autoencoder.encode(x.to(self.device), tile=tile).float()
-
-        if not self._encodings.made_by(self.autoencoder):
-            return encode()
-        return self._encodings.get(x, (tile, str(self.device)), encode)
-
-    def encode_text(
-        self, prompts: str | Sequence[str], *, like: TextFeatures | None = None
-    ) -> TextFeatures:
-        """Text features of one or more prompts.
-
-        A model without an encoder of its own knows only the empty prompt, through its stored null
-        text, all of which is read: so the model met it in training. like: features of the other
-        half of the guidance; the null text is cut to their length, so that one mask fits both.
-        Raises: TextError when a prompt needs an encoder that is not there.
-        """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if self.text_encoder is not None:
-            return self.text_encoder(prompts)
-        if any(p.strip() for p in prompts):
-            raise TextError(
-                "this model file brings no text encoder, so a prompt cannot be read here; pass "
-                "stored text features, or run the model in ComfyUI with its text encoder"
-            )
-        null = self.transformer.y_embedder.y_embedding
-        if like is not None:
-            null = null[: like.mask.shape[1]]
-        caption = null.expand(len(prompts), 1, -1, -1)
-        return TextFeatures(caption, torch.ones(caption.shape[::2], dtype=torch.long))
-
-    @torch.inference_mode()
-    def sample(
-        self,
-        plan: RolePlan,
-        clean: Tensor,
-        text: TextFeatures | None = None,
-        negative_text: TextFeatures | None = None,
-        *,
-        steps: int = STEPS,
-        guidance: float = 1.0,
-        seed: int | Sequence[int] = 0,
-        noise: Tensor | None = None,
-        sampler: str = "dpmpp_2m",
-        callback: StepCallback | None = None,
-        shift: float = 3.0,
-        start: float = 1.0,
-        init: Tensor | None = None,
-        hold: Tensor | None = None,
-        own_mask: bool = False,
-        round_timestep: bool | None = None,
-        approximate_step_cache: StepCache | None = None,
-    ) -> Tensor:
-        """Latents (B, L, z, h, w) float32: generated domains sampled, conditions as given.
-
-        noise: in place of the seed's, (B, L, z, h, w). start, init: begin at noise level `start`
-        from clean latents `init` (partial denoising). hold: (B or 1, L or 1, 1, h, w), 1 keeps
-        `init` there to the end. own_mask: mask the negative text with its own mask; the released
-        code masks it with the prompt's. round_timestep: round time to bfloat16; None does so where
-        the released pipeline would. approximate_step_cache: reuse later blocks over steps.
-        """
-        if sampler not in SAMPLERS:
-            raise JodiError(f"sampler {sampler!r} is unknown; use {' or '.join(SAMPLERS)}")
-        if noise is None:
-            noise = draw_noise(clean.shape, seed)
-        for what, tensor in (("noise", noise), ("init", init)):
-            if tensor is not None and tensor.shape != clean.shape:
-                raise ShapeError(
-                    f"{what} {tuple(tensor.shape)} must have the shape of the clean latents, "
-                    f"{tuple(clean.shape)}"
-                )
-        noise = noise.to(clean)
-        if round_timestep is None:
-            released = self.transformer.config == JODI_1600M
-            round_timestep = released and self.dtype == torch.bfloat16
-        sigmas = flow_sigmas(steps, shift, start=start)
-        self._texts.weights = state_of_weights(self.transformer)
-        if self._compiled is not None:
-            self._compiled.admit((clean.shape, plan.roles, guidance == 1))
-        denoise = prepare_denoiser(
-            self.transformer,
-            plan.as_tensor(len(clean)),
-            clean,
-            text,
-            negative_text,
-            sigmas=sigmas,
-            guidance=guidance,
-            own_mask=own_mask,
-            round_timestep=round_timestep,
-            cache=self._texts,
-            step_cache=approximate_step_cache,
-        )
-        x = noise
-        if init is not None:
-            init = init.to(noise)
-            if start < 1:
-                x = torch.lerp(init, noise, sigmas[0])
-            if hold is not None:
-                denoise = hold_region(denoise, init, noise, hold)
-        elif start < 1 or hold is not None:
-            raise ShapeError(
-                "starting below full noise or holding a region needs latents to start from; pass "
-                "`init`"
-            )
-        x = SAMPLERS[sampler](denoise, x, sigmas, callback)
-        for index in plan.conditions:
-            x[:, index] = clean[:, index]
-        x[:, list(plan.ignored)] = 0
-        return x
-
-    @torch.inference_mode()
-    def decode(
-        self, latents: Tensor, names: Iterable[str], *, tile: int | None = None
-    ) -> dict[str, Tensor]:
-        """Chosen domains of latents (B, L, z, h, w) -> (B, 3, H, W) float32 on the CPU.
-
-        Raises: JodiError for a name that is no domain of this model.
-        """
-        names = list(names)
-        if not names:
-            return {}
-        chosen = latents[:, [domain_index(name, self.names) for name in names]]
-        rows = chosen.transpose(0, 1).flatten(0, 1).to(self.device, self.dtype)
-        pixels = rows[0, 0].numel() * self.autoencoder.config.factor**2
-        pictures = within_memory(
-            self.autoencoder.decode,
-            rows,
-            bytes_per_row=self.autoencoder.decode_memory(pixels, rows.element_size()),
-            tile=tile,
-        )
-        return dict(zip(names, pictures.split(len(latents)), strict=True))
