@@ -121,7 +121,7 @@ def _summary(tried: dict[str, Variant], power: dict[str, float]) -> dict:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--scenes", type=int, default=128, help="of perception (default: 128)")
     parser.add_argument("--control-scenes", type=int, help="default: as many as of perception")
     parser.add_argument("--chunk", type=int, default=16, help="scenes at a time (default: 16)")

@@ -215,7 +215,12 @@ class OpList(nn.Module):
 
 
 class Holder(nn.Module):
-    """Names other modules, as the released keys want."""
+    """Names other modules, as the released keys want. Has those that it was given."""
+
+    main: nn.Module
+    conv: nn.Module
+    conv1: nn.Module
+    conv2: nn.Module
 
     def __init__(self, **modules: nn.Module):
         super().__init__()

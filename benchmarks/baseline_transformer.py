@@ -11,6 +11,8 @@ z latent channels, h w latent grid.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,14 +31,15 @@ class BaselineTransformer(nn.Module):
     def __init__(self, config: TransformerConfig, *, device=None, dtype=None):
         super().__init__()
         self.config = config
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         width, domains, p = config.hidden_size, config.num_domains, config.patch_size
         self.domain_embedding = nn.Parameter(torch.empty(domains, width, **made))
-        self.x_embedders = nn.ModuleList(
-            _hold(proj=nn.Conv2d(config.latent_channels, width, p, stride=p, **made))
+        embedders = nn.ModuleList(
+            Holder(proj=nn.Conv2d(config.latent_channels, width, p, stride=p, **made))
             for _ in range(domains)
         )
-        self.t_embedder = _hold(
+        self.x_embedders = cast(Sequence[Holder], embedders)
+        self.t_embedder = Holder(
             mlp=nn.Sequential(
                 nn.Linear(config.frequency_size, width, **made),
                 nn.SiLU(),
@@ -44,8 +47,8 @@ class BaselineTransformer(nn.Module):
             )
         )
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width, **made))
-        self.y_embedder = _hold(
-            y_proj=_hold(
+        self.y_embedder = Holder(
+            y_proj=Holder(
                 fc1=nn.Linear(config.caption_channels, width, **made),
                 fc2=nn.Linear(width, width, **made),
             )
@@ -77,7 +80,8 @@ class BaselineTransformer(nn.Module):
         x, caption, timestep = x.to(dtype), caption.to(dtype), timestep.to(dtype)
         clean_x = torch.zeros_like(x) if clean_x is None else clean_x.to(dtype)
         x = torch.where((role == Role.CONDITION)[:, :, None, None, None], clean_x, x)
-        grid = tuple(side // self.config.patch_size for side in x.shape[-2:])
+        p = self.config.patch_size
+        grid = (x.shape[-2] // p, x.shape[-1] // p)
         position = position_table(self.config, grid).to(x.device, dtype)
 
         tokens = []
@@ -218,9 +222,9 @@ class GatedConv(nn.Module):
     def __init__(self, width: int, hidden: int, made: dict):
         super().__init__()
         both = 2 * hidden
-        self.inverted_conv = _hold(conv=nn.Conv2d(width, both, 1, **made))
-        self.depth_conv = _hold(conv=nn.Conv2d(both, both, 3, padding=1, groups=both, **made))
-        self.point_conv = _hold(conv=nn.Conv2d(hidden, width, 1, bias=False, **made))
+        self.inverted_conv = Holder(conv=nn.Conv2d(width, both, 1, **made))
+        self.depth_conv = Holder(conv=nn.Conv2d(both, both, 3, padding=1, groups=both, **made))
+        self.point_conv = Holder(conv=nn.Conv2d(hidden, width, 1, bias=False, **made))
 
     def forward(self, x_BTC: Tensor, grid) -> Tensor:
         rows, tokens, width = x_BTC.shape
@@ -260,13 +264,22 @@ class RMSNorm(nn.Module):
         return (self.weight * normed).to(x.dtype)
 
 
+class Holder(nn.Module):
+    """Names other modules, as the checkpoint's keys want. Has those that it was given."""
+
+    proj: nn.Module
+    mlp: nn.Module
+    y_proj: "Holder"
+    y_embedding: Tensor
+    fc1: nn.Module
+    fc2: nn.Module
+    conv: nn.Module
+
+    def __init__(self, **modules: nn.Module):
+        super().__init__()
+        for name, module in modules.items():
+            self.add_module(name, module)
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return x * (1 + scale) + shift
-
-
-def _hold(**modules: nn.Module) -> nn.Module:
-    """A module that only names others, as the checkpoint's keys want."""
-    holder = nn.Module()
-    for name, module in modules.items():
-        holder.add_module(name, module)
-    return holder

@@ -91,7 +91,8 @@ class Case:
             parts.insert(1, "")
         if len(parts) != 6 or not parts[3].isdigit():
             raise JodiError(f"{key!r} is no case; expected one like step.joint.1600m.512.bf16.cpu")
-        case = cls(*parts[:3], int(parts[3]), *parts[4:])
+        kind, task, model, size, dtype, device = parts
+        case = cls(kind, task, model, int(size), dtype, device)
         known = case.model in MODELS and case.kind in KINDS and case.dtype in DTYPES
         if not known or case.task not in ("", *TASKS):
             raise JodiError(f"{key!r} names an unknown kind, task, model or dtype")

@@ -196,9 +196,8 @@ def cpu_name() -> str:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return platform.processor() or platform.machine()
-    facts = dict(
-        (part.strip() for part in row.split(":", 1)) for row in text.split("\n") if ":" in row
-    )
+    rows = (row.partition(":") for row in text.split("\n"))
+    facts = {name.strip(): value.strip() for name, colon, value in rows if colon}
     flags = facts.get("flags", "").split()
     found = [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
     model = facts.get("model name", platform.machine())

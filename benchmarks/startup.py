@@ -62,7 +62,7 @@ with open(os.path.join(base, "load.json"), "w") as file:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("comfyui", nargs="*", type=Path, help="ComfyUI folders")
     parser.add_argument("--runs", type=int, default=7, help="of each kind; one more is thrown away")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all figures there")
@@ -82,6 +82,7 @@ def main() -> None:
 def measure(host: Path, runs: int) -> dict:
     """All seconds of one host, by kind: lists of {"clock": s, "cpu": s}."""
     kinds = {"load": [], "start without": [], "start with": []}
+    result: dict = {}
     with tempfile.TemporaryDirectory() as temporary:
         bare, full = (_base(Path(temporary) / name) for name in ("bare", "full"))
         pack = full / "custom_nodes" / "jodi"
@@ -129,7 +130,9 @@ def _run(host: Path, arguments: list[str]) -> dict:
     clock, after = time.perf_counter() - begun, _children()
     if done.returncode:
         raise RuntimeError(f"{host} failed:\n{(done.stderr or done.stdout)[-2000:]}")
-    return {"clock": clock} if after is None else {"clock": clock, "cpu": after - before}
+    if before is None or after is None:
+        return {"clock": clock}
+    return {"clock": clock, "cpu": after - before}
 
 
 def _children() -> float | None:

@@ -143,17 +143,17 @@ class Subject:
         return step
 
     def _request_ours(self, inputs: Inputs, plan: RolePlan, case: Case):
-        options = {} if inputs.pictures else {"size": (case.size, case.size)}
+        size = None if inputs.pictures else (case.size, case.size)
         return lambda: _stack(
             self.ours.run(
                 plan,
                 conditions=inputs.pictures,
                 text=inputs.text,
                 negative_text=inputs.negative,
+                size=size,
                 steps=STEPS[case.task],
                 guidance=case.guidance,
                 seed=inputs.seed,
-                **options,
             ).pictures,
             plan,
         )
