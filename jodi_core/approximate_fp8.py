@@ -43,14 +43,18 @@ def approximate_fp8(transformer: JodiTransformer, *, emulate: bool = False) -> i
 class Fp8Linear(nn.Module):
     """A linear layer, or a 1x1 convolution on tokens, multiplied in eight-bit floats."""
 
-    def __init__(self, layer: nn.Module, *, emulate: bool):
+    weight: Tensor  # (O, I) float8_e4m3fn
+    scale: Tensor  # (O, 1) float32
+    bias: Tensor | None  # (O,)
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d, *, emulate: bool):
         super().__init__()
         weight = layer.weight.detach().flatten(1)
         self.out_features, self.in_features = weight.shape
         self.emulate = emulate
         quantised, scale = quantise_rows(weight)
-        self.register_buffer("weight", quantised)  # (O, I) float8_e4m3fn
-        self.register_buffer("scale", scale)  # (O, 1) float32
+        self.register_buffer("weight", quantised)
+        self.register_buffer("scale", scale)
         bias = layer.bias
         self.register_buffer("bias", None if bias is None else bias.detach().clone())
 
@@ -61,7 +65,9 @@ class Fp8Linear(nn.Module):
             out = F.linear(rows.float(), self.weight.float()) * scale * self.scale.T
             out = (out if self.bias is None else out + self.bias.float()).to(x.dtype)
         else:
-            out = torch._scaled_mm(
+            # torch imports its product of eight-bit floats from its core without exporting it.
+            multiply = torch._scaled_mm  # pyright: ignore[reportPrivateImportUsage]
+            out = multiply(
                 rows,
                 self.weight.T,
                 scale_a=scale,

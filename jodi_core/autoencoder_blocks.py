@@ -11,6 +11,8 @@ models/efficientvit/dc_ae.py.
 Shapes: B batch, C channels, H W cells of the stage.
 """
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +38,7 @@ class ResBlock(nn.Module):
         if not may_overwrite(x):
             return self.main.conv2(F.silu(self.main.conv1(x)), residual=x)
         conv1, conv2, norm = self.main.conv1.conv, self.main.conv2.conv, self.main.conv2.norm
+        assert norm is not None
         height = x.shape[2]
         above = None  # the last two hidden rows of the band before
         for start, stop in row_bands(x):
@@ -162,7 +165,8 @@ class OutputHead(nn.Module):
 
     def __init__(self, width: int, channels: int, ops: "Ops"):
         super().__init__()
-        self.op_list = nn.ModuleList([ops.rms_norm(width), nn.ReLU(), ops.conv(width, channels, 3)])
+        layers = nn.ModuleList([ops.rms_norm(width), nn.ReLU(), ops.conv(width, channels, 3)])
+        self.op_list = cast(tuple[RMSNorm2d, nn.ReLU, ConvLayer], layers)
 
     def forward(self, x: Tensor) -> Tensor:
         norm, _, conv = self.op_list

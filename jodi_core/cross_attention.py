@@ -5,6 +5,7 @@ Shapes: B rows, N tokens, C width, H heads, D head dim, S text tokens.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -119,7 +120,7 @@ def transposed_weight(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     """
     if type(layer) is nn.Linear:
         return layer.weight.T, layer.bias
-    size = layer.in_features
+    size = cast(int, layer.in_features)
     scale = 2.0**10
     bias = layer(like.new_zeros(1, size))[0]
     wide = torch.promote_types(like.dtype, torch.float32)

@@ -65,5 +65,5 @@ class EncodeCache:
 
 def _key(x: Tensor, about: tuple) -> bytes:
     digest = hashlib.blake2b(repr((tuple(x.shape), x.dtype, *about)).encode(), digest_size=32)
-    digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.digest()
