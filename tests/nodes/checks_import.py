@@ -20,7 +20,7 @@ __init__ approximate_fp8 approximate_step_cache attention auto_roles autoencoder
 autoencoder_keys blocks checkpoint checkpoint_config checkpoint_faults compilation config
 contact_sheet context cross_attention denoiser domains embedded embeddings encode_cache ensemble
 errors exchange file_kind images job_checks labels layers palettes picture_files pipeline precision
-roles sampling sizing state_file text text_cache tiling transformer upsampling
+roles sampling sizing stages state_file text text_cache tiling transformer upsampling
 """
 KERNELS = "__init__ dispatch reference selection"
 
