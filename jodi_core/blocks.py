@@ -13,7 +13,7 @@ from ..kernels import dispatch
 from .attention import JointLinearAttention
 from .config import TransformerConfig
 from .cross_attention import TextCrossAttention, TextKeys, TwoKeys
-from .layers import depthwise_glu_conv, pointwise_conv
+from .layers import depthwise_glu_conv, expanding_conv, pointwise_conv
 
 Texts = tuple[TextKeys | TwoKeys, ...]
 Part = tuple[int, slice]
@@ -138,15 +138,14 @@ class MixFFN(nn.Module):
     def __init__(self, width: int, hidden: int, operations=nn, device=None, dtype=None):
         super().__init__()
         kwargs = {"device": device, "dtype": dtype}
-        conv1x1 = pointwise_conv(operations)
         self.expanded = 2 * hidden
-        self.inverted_conv = _Conv(conv1x1(width, 2 * hidden, 1, **kwargs))
+        self.inverted_conv = _Conv(expanding_conv(operations)(width, 2 * hidden, 1, **kwargs))
         self.depth_conv = _Conv(
             depthwise_glu_conv(operations)(
                 2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **kwargs
             )
         )
-        self.point_conv = _Conv(conv1x1(hidden, width, 1, bias=False, **kwargs))
+        self.point_conv = _Conv(pointwise_conv(operations)(hidden, width, 1, bias=False, **kwargs))
 
     def forward(self, x_BATC: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, A, T, C) -> (B, A, T, C), each domain on its own grid."""

@@ -6,6 +6,7 @@ torch's does, so overriding that one method keeps both working.
 """
 
 import functools
+import threading
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,16 @@ from ..kernels import dispatch
 def pointwise_conv(operations):
     """A Conv2d class of kernel 1 that multiplies matrices over channels-last memory."""
     return _pointwise_conv(operations.Conv2d)
+
+
+def expanding_conv(operations):
+    """A pointwise Conv2d class of tokens, for the widest tensor of a block: (B, T, C) -> (B, T, F).
+
+    On a CPU, without gradients, a result is good only until the next one of this class on this
+    thread, whichever layer's: all share one block of memory. A C library gives large blocks back to
+    the system, and faulting in new ones, page by page, costs 1 to 4 % of a step.
+    """
+    return _expanding_conv(pointwise_conv(operations))
 
 
 def depthwise_glu_conv(operations):
@@ -39,6 +50,32 @@ def _pointwise_conv(conv2d: type):
             return F.linear(tokens, weight.flatten(1), bias).permute(0, 3, 1, 2)
 
     return PointwiseConv2d
+
+
+@functools.lru_cache(maxsize=16)
+def _expanding_conv(pointwise: type):
+    class ExpandingConv2d(pointwise):
+        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+                return super()._conv_forward(x, weight, bias)
+            rows = x.flatten(0, 1)
+            out = _reused_memory(len(rows) * len(weight), x.dtype).view(len(rows), len(weight))
+            return torch.addmm(bias, rows, weight.flatten(1).t(), out=out).unflatten(0, x.shape[:2])
+
+    return ExpandingConv2d
+
+
+_memory = threading.local()
+
+
+def _reused_memory(count: int, dtype: torch.dtype) -> Tensor:
+    """(count) elements of memory that this thread's next call gets too; the largest is kept."""
+    kept = getattr(_memory, "bytes", None)
+    size = count * dtype.itemsize
+    if kept is None or len(kept) < size:
+        with torch.inference_mode(False):  # so that it serves in inference mode and outside
+            kept = _memory.bytes = torch.empty(size, dtype=torch.uint8)
+    return kept[:size].view(dtype)
 
 
 @functools.lru_cache(maxsize=16)
