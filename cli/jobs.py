@@ -181,7 +181,7 @@ def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, arg
     settings = {
         **{
             k: result.settings[k]
-            for k in ("model", "task", "roles", "steps", "guidance", "sampler")
+            for k in ("model", "dtype", "task", "roles", "steps", "guidance", "sampler")
         },
         "seed": job.seed,
         "prompt": job.prompt,
@@ -191,7 +191,6 @@ def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, arg
         # names only: where files lie on somebody's disk is nobody else's business
         "given": {name: path.name for name, path in job.pictures.items()},
         "device": str(pipeline.device),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
         "near": args.near,
         "normals": args.normals,
     }

@@ -75,8 +75,8 @@ class DCAE(nn.Module):
         """Bytes of the largest map between blocks, for one picture of so many pixels."""
         return int(max(w / 4**i for i, w in enumerate(self.config.widths)) * pixels) * itemsize
 
-    def decode_memory(self, pixels: int, itemsize: int) -> int:
-        """Bytes that decoding one picture of so many pixels takes at its peak, on a GPU.
+    def peak_memory(self, pixels: int, itemsize: int) -> int:
+        """Bytes that coding one picture of so many pixels, either way, takes at most on a GPU.
 
         Six of the largest maps: two of a residual block, and float32 copies in its norm.
         """

@@ -56,7 +56,8 @@ def select_text(
     """Only the text tokens that some row may read, and which of them each row may.
 
     Shapes: caption (B or 1, 1, S, Cc) or (B or 1, S, Cc), mask (B or 1, S); rows (R,), the
-    group's among the `batch` -> features (R or 1, S', Cc) and keep (R or 1, S') bool.
+    group's among the `batch` -> features (R or 1, S', Cc) and keep (R or 1, S') bool; one row
+    where all rows read the same.
     Raises: TextError without text, or for a row whose mask keeps nothing; ShapeError for shapes
     that do not fit.
     """
@@ -86,6 +87,8 @@ def select_text(
     count = max(caption.shape[0], keep.shape[0])
     caption, keep = caption.expand(count, -1, -1), keep.expand(count, -1)
     columns = keep.any(0).nonzero().squeeze(1)
+    if torch.equal(caption, caption[:1].expand_as(caption)) and bool((keep == keep[:1]).all()):
+        caption, keep = caption[:1], keep[:1]
     return caption[:, columns], keep[:, columns]
 
 

@@ -20,6 +20,11 @@ class TextKeys:
     values: Tensor
     bias: Tensor | None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return sum(part.nbytes for part in (self.keys, self.values, self.bias) if part is not None)
+
     def row(self, index: int) -> "TextKeys":
         """The text of one row."""
         bias = None if self.bias is None else _row(self.bias, index)
@@ -42,6 +47,11 @@ class TwoKeys:
     direction: Tensor
     offset: Tensor
     steps: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all parts."""
+        return self.direction.nbytes + self.offset.nbytes + self.steps.nbytes
 
     def row(self, index: int) -> "TwoKeys":
         """The text of one row."""
@@ -116,12 +126,13 @@ def transposed_weight(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
 
     A host's layer may cast, patch or fetch its weights inside the call, so only the call knows
     them: it is asked about the unit vectors. They are scaled up, so that adding the bias does not
-    round the weight away; powers of two change no digits.
+    round the weight away; powers of two change no digits. Layers that multiply in 8 bits clamp
+    their inputs at 448, so the scale stays below.
     """
     if type(layer) is nn.Linear:
         return layer.weight.T, layer.bias
     size = cast(int, layer.in_features)
-    scale = 2.0**10
+    scale = 2.0**8
     bias = layer(like.new_zeros(1, size))[0]
     wide = torch.promote_types(like.dtype, torch.float32)
     scaled = layer(torch.eye(size, dtype=like.dtype, device=like.device) * scale)

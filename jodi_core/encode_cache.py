@@ -1,12 +1,13 @@
 """Latents of recent pictures, found again by what the pictures hold."""
 
 import hashlib
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from .weight_state import WeightState
 
 KEPT = 64 << 20  # bytes of latents; one 1024x1024 picture has 128 kB
 
@@ -21,8 +22,7 @@ class EncodeCache:
     def __init__(self, limit: int = KEPT):
         self.limit = limit
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
-        self._weights: list[tuple[int, int, int]] = []
-        self._alive: list[weakref.ref] = []
+        self._weights = WeightState()
 
     def get(self, x: Tensor, about: tuple, make: Callable[[], Tensor]) -> Tensor:
         """What `make` made for the same content and settings before, or makes now.
@@ -44,14 +44,10 @@ class EncodeCache:
         Returns False, and keeps nothing, where changes could not be seen: weights made in inference
         mode count no writes. Writes through `.data` count nowhere: `clear` after them.
         """
-        tensors = [*network.parameters(), *network.buffers()]
-        seen = not any(t.is_inference() for t in tensors)
-        weights = [(id(t), t.data_ptr(), t._version) for t in tensors] if seen else []
-        # An id says something only while its tensor lives: a later one may get the same.
-        if weights != self._weights or any(ref() is None for ref in self._alive):
+        unchanged = self._weights.unchanged(network)
+        if not unchanged:
             self.clear()
-        self._weights, self._alive = weights, [weakref.ref(t) for t in tensors]
-        return seen
+        return unchanged is not None
 
     def clear(self) -> None:
         """Forget everything."""

@@ -198,6 +198,7 @@ class JodiPipeline(Stages):
             "size": list(size),
             "batch": batch,
             "model": self.metadata.get("title", "unnamed model"),
+            "dtype": str(self.dtype).removeprefix("torch."),
             **{k: v for k, v in options.items() if isinstance(v, (bool, int, float, str))},
         }
         if approximate := self._approximations(cache):

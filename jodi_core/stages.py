@@ -30,9 +30,10 @@ from .sampling import (
     hold_region,
 )
 from .text import ClosedVocabularyEncoder, TextFeatures
-from .text_cache import TextCache, state_of_weights
+from .text_cache import TextCache
 from .tiling import within_memory
 from .transformer import JodiTransformer
+from .weight_state import WeightState
 
 Pictures = Mapping[str, Tensor]
 STEPS = 20
@@ -64,6 +65,7 @@ class Stages:
         self.autoencoder = autoencoder.eval()
         self.text_encoder = text_encoder
         self._texts = TextCache()
+        self._text_weights = WeightState()
         self._encodings = EncodeCache()
         self._compiled: CompiledBlocks | None = None
         self._fp8: str | None = None
@@ -145,7 +147,13 @@ class Stages:
         x = labels.preprocess(name, picture).to(self.dtype)
 
         def encode() -> Tensor:
-            return self.autoencoder.encode(x.to(self.device), tile=tile).float()
+            pixels = x.shape[-2] * x.shape[-1]
+            return within_memory(
+                self.autoencoder.encode,
+                x.to(self.device),
+                bytes_per_row=self.autoencoder.peak_memory(pixels, x.element_size()),
+                tile=tile,
+            )
 
         if not self._encodings.made_by(self.autoencoder):
             return encode()
@@ -220,9 +228,12 @@ class Stages:
             released = self.transformer.config == JODI_1600M
             round_timestep = released and self.dtype == torch.bfloat16
         sigmas = flow_sigmas(steps, shift, start=start)
-        self._texts.weights = state_of_weights(self.transformer)
+        unchanged = self._text_weights.unchanged(self.transformer)
+        if not unchanged:
+            self._texts.clear()
         if self._compiled is not None:
-            self._compiled.admit((clean.shape, plan.roles, guidance == 1))
+            active = len(plan.generated), len(plan.conditions)
+            self._compiled.admit((clean.shape, active, plan.uses_text, guidance == 1))
         denoise = prepare_denoiser(
             self.transformer,
             plan.as_tensor(len(clean)),
@@ -233,7 +244,7 @@ class Stages:
             guidance=guidance,
             own_mask=own_mask,
             round_timestep=round_timestep,
-            cache=self._texts,
+            cache=None if unchanged is None else self._texts,
             step_cache=approximate_step_cache,
         )
         x = noise
@@ -271,7 +282,7 @@ class Stages:
         pictures = within_memory(
             self.autoencoder.decode,
             rows,
-            bytes_per_row=self.autoencoder.decode_memory(pixels, rows.element_size()),
+            bytes_per_row=self.autoencoder.peak_memory(pixels, rows.element_size()),
             tile=tile,
         )
         return dict(zip(names, pictures.split(len(latents)), strict=True))

@@ -1,36 +1,57 @@
 """Prepared texts of the last few prompts, found again by content."""
 
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from .cross_attention import TextKeys, TwoKeys
 
 Inputs = tuple[Tensor | None, ...]
+Prepared = Sequence[TextKeys | TwoKeys]  # of every block
+
+KEPT = 256 << 20  # bytes; a full text window of the released model has 54 MB in half precision
 
 
 class TextCache:
     """Keeps what a model made of a text, for the next job with the same words.
 
-    Bounded in entries; the one unused for longest goes first. An entry is found by the values of
-    its inputs, never by their identity. `weights` names the state of the weights that made it: an
-    owner that changes weights sets another value, and entries made with the old one are not found.
+    Bounded in entries and bytes; the one unused for longest goes first. An entry is found by the
+    values of its inputs, never by their identity.
     """
 
-    def __init__(self, entries: int = 4):
+    def __init__(self, entries: int = 4, limit: int = KEPT):
         self.entries = entries
-        self.weights: Hashable = None
-        self._known: list[tuple[Hashable, Inputs, Any]] = []
+        self.limit = limit
+        self._weights: Hashable = None
+        self._known: list[tuple[Inputs, Prepared]] = []
 
-    def get(self, inputs: Inputs, make: Callable[[], Any]) -> Any:
+    def get(self, inputs: Inputs, make: Callable[[], Prepared]) -> Prepared:
         """What `make` made for equal inputs before, or makes now."""
-        for i, (weights, known, value) in enumerate(self._known):
-            if weights == self.weights and all(map(same_tensor, known, inputs)):
+        for i, (known, value) in enumerate(self._known):
+            if all(map(same_tensor, known, inputs)):
                 self._known.append(self._known.pop(i))
                 return value
         value = make()
-        self._known = [*self._known, (self.weights, inputs, value)][-self.entries :]
+        self._known = [*self._known, (inputs, value)][-self.entries :]
+        while self.nbytes > self.limit:
+            self._known.pop(0)
         return value
+
+    def made_with(self, weights: Hashable) -> None:
+        """Say which weights are in use. What others made is forgotten."""
+        if weights != self._weights:
+            self.clear()
+        self._weights = weights
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._known.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept."""
+        return sum(text.nbytes for _, value in self._known for text in value)
 
 
 def same_tensor(a: Tensor | None, b: Tensor | None) -> bool:
@@ -40,12 +61,3 @@ def same_tensor(a: Tensor | None, b: Tensor | None) -> bool:
     if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
         return False
     return a is b or torch.equal(a, b)
-
-
-def state_of_weights(module: nn.Module) -> Hashable:
-    """Another value whenever a parameter or buffer was exchanged or written to.
-
-    Tensors made in inference mode do not count writes to them; nothing here writes to those.
-    """
-    tensors = [*module.parameters(), *module.buffers()]
-    return tuple((t.data_ptr(), 0 if t.is_inference() else t._version) for t in tensors)

@@ -5,6 +5,7 @@ comparing their values would make a GPU wait at every step. So each CONDITIONING
 object of its own through the run, and a batch is known by the objects that make it up.
 """
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -67,7 +68,9 @@ def prepared(run: Run, like: Tensor, make: Callable[[TextCache | None], Prepared
         return make(None)
     if not run.whole(like):
         return make(_text_cache(owner.host))
-    kind = (run, like.shape, like.dtype, like.device)
+    # The others by weak reference: entries that hold each other would outlive the run.
+    others = tuple(map(weakref.ref, run.entries[1:]))
+    kind = (others, run.areas, run.rows, like.shape, like.dtype, like.device)
     for known, value in owner.known:
         if known == kind:
             return value
@@ -102,12 +105,19 @@ class RunCond(comfy.conds.CONDRegular):
 
 
 def _text_cache(host) -> TextCache | None:
-    """The host model's cache, for the weights and patches that are loaded now."""
+    """The host model's cache, for the weights and patches that are loaded now.
+
+    None where layers are changed in a way that the name of the loaded patches does not tell:
+    injections (LoRA that is added on the way) and exchanged objects of the network.
+    """
     loaded = getattr(host, "current_weight_patches_uuid", None)
-    if loaded is None:
-        return None
-    host.text_cache.weights = loaded
-    return host.text_cache
+    patcher = host.current_patcher
+    if patcher is not None:
+        network = [key for key in patcher.object_patches if key.startswith("diffusion_model.")]
+        if network or patcher.injections:
+            loaded = None
+    host.text_cache.made_with(loaded)
+    return None if loaded is None else host.text_cache
 
 
 def repeats(copies: int, *tensors: Tensor | None) -> bool:

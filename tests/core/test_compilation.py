@@ -35,6 +35,19 @@ def test_changing_jobs_give_what_they_give_without():
         torch.compiler.reset()
 
 
+def test_which_domains_are_active_makes_no_other_kind_of_job():
+    compiled = tiny_pipeline().compile(backend="eager")
+    try:
+        for label in ("depth", "normal", "edge"):
+            run(compiled, [label], {"image": 1}, "", 1.0, (3, 4))
+        assert len(compiled._compiled.seen) == 1
+        run(compiled, ["depth", "edge"], {"image": 1}, "", 1.0, (3, 4))
+        run(compiled, ["image"], {"depth": 1}, "tree", 1.0, (3, 4))
+        assert len(compiled._compiled.seen) == 3
+    finally:
+        torch.compiler.reset()
+
+
 def test_it_does_compile():
     graphs = []
 

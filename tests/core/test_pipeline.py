@@ -52,6 +52,7 @@ class TestTasks:
         assert torch.equal(result.pictures["image"], image)
         assert torch.equal(result.latents[:, 0], pipeline.encode_picture("image", image))
         assert result.settings["steps"] == 3 and result.settings["guidance"] == 1.0
+        assert result.settings["dtype"] == "float32"
 
     def test_perceive_gives_all_labels_by_default(self, pipeline):
         result = pipeline.perceive(random_picture(), steps=1)

@@ -204,6 +204,29 @@ class TestText:
         weight, _ = transposed_weight(low, randn(1, dtype=torch.bfloat16))
         assert relative_rms(weight, low.weight.T.float() / 2) < 2**-8
 
+    def test_rows_that_read_the_same_text_share_its_keys(self, model):
+        job = Job(TINY, [PICTURE] * 3, (2, 3))
+        job.caption_mask[:, :4] = 1  # more than two tokens: not folded
+
+        def rows_of_keys():
+            context = model.prepare(job.role, job.caption, job.caption_mask, None, like=job.x)
+            return {len(text.keys) for (text,) in context.groups[0].texts}
+
+        assert rows_of_keys() == {3}
+        job.caption = job.caption[:1].repeat(3, 1, 1, 1)
+        assert rows_of_keys() == {3}  # the masks still differ
+        job.caption_mask = job.caption_mask[:1].repeat(3, 1)
+        assert rows_of_keys() == {1}
+
+    def test_folding_stays_within_what_8_bit_layers_read(self):
+        class Clamped(torch.nn.Linear):  # as ComfyUI's do, for float8_e4m3fn
+            def forward(self, x):
+                return F.linear(x.clamp(-448, 448), self.weight, self.bias)
+
+        layer = Clamped(12, 8).double()
+        weight, _ = transposed_weight(layer, randn(1, dtype=torch.float64))
+        assert relative_rms(weight, layer.weight.T) < 1e-12
+
     @pytest.mark.parametrize(
         ("change", "error", "words"),
         [

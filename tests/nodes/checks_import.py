@@ -21,6 +21,7 @@ autoencoder_keys blocks checkpoint checkpoint_config checkpoint_faults compilati
 contact_sheet context cross_attention denoiser domains embedded embeddings encode_cache ensemble
 errors exchange file_kind images job_checks labels layers palettes picture_files pipeline precision
 roles sampling sizing stages state_file text text_cache tiling transformer upsampling
+weight_state
 """
 KERNELS = "__init__ dispatch reference selection"
 

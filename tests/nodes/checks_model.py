@@ -1,7 +1,11 @@
 """The MODEL wire under the host's own sampling. Run by test_nodes.py inside a ComfyUI."""
 
+import gc
+import weakref
+
 import comfy.latent_formats
 import comfy.model_management
+import comfy.model_patcher
 import comfy.ops
 import comfy.sample
 import comfy.samplers
@@ -285,6 +289,56 @@ def check_text_is_prepared_once_for_the_same_weights():
         hook.remove()
 
 
+def check_layers_that_are_changed_on_the_way_prepare_the_text_anew():
+    # As LoRA loaders do that bypass the weights: the name of the loaded patches stays the same.
+    _, positive, negative, latent, _ = job(["image"])
+    parts()[0].model.text_cache = TextCache()
+    first = sample(positive, negative, latent, steps=2)
+    layer = parts()[0].model.diffusion_model.y_embedder.y_proj.fc2
+    plain = layer.forward
+
+    def inject(_):
+        layer.forward = lambda x: plain(x).flip(-1)  # not a factor: a norm follows
+
+    def eject(_):
+        layer.forward = plain
+
+    injected = parts()[0].clone()
+    injection = comfy.model_patcher.PatcherInjection(inject=inject, eject=eject)
+    injected.set_injections("test", [injection])
+    other = sample(positive, negative, latent, model=injected, steps=2)
+    assert relative(other, first) > 1e-4
+    assert relative(sample(positive, negative, latent, steps=2), first) < 1e-6
+    exchanged = parts()[0].clone()
+    exchanged.add_object_patch("diffusion_model.y_embedder.y_proj.fc2", torch.nn.Identity())
+    third = sample(positive, negative, latent, model=exchanged, steps=2)
+    assert relative(third, first) > 1e-4 and relative(third, other) > 1e-4
+
+
+def check_nothing_of_a_run_stays_behind():
+    # Cycles would be freed at some later time: a long video is many runs.
+    _, positive, negative, latent, _ = job(["image"], ["depth"])
+    contexts = []
+    network = parts()[0].model.diffusion_model
+    prepare = network.prepare
+
+    def watched(*args, **kwargs):
+        context = prepare(*args, **kwargs)
+        contexts.append(weakref.ref(context))
+        return context
+
+    gc.collect()
+    gc.disable()
+    network.prepare = watched
+    try:
+        for guidance in (1.0, 3.0):
+            sample(positive, negative, latent, guidance=guidance, steps=2)
+        assert contexts and not any(context() is not None for context in contexts)
+    finally:
+        del network.prepare
+        gc.enable()
+
+
 def check_wrappers_that_split_the_batch():
     _, positive, negative, latent, _ = job(["image"], ["depth"])
     expected = sample(positive, negative, latent)
@@ -428,7 +482,7 @@ def check_conditions_are_told_apart_by_hooks():
     model = parts()[0].model
 
     class Patcher:
-        current_hooks = None
+        current_hooks, object_patches, injections = None, {}, {}
 
     made = []
     run = _host_run.Run((_host_run.RunEntry(model),), (None,), 1)
