@@ -83,7 +83,12 @@ def test_a_note_explains_it(name):
     (note,) = (node for node in template(name)["nodes"] if node["type"] == "MarkdownNote")
     (text,) = note["widgets_values"]
     assert text.startswith("## ")
-    for word in ("jodi-nano", "jodi convert", "models/diffusion_models", "dc-ae-f32c32-sana-1.0"):
+    for word in (
+        "jodi-nano",
+        "custom_nodes/jodi convert",
+        "models/diffusion_models",
+        "dc-ae-f32c32-sana-1.0",
+    ):
         assert word in text, word
 
 
