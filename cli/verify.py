@@ -1,6 +1,5 @@
 """`jodi verify`: our numbers against vectors that the published code computed."""
 
-import os
 from pathlib import Path
 
 from ..jodi_core.verify import verify
@@ -31,15 +30,13 @@ def add(commands) -> None:
         nargs="?",
         type=Path,
         metavar="DIR",
-        help="default: `reference` in $JODI_SHARED, else in ../shared beside the project",
+        help="default: shared/reference beside the project",
     )
     parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
 
 
 def run(args, console: Console) -> int:
-    folder = args.folder
-    if folder is None:
-        folder = Path(os.getenv("JODI_SHARED") or ROOT.parent / "shared") / "reference"
+    folder = args.folder or ROOT.parent / "shared" / "reference"
     counts = {"PASS": 0, "FAIL": 0, "SKIP": 0}
     for case in verify(folder, str(choose_device(args.device))):
         console.result(" ".join(str(case).split()))

@@ -57,7 +57,7 @@ def chosen() -> str:
     """
     global _mode
     if _mode is None:
-        _mode = _checked(os.getenv(ENVIRONMENT) or "auto", f"${ENVIRONMENT}")
+        _mode = _checked(_variable(ENVIRONMENT) or "auto", f"${ENVIRONMENT}")
     return _mode
 
 
@@ -108,12 +108,17 @@ def obstacle(device: torch.device | str) -> str | None:
         if torch.version.hip is not None:
             return "the kernels are written for CUDA, and this torch is built for ROCm"
         return None
-    if device.type == "cpu" and os.getenv("TRITON_INTERPRET") == "1":
+    if device.type == "cpu" and _variable("TRITON_INTERPRET") == "1":
         return None
     return (
         f"the tensors are on {device.type} and kernels run on CUDA devices (elsewhere only in "
         "Triton's interpreter: TRITON_INTERPRET=1, set before the first use, for tests)"
     )
+
+
+def _variable(name: str) -> str | None:
+    """Whoever starts ComfyUI has no other place to say it: the one read of the environment here."""
+    return os.getenv(name)
 
 
 def _obstacle(operation: str, channels: int, operands: list[Tensor]) -> str | None:
