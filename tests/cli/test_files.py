@@ -104,6 +104,6 @@ def test_verify_looks_beside_the_project(jodi, reference_dir, monkeypatch, tmp_p
     shared = tmp_path / "shared" / "reference"
     shared.mkdir(parents=True)
     (shared / "dcae").symlink_to(reference_dir / "dcae")
-    monkeypatch.setenv("JODI_SHARED", str(shared.parent))
+    monkeypatch.setattr("jodi_pack.cli.verify.ROOT", tmp_path / "project")
     status, out, _ = jodi("verify")
     assert status == 0 and out[-1].endswith(" passed, 0 failed")

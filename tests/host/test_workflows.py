@@ -8,7 +8,7 @@ import functools
 import pytest
 import torch
 from jodi_pack.jodi_core.embedded import ASSETS
-from jodi_pack.jodi_core.labels import depth_map
+from jodi_pack.jodi_core.labels import depth_map, postprocess
 from jodi_pack.jodi_core.picture_files import load_image
 from jodi_pack.jodi_core.pipeline import STEPS, JodiPipeline
 from jodi_pack.jodi_core.sampling import draw_noise
@@ -148,6 +148,21 @@ def test_repaint_region(server):
         check(after, expected)
 
 
+def test_kept_pixels_of_a_repainted_picture_are_its_own(server):
+    """To the last bit; the painted ones are what the core makes of the latents."""
+    graph = read("repaint_region")
+    ends = [find(graph, "PreviewImage", "Before"), find(graph, "SaveImage", "Repainted")]
+    run, (latents,) = Latents(graph, samplers(graph)[1]).run(server)
+    before, after = (pictures(server, run, end) for end in ends)
+    left = before.shape[-1] // 2
+    assert torch.equal(after[..., left:], before[..., left:])
+    scale = core().autoencoder.config.scaling_factor
+    made = postprocess("image", core().decode(latents * scale, ["image"])["image"])
+    check_shown(after[..., :left], made[..., :left])
+    # without the last node it shows: the autoencoder alone changes what is kept
+    assert (made - before)[..., left:].abs().max() > 0.05
+
+
 def repainted(given, text: str, seed: int, hold: str):
     """The left half painted anew by the core, depth held or given. Latents (1, L, z, h, w)."""
     held = torch.zeros_like(given[:, :, :1])
@@ -200,27 +215,31 @@ def test_frames_of_a_video_are_the_cores_own(server):
 
 
 def test_sampler_custom(server):
-    """The published solver and schedule inside SamplerCustomAdvanced, on the host's own noise."""
+    """SamplerCustomAdvanced as the template sets it up is Jodi Sampler left to itself.
+
+    But for the noise: RandomNoise draws the host's, Jodi Sampler its own. From either, both are
+    what the core makes with the graph's guidance and steps, and those are the automatic ones.
+    """
     graph = read("sampler_custom")
-    _, (latents,) = Latents(graph, find(graph, "SamplerCustomAdvanced")).run(server)
-    noise = inputs(graph, "RandomNoise")
-    guider = inputs(graph, "CFGGuider")
-    rows, domains, channels, h, w = latents.shape
-    generator = torch.manual_seed(noise["noise_seed"])
-    drawn = torch.randn(rows, channels, domains, h, w, generator=generator).transpose(1, 2)
+    parts, guider = find(graph, "SamplerCustomAdvanced"), inputs(graph, "CFGGuider")
+    seed = inputs(graph, "RandomNoise")["noise_seed"]
+    plan = core().plan(["image", "depth"])
+    assert guider["cfg"] == float(core().metadata["guidance"]) == core().default_guidance(plan)
+    assert inputs(graph, "JodiScheduler")["steps"] == STEPS
+    wires = {name: guider[name] for name in ("model", "positive", "negative")}
+    wires["latent_image"] = graph[parts]["inputs"]["latent_image"]
+    one = graphs.add(graph, "JodiSampler", **wires, seed=seed, steps=0, cfg=0.0)
+    _, (in_parts, in_one) = Latents(graph, parts, one).run(server)
+    rows, domains, channels, h, w = in_parts.shape
+    drawn = torch.randn(rows, channels, domains, h, w, generator=torch.manual_seed(seed))
+    drawn, own = drawn.transpose(1, 2), draw_noise(in_one.shape, seed)
+    assert relative_rms(drawn, own) > 0.5
     prompt = core().encode_text(inputs(graph, "JodiTextEncode", "Prompt")["text"])
-    expected = core().sample(
-        core().plan(["image", "depth"]),
-        torch.zeros_like(drawn),
-        prompt,
-        core().encode_text("", like=prompt),
-        guidance=guider["cfg"],
-        steps=inputs(graph, "JodiScheduler")["steps"],
-        noise=drawn,
-    )
-    check(latents, expected)
-    # and Jodi Sampler draws its own noise: the same seed gives another picture
-    assert relative_rms(drawn, draw_noise(drawn.shape, noise["noise_seed"])) > 0.5
+    empty = core().encode_text("", like=prompt)
+    options = {"guidance": guider["cfg"], "steps": inputs(graph, "JodiScheduler")["steps"]}
+    for latents, noise in ((in_parts, drawn), (in_one, own)):
+        nothing = torch.zeros_like(noise)
+        check(latents, core().sample(plan, nothing, prompt, empty, noise=noise, **options))
 
 
 def test_perception_to_controlnet(server):
