@@ -27,7 +27,7 @@ def expanding_conv(operations):
     thread, whichever layer's: all share one block of memory. A C library gives large blocks back to
     the system, and faulting in new ones, page by page, costs 1 to 4 % of a step.
     """
-    return _expanding_conv(pointwise_conv(operations))
+    return _expanding_conv(operations.Conv2d)
 
 
 def depthwise_glu_conv(operations):
@@ -53,10 +53,16 @@ def _pointwise_conv(conv2d: type):
 
 
 @functools.lru_cache(maxsize=16)
-def _expanding_conv(pointwise: type):
-    class ExpandingConv2d(pointwise):
-        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            if x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling():
+def _expanding_conv(conv2d: type):
+    class ExpandingConv2d(_pointwise_conv(conv2d)):
+        def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            plain = type(x) is Tensor and x.device.type == "cpu"  # compilers trace with other types
+            if (
+                bias is None
+                or not plain
+                or torch.is_grad_enabled()
+                or torch.compiler.is_compiling()
+            ):
                 return super()._conv_forward(x, weight, bias)
             rows = x.flatten(0, 1)
             out = _reused_memory(len(rows) * len(weight), x.dtype).view(len(rows), len(weight))

@@ -184,7 +184,8 @@ def _load_pickle(path: Path, mmap: bool):
 
 def _describe_refusal(path: Path, text: str) -> str:
     found = re.search(r"GLOBAL ([\w.]+)|[Uu]nsupported class ([\w.]+)", text)
-    asks = f"it asks for {found.group(1) or found.group(2)}" if found else "or it is damaged"
+    name = (found.group(1) or found.group(2)).removeprefix("builtins.") if found else ""
+    asks = f"it asks for {name}" if name else "or it is damaged"
     return (
         f"{path} is a pickle that holds more than tensors ({asks}): a full training checkpoint "
         "with optimizer and random state, or an unsafe file. Only tensors are read from a pickle, "

@@ -255,7 +255,7 @@ class JodiTransformer(nn.Module):
             )
         return merge_equal_tokens(features, keep)
 
-    def _read(self, features, bias, cache: TextCache | None) -> list[TextKeys | TwoKeys]:
+    def _read(self, features, bias, cache: TextCache | None) -> Sequence[TextKeys | TwoKeys]:
         """What every block keeps of a text."""
 
         def read():

@@ -10,8 +10,10 @@ Kernels have no backward pass: while autograd records a call, torch answers it w
 """
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 
 import torch
@@ -33,6 +35,9 @@ WIDEST = {
     "gated_residual_norm_modulate": 16384,
     "rms_norm_channels": 16384,
 }
+
+OLDEST_CARD = (8, 0)  # the first with bfloat16
+OLDEST_TRITON = (3, 2)  # that of torch 2.6; older ones refuse masks that these kernels load by
 
 _mode: str | None = None
 
@@ -102,11 +107,13 @@ def kernel_answers(operation: str, channels: int, *tensors: Tensor | None) -> bo
 def obstacle(device: torch.device | str) -> str | None:
     """Why no kernel can run on a device, or None when one can."""
     device = torch.device(device)
-    if not _triton_is_installed():
-        return "Triton is not installed (pip install triton; Linux only)"
+    if missing := triton_missing():
+        return missing
     if device.type == "cuda":
         if torch.version.hip is not None:
             return "the kernels are written for CUDA, and this torch is built for ROCm"
+        if _capability(device) < OLDEST_CARD:
+            return "the kernels need a CUDA card of compute capability 8.0 or above"
         return None
     if device.type == "cpu" and _variable("TRITON_INTERPRET") == "1":
         return None
@@ -144,14 +151,34 @@ def _checked(mode: str, what: str) -> str:
 
 
 # Plain dicts: torch.compile looks through functools.cache and would ask anew.
-_installed: dict[str, bool] = {}
+_missing: dict[str, str | None] = {}
 _names: dict[int | None, str] = {}
+_capabilities: dict[int | None, tuple[int, int]] = {}
 
 
-def _triton_is_installed() -> bool:
-    if "triton" not in _installed:
-        _installed["triton"] = importlib.util.find_spec("triton") is not None
-    return _installed["triton"]
+def triton_missing() -> str | None:
+    """Why Triton cannot be used, or None."""
+    if "triton" not in _missing:
+        _missing["triton"] = _find_triton()
+    return _missing["triton"]
+
+
+def _find_triton() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed (pip install triton; Linux only)"
+    try:
+        version = importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return None  # under another name, as some builds for Windows are
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST_TRITON:
+        return f"they need Triton 3.2, which comes with torch 2.6, or newer; this is {version}"
+    return None
+
+
+def _capability(device: torch.device) -> tuple[int, int]:
+    if device.index not in _capabilities:
+        _capabilities[device.index] = torch.cuda.get_device_capability(device)
+    return _capabilities[device.index]
 
 
 def _device_name(index: int | None) -> str:

@@ -8,6 +8,8 @@ its three column shifts are three loads of which two meet the cache. Nothing of 
 Shapes: I images (all leading axes), T = h * w tokens, F channels after the gate.
 """
 
+from typing import Sequence  # noqa: UP035 - the one that torch 2.4 knows in an operator
+
 import torch
 import triton
 import triton.language as tl
@@ -20,12 +22,12 @@ COLUMNS, CHANNELS, WARPS = 8, 64, 4
 STAGES = 3  # rows on their way: registers hold too few programs to hide memory's latency
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor, grid: list[int]) -> Tensor:
+def _fake(x: Tensor, weight: Tensor, bias: Tensor, grid: Sequence[int]) -> Tensor:
     return torch.empty(*x.shape[:-1], x.shape[-1] // 2, dtype=x.dtype, device=x.device)
 
 
 @operator("depthwise_conv3x3_glu", _fake)
-def _depthwise_conv3x3_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: list[int]) -> Tensor:
+def _depthwise_conv3x3_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: Sequence[int]) -> Tensor:
     h, w = grid
     out = _fake(x, weight, bias, grid)
     if out.numel() == 0:

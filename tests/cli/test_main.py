@@ -85,7 +85,7 @@ def test_a_wrong_file_is_one_line_and_status_1(jodi, tiny, picture):
 
 
 def test_kernels_that_cannot_run_here_say_why(jodi, tiny, picture, monkeypatch):
-    monkeypatch.setattr(selection, "_triton_is_installed", lambda: False)
+    monkeypatch.setattr(selection, "triton_missing", lambda: "Triton is not installed")
     with selection.use("triton"):
         status, _, err = jodi("perceive", picture("a.png"), *tiny.options)
     assert status == 1 and any("Triton is not installed" in line for line in err)

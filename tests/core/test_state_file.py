@@ -180,7 +180,8 @@ def test_truncated_pickles(tmp_path, state):
         cut = tmp_path / f"cut{new}.pth"
         for part in (0.1, 0.4, 0.7, 0.95):
             cut.write_bytes(data[: int(part * len(data))])
-            refused(cut, "truncated|breaks off", "again")
+            # torch 2.4 takes some ends of an old-style pickle for something it may not read
+            refused(cut, "truncated|breaks off|or it is damaged")
 
 
 def test_damaged_zip_content(tmp_path):

@@ -6,11 +6,11 @@ is an error where no kernel can answer.
 """
 
 import importlib
-import importlib.util
 import os
 
 import pytest
 import torch
+from jodi_pack.kernels.selection import triton_missing
 
 ON_GPU = torch.cuda.is_available()
 if not ON_GPU:
@@ -39,8 +39,8 @@ def gpu() -> str:
 @pytest.fixture(scope="session")
 def device() -> str:
     """Where kernels take their tensors."""
-    if importlib.util.find_spec("triton") is None:
-        missing("triton", "Triton is not installed: no kernel was checked")
+    if reason := triton_missing():
+        missing("triton", f"no kernel was checked: {reason}")
     if ON_GPU:
         return "cuda"
     common = importlib.import_module("jodi_pack.kernels.triton_common")

@@ -87,19 +87,42 @@ class TestTritonDemanded:
             dispatch.relu_linear_attention(q, q, q, 1e-8)
 
     def test_a_missing_triton_is_named(self, monkeypatch):
-        monkeypatch.setitem(selection._installed, "triton", False)
+        monkeypatch.setitem(selection._missing, "triton", "Triton is not installed")
         with pytest.raises(KernelError, match="Triton is not installed"):
             dispatch.layer_norm_modulate(*norm_arguments(), 1e-6)
 
+    @pytest.mark.parametrize(
+        ("version", "fits"),
+        [("3.1.0", False), ("3.2.0", True), ("3.10.0+git1", True), ("2.3", False)],
+    )
+    def test_an_old_triton_is_named(self, monkeypatch, version, fits):
+        monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+        monkeypatch.setattr(selection, "_missing", {})
+        monkeypatch.setenv("TRITON_INTERPRET", "1")
+        reason = selection.obstacle("cpu")
+        assert (reason is None) == fits
+        if not fits:
+            assert f"Triton 3.2, which comes with torch 2.6, or newer; this is {version}" in reason
+
+    @pytest.mark.parametrize(("card", "fits"), [((7, 5), False), ((8, 0), True), ((10, 0), True)])
+    def test_an_old_card_is_named(self, monkeypatch, card, fits):
+        monkeypatch.setitem(selection._missing, "triton", None)
+        monkeypatch.setattr(selection, "_capabilities", {})
+        monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: card)
+        monkeypatch.setattr("torch.version.hip", None)
+        reason = selection.obstacle("cuda:0")
+        assert (reason is None) if fits else "compute capability 8.0 or above" in reason
+
     def test_a_cpu_is_no_place_for_kernels(self, monkeypatch):
-        monkeypatch.setitem(selection._installed, "triton", True)
+        monkeypatch.setitem(selection._missing, "triton", None)
         monkeypatch.delenv("TRITON_INTERPRET", raising=False)
         with pytest.raises(KernelError, match="tensors are on cpu and kernels run on CUDA"):
             dispatch.layer_norm_modulate(*norm_arguments(), 1e-6)
 
     def test_training_goes_through_torch(self, monkeypatch):
         """Kernels have no backward pass. Where none could run, it shows that none was asked."""
-        monkeypatch.setitem(selection._installed, "triton", False)
+        monkeypatch.setitem(selection._missing, "triton", "Triton is not installed")
         x, shift, scale = norm_arguments()
         x.requires_grad_()
         dispatch.layer_norm_modulate(x, shift, scale, 1e-6).sum().backward()
