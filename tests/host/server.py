@@ -70,6 +70,7 @@ class Server:
             port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         command = [self.host.python, "main.py", "--cpu", "--port", str(port)]
+        command += ["--preview-method", "auto"]  # as the page's users have it; the default is none
         command += ["--base-directory", str(self.folder), "--database-url", "sqlite:///:memory:"]
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
         with self.log.open("wb") as log:
@@ -121,13 +122,14 @@ class Server:
         """What the page's Cancel does."""
         self._ask("/interrupt", b"{}")
 
-    def run(self, graph: dict, workflow: dict | None = None) -> Run:
-        """Post an API graph and wait for its end. workflow: the page's form, for saved pictures.
+    def run(self, graph: dict, workflow: dict | None = None, client: str | None = None) -> Run:
+        """Post an API graph and wait for its end.
 
+        workflow: the page's form, for saved pictures. client: the Listener that is told about it.
         Raises: RefusedError when validation fails; FailedError when a node does.
         """
         began = time.monotonic()
-        body = {"prompt": graph, "client_id": uuid.uuid4().hex}
+        body = {"prompt": graph, "client_id": client or uuid.uuid4().hex}
         if workflow is not None:
             body["extra_data"] = {"extra_pnginfo": {"workflow": workflow}}
         answer = self.post("/prompt", body)

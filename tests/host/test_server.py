@@ -3,19 +3,29 @@
 import io
 import itertools
 import json
+import struct
 import threading
 import time
 import urllib.parse
 
+import numpy as np
 import pytest
+import torch
+from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.embedded import ASSETS, AUTOENCODER, TRANSFORMER
-from jodi_pack.tests.helpers import relative_rms
-from jodi_pack.tests.host.graphs import NAMES, Latents, add, changed, find, only, read
+from jodi_pack.jodi_core.picture_files import load_image
+from jodi_pack.jodi_core.pipeline import JodiPipeline
+from jodi_pack.tests.helpers import randn, relative_rms
+from jodi_pack.tests.host.graphs import NAMES, Latents, add, changed, find, only, pictures, read
+from jodi_pack.tests.host.listener import Listener
 from jodi_pack.tests.host.server import FailedError, RefusedError
 from jodi_pack.tests.hosts import ROOT
 from PIL import Image
+from safetensors.torch import save_file
+from torch.nn import functional
 
 pytestmark = pytest.mark.comfyui
+STEPS = 1000  # of the job that is cancelled: far more than any test waits for
 NODES = {
     "JodiLoad",
     "JodiLoadModel",
@@ -178,26 +188,114 @@ def test_an_ignored_socket_blocks_what_hangs_on_it_and_nothing_else(server, perc
 
 def test_cancel_stops_a_job_and_the_next_one_works(server, perception):
     graph, ids = perception
-    long = changed(graph, ids["sampler"], steps=1000, seed=99)
-    messages = []
+    everything = {f"{name}_role": "generate" for name in DOMAIN_NAMES[1:]}
+    long = changed(graph, ids["roles"], **everything)
+    long = changed(long, ids["sampler"], steps=STEPS, seed=99)
+    ends = []
 
     def post():
         try:
-            messages.append(server.run(long))
+            ends.append(server.run(long, client=page.client))
         except FailedError as error:
-            messages.append(str(error))
+            ends.append(str(error))
 
-    poster = threading.Thread(target=post)
-    poster.start()
-    deadline = time.monotonic() + 120
-    while not server.get("/queue")["queue_running"] and time.monotonic() < deadline:
-        time.sleep(0.1)
-    time.sleep(2)
-    server.interrupt()
-    poster.join(120)
-    assert not poster.is_alive()
-    assert messages and "interrupted" in str(messages[0]), messages
+    def steps():
+        found = [m for m in page.of("progress") if m.data["node"] == ids["sampler"]]
+        return [(message.data["value"], message.at) for message in found]
+
+    with Listener(server.url) as page:
+        poster = threading.Thread(target=post)
+        poster.start()
+        page.wait(lambda m: m.kind == "progress" and m.data["value"] >= 10, 120)
+        server.interrupt()
+        asked, told = steps()[-1][0], time.monotonic()
+        stopped = page.wait(lambda m: m.kind == "execution_interrupted", 120)
+        poster.join(120)
+    assert not poster.is_alive() and ends == ["JodiSampler: interrupted"]
+    assert (stopped.data["node_id"], stopped.data["node_type"]) == (ids["sampler"], "JodiSampler")
+    done = steps()
+    (first, began), (last, ended) = done[0], done[-1]
+    assert last < STEPS and last - asked <= 3, f"{last - asked} more steps after Cancel"
+    step = (ended - began) / (last - first)
+    assert stopped.at - told < 3 * step + 0.5, f"{stopped.at - told:.2f} s, a step takes {step:.3f}"
     assert server.run(changed(graph, ids["sampler"], seed=98)).files(ids["show"])
+
+
+def test_previews_arrive_while_sampling(server, perception):
+    """One sheet of what is active, two rows of four, each domain in its place and recognizable."""
+    graph, ids = perception
+    everything = {f"{name}_role": "generate" for name in DOMAIN_NAMES[1:]}
+    graph = changed(graph, ids["roles"], **everything)
+    graph = changed(graph, ids["sampler"], steps=6, seed=int(time.time()))
+    latent = {"latent": [ids["sampler"], 0], "vae": [ids["load"], 2]}
+    decode = add(graph, "JodiDecodeAll", **latent, given=True)
+    ends = [add(graph, "PreviewImage", images=[decode, i]) for i in range(len(DOMAIN_NAMES))]
+    with Listener(server.url) as page:
+        run = server.run(only(graph, *ends), client=page.client)
+        page.wait(lambda m: m.kind == "executing" and m.data["node"] is None, 60)
+    heard = page.of("binary")
+    assert len(heard) >= 6, [message.kind for message in page.messages]
+    finished = max(m.at for m in page.of("progress") if m.data["node"] == ids["sampler"])
+    assert heard[0].at < finished, "all previews came at the end"
+    sheets = [preview(message.data) for message in heard]
+    assert {sheet.size for sheet in sheets} == {(512, 256)}
+    assert sheets[0].tobytes() != sheets[-1].tobytes()
+    cells = [cell(sheets[-1], i) for i in range(len(DOMAIN_NAMES))]
+    shown = [pictures(server, run, end)[0] for end in ends]
+    shown = [functional.interpolate(p[None], (8, 8), mode="area")[0] for p in shown]
+    for name in ("image", "depth", "normal", "segmentation"):
+        own = DOMAIN_NAMES.index(name)
+        far = [(cells[own] - other).abs().mean().item() for other in shown]
+        assert far.index(min(far)) == own and far[own] < 0.15, (name, far)
+
+
+def preview(data: bytes) -> Image.Image:
+    """A binary message: its kind (1, a preview), the picture's (1, JPEG; 2, PNG), the picture."""
+    kind, form = struct.unpack(">II", data[:8])
+    assert kind == 1 and form in (1, 2), (kind, form)
+    return Image.open(io.BytesIO(data[8:])).convert("RGB")
+
+
+def cell(sheet: Image.Image, i: int) -> torch.Tensor:
+    """One of the sheet's eight pictures, (3, 8, 8)."""
+    row, column = divmod(i, 4)
+    side = sheet.height // 2
+    part = sheet.crop((column * side, row * side, (column + 1) * side, (row + 1) * side))
+    tensor = torch.from_numpy(np.array(part)).permute(2, 0, 1).float() / 255
+    return functional.interpolate(tensor[None], (8, 8), mode="area")[0]
+
+
+LAYERS = ("blocks.0.attn.qkv", "blocks.1.cross_attn.kv_linear", "final_layers.3.linear")
+RANK, STRENGTH = 4, 0.8
+
+
+def test_a_lora_is_what_the_arithmetic_says(server, perception):
+    """A file in models/loras, through the host's own loader node, against the changed weights."""
+    graph, ids = perception
+    core = JodiPipeline.embedded()
+    weights, lora = core.transformer.state_dict(), {}
+    added = dict(weights)
+    for i, layer in enumerate(LAYERS):
+        weight = weights[f"{layer}.weight"].float()
+        down, up = randn(RANK, weight.shape[1], seed=i), randn(weight.shape[0], RANK, seed=40 + i)
+        down *= weight.std() / (2 * (up @ down).std())
+        lora[f"diffusion_model.{layer}.lora_A.weight"] = down
+        lora[f"diffusion_model.{layer}.lora_B.weight"] = up
+        added[f"{layer}.weight"] = weight + STRENGTH * up @ down
+    folder = server.folder / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(lora, folder / "jodi_test.safetensors")
+    plain = Latents(graph, ids["sampler"]).run(server)[1][0]
+    loader = {"model": [ids["load"], 0], "strength_model": STRENGTH}
+    patched = add(graph, "LoraLoaderModelOnly", lora_name="jodi_test.safetensors", **loader)
+    graph = changed(graph, ids["sampler"], model=[patched, 0])
+    (made,) = Latents(graph, ids["sampler"]).run(server)[1]
+    core.transformer.load_state_dict(added)
+    picture = load_image(ASSETS / "samples" / "sample2_image.png")[0]
+    expected = core.perceive(picture, ["depth"], seed=3, steps=4).latents
+    scale = core.autoencoder.config.scaling_factor
+    assert relative_rms(made * scale, expected) < 1e-4
+    assert relative_rms(made, plain) > 1e-2
 
 
 def test_a_saved_picture_brings_its_graph_back_whole(server):
