@@ -8,6 +8,7 @@ Shapes: B rows, L domains, z latent channels, h w latent grid, H W pixels.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,6 +20,14 @@ from ..jodi_core.sampling import draw_noise, flow_sigmas, sample_dpmpp_2m
 from ..jodi_core.text import TextFeatures
 from .baseline_autoencoder import BaselineAutoencoder
 from .baseline_transformer import BaselineTransformer
+
+
+@dataclass(frozen=True)
+class Result:
+    """raw: decoder output (1, 3, H, W) float32 of every domain; pictures: post-processed."""
+
+    raw: dict[str, Tensor]
+    pictures: dict[str, Tensor]
 
 
 class BaselinePipeline:
@@ -42,8 +51,8 @@ class BaselinePipeline:
         steps: int,
         guidance: float,
         seed: int,
-    ) -> dict[str, Tensor]:
-        """One row: pictures (1, 3, H, W) in [0, 1] of all domains, float32 on the CPU."""
+    ) -> Result:
+        """One row, all domains, on the CPU."""
         clean = self.encode(conditions, size)
         noise = draw_noise(clean.shape, seed).to(self.device)
         role = plan.as_tensor(1).to(self.device)
@@ -88,10 +97,10 @@ class BaselinePipeline:
         return self.autoencoder.encode(x).float()
 
     @torch.inference_mode()
-    def decode(self, latents: Tensor) -> dict[str, Tensor]:
-        """Latents (1, L, z, h, w) -> post-processed pictures of all domains."""
-        pictures = {}
+    def decode(self, latents: Tensor) -> Result:
+        """Latents (1, L, z, h, w) -> pictures of all domains."""
+        raw, pictures = {}, {}
         for i, name in enumerate(DOMAIN_NAMES):
-            picture = self.autoencoder.decode(latents[:, i].to(self.dtype))
-            pictures[name] = labels.postprocess(name, picture.float().cpu().clamp(-1, 1))
-        return pictures
+            raw[name] = self.autoencoder.decode(latents[:, i].to(self.dtype)).float().cpu()
+            pictures[name] = labels.postprocess(name, raw[name].clamp(-1, 1))
+        return Result(raw, pictures)

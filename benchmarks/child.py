@@ -29,8 +29,11 @@ def measure_memory(case: Case, side: str) -> float:
     command = [sys.executable, "-c", START, str(ROOT), name, case.key, side]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        last = (done.stderr.strip().split("\n") or ["no message"])[-1]
-        raise JodiError(f"measuring the memory of {case.key} ({side}) failed: {last}")
+        tail = " / ".join(done.stderr.strip().splitlines()[-3:])[-400:] or "it said nothing"
+        how = f"ended with status {done.returncode}"
+        if done.returncode < 0:  # on Linux 9 is what takes a process when memory runs out
+            how = f"was killed by signal {-done.returncode}, perhaps for want of memory"
+        raise JodiError(f"the process that measures it {how}: {tail}")
     return float(done.stdout.split()[-1])
 
 

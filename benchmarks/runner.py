@@ -11,15 +11,18 @@ from pathlib import Path
 
 import torch
 
+from ..jodi_core.errors import JodiError
 from .accuracy import bfloat16_errors
 from .cases import AUTOENCODER_KINDS, DTYPES, STEPS, TASKS, Case
 from .child import measure_memory
-from .measure import Timings, check_equal, time_pairs
+from .measure import Timings, check_equal, exact_float32, time_pairs
 from .subjects import SIDES, Subject
 
 Say = Callable[[str], None]
 Figures = dict[str, float | int | str]
+Keep = Callable[[Figures], None]
 
+NO_TIME = "no time was left"
 MAIN = ("perceive1", "joint")  # more pairs of these
 COST = {"bf16": 1.0, "fp32": 2.5}  # of a step, roughly: only to guess what a first pair takes
 
@@ -32,46 +35,74 @@ def run(
     memory: Sequence[Case] = (),
     accuracy: bool = False,
     say: Say,
+    keep: Keep = lambda figures: None,
 ) -> Figures:
     """Measure the cases in order and return flat figures: `ratio.KEY`, `ours.KEY`, ...
 
     minutes: no pair is begun that would probably end behind them, and cases that then have none
     are left out and named. repeat: pairs of each case. memory: cases whose peak memory is taken,
-    each side in a process of its own. accuracy: the errors of bfloat16 too.
+    each side in a process of its own; one that fails is named with its reason. accuracy: the errors
+    of bfloat16 too. keep: told all figures so far after each case, and at the end however it comes.
     Raises: JodiError when both sides are not equal.
     """
     began = time.monotonic()
     device = cases[0].device
-    figures: Figures = information(device)
-    figures["error.fp32"] = error = check_equal(device)
-    say(f"both sides agree to {error:.1e} (float32, relative RMS; at most 1e-5)")
-    if accuracy:
-        errors = bfloat16_errors(device)
-        figures |= errors
-        for key in sorted(k for k in errors if k.startswith("error_ratio")):
-            say(f"{key}: {errors[key]:.3f}, bfloat16 against float32, ours over the baseline's")
     clock = _Clock(began + 60 * minutes)
+    figures: Figures = information(device)
+    with exact_float32():
+        figures["error.fp32"] = error = check_equal(device)
+        say(f"both sides agree to {error:.1e} (float32, relative RMS; at most 1e-5)")
+        try:
+            if accuracy:
+                errors = bfloat16_errors(device)
+                figures |= errors
+                for key in sorted(k for k in errors if k.startswith("error_ratio")):
+                    say(f"{key}: {errors[key]:.3f}, bfloat16 against float32, ours over baseline's")
+            for found in _times(cases, repeat, clock, say):
+                figures |= found
+                keep(figures)
+            for found in _peaks(memory, clock, say):
+                figures |= found
+                keep(figures)
+        finally:  # after Ctrl-C too
+            figures |= composed_requests(figures, device)
+            figures["info.minutes"] = round((time.monotonic() - began) / 60, 1)
+            keep(figures)
+    return figures
+
+
+def _times(cases: Sequence[Case], repeat: int | None, clock: "_Clock", say: Say):
+    """Figures of each case, in order; weights are built once for each run of cases that share."""
     for (model, dtype), group in itertools.groupby(cases, lambda c: (c.model, c.dtype)):
         subject = None
         for case in group:
-            if not clock.allows(case):
-                figures[f"skipped.{case.key}"] = "no time was left"
-                say(f"{case.key:44} left out: no time was left")
+            if not clock.allows(case, built=subject is not None):
+                say(f"{case.key:44} left out: {NO_TIME}")
+                yield {f"skipped.{case.key}": NO_TIME}
                 continue
-            subject = subject or Subject(model, dtype, device)
-            figures |= _measure(subject, case, repeat or most_pairs(case), clock, say)
+            if subject is None:
+                began = time.monotonic()
+                subject = Subject(model, dtype, case.device)
+                clock.builds[model] = max(time.monotonic() - began, clock.build(case))
+            yield _measure(subject, case, repeat or most_pairs(case), clock, say)
         del subject
-    figures |= composed_requests(figures, device)
-    for case in memory:
-        for side in SIDES:
-            if clock.allows(case):
+
+
+def _peaks(cases: Sequence[Case], clock: "_Clock", say: Say):
+    """Peak memory of each case and side, or why there is none."""
+    for case, side in itertools.product(cases, SIDES):
+        key, reason = f"memory_{side}.{case.key}", NO_TIME
+        if clock.fits(clock.build(case) + clock.seconds(case)):
+            try:
                 peak = measure_memory(case, side)
-                figures[f"memory_{side}.{case.key}"] = round(peak, 3)
-                say(f"{case.key:44} {side} needs {peak:.2f} GB at its peak")
+            except JodiError as error:
+                reason = str(error)
             else:
-                figures[f"skipped.memory_{side}.{case.key}"] = "no time was left"
-    figures["info.minutes"] = round((time.monotonic() - began) / 60, 1)
-    return figures
+                say(f"{case.key:44} {side} needs {peak:.2f} GB at its peak")
+                yield {key: round(peak, 3)}
+                continue
+        say(f"{case.key:44} {side}, memory left out: {reason}")
+        yield {f"skipped.{key}": reason}
 
 
 class _Clock:
@@ -80,6 +111,7 @@ class _Clock:
     def __init__(self, deadline: float):
         self.deadline = deadline
         self.steps: dict[tuple, float] = {}  # the slowest pair of steps of a network and size
+        self.builds: dict[str, float] = {}  # making the weights of both sides, the slowest
 
     def seconds(self, case: Case) -> float:
         """Of one pair, guessed from another size or dtype if need be; 0 for a network's first."""
@@ -92,8 +124,17 @@ class _Clock:
         rows = 2 if case.guidance != 1 else 1
         return rows * step * (STEPS[case.task] if case.kind.startswith("request") else 1)
 
-    def allows(self, case: Case) -> bool:
-        return time.monotonic() + self.seconds(case) <= self.deadline
+    def build(self, case: Case) -> float:
+        """Of its weights; 0 for a network's first."""
+        return self.builds.get(case.model, 0.0)
+
+    def fits(self, seconds: float) -> bool:
+        return time.monotonic() + seconds <= self.deadline
+
+    def allows(self, case: Case, built: bool = True) -> bool:
+        """Whether a first pair will probably end in time, what comes before it included."""
+        pairs = 2 if warmed(case) else 1
+        return self.fits(pairs * self.seconds(case) + (0 if built else self.build(case)))
 
     def learn(self, case: Case, timings: Timings) -> None:
         if case.kind == "step":
@@ -110,11 +151,16 @@ def most_pairs(case: Case) -> int:
     return 3 if case.kind == "step" and case.size == 512 and case.task in MAIN else 1
 
 
+def warmed(case: Case) -> bool:
+    """Whether each side runs once before anything counts: always the same for both.
+
+    A request of the large network on a CPU takes minutes, and is many steps already.
+    """
+    return not (case.model == "1600m" and case.device == "cpu" and case.kind.startswith("request"))
+
+
 def _measure(subject: Subject, case: Case, pairs: int, clock: _Clock, say: Say) -> Figures:
-    # A step of the baseline costs the same whatever its roles are, and a request is many steps.
-    long = case.model == "1600m" and case.device == "cpu"
-    known = clock.seconds(case) > 0
-    warm = () if long and known and "step" not in case.kind else ("ours",) if known else SIDES
+    warm = SIDES if warmed(case) else ()
     timings = time_pairs(subject, case, repeat=pairs, warm=warm, deadline=clock.deadline)
     clock.learn(case, timings)
     say(line(case, timings))
@@ -130,6 +176,7 @@ def _figures(case: Case, timings: Timings) -> Figures:
         f"ratio_low.{case.key}": round(min(timings.ratios), 3),
         f"ratio_high.{case.key}": round(max(timings.ratios), 3),
         f"pairs.{case.key}": timings.pairs,
+        f"difference.{case.key}": float(f"{timings.difference:.2g}"),
     }
     if case.kind == "step":
         figures[f"prepare.{case.key}"] = round(statistics.median(timings.prepare), 5)
@@ -169,7 +216,7 @@ def line(case: Case, timings: Timings) -> str:
     pairs = f"{timings.pairs} pair{'s' if timings.pairs > 1 else ''}"
     return (
         f"{case.key:44} {baseline / ours:6.2f}x  ours {ours:9.4f} s  baseline {baseline:9.4f} s  "
-        f"({pairs}, {low:.2f} to {high:.2f})"
+        f"({pairs}, {low:.2f} to {high:.2f}; {timings.difference:.0e} apart)"
     )
 
 

@@ -4,6 +4,8 @@ Shapes: L domains, z latent channels, h w latent grid, S text tokens.
 """
 
 import dataclasses
+import functools
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from ..jodi_core.checkpoint import autoencoder_from_state, transformer_from_state
-from ..jodi_core.config import JODI_1600M
 from ..jodi_core.denoiser import prepare_denoiser
 from ..jodi_core.pipeline import JodiPipeline
 from ..jodi_core.roles import RolePlan
@@ -29,7 +30,8 @@ TEXT_TOKENS = 0.4  # share of the text window that a prompt fills
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one repetition works on; every repetition has its own, so that no cache can answer."""
+    """What one repetition works on. No other repetition of any case has the same: no picture and
+    no text of it was met before, so no cache can answer."""
 
     x: Tensor  # (1, L, z, h, w) noisy latents
     clean: Tensor  # (1, L, z, h, w)
@@ -37,7 +39,7 @@ class Inputs:
     text: TextFeatures
     negative: TextFeatures
     sigma: float
-    seed: int
+    seed: int  # of the noise a request starts from
 
 
 class Subject:
@@ -64,7 +66,15 @@ class Subject:
             autoencoder.load_state_dict(states[1], assign=True)
             self.baseline = BaselinePipeline(transformer, autoencoder)
 
-    def inputs(self, case: Case, seed: int) -> Inputs:
+    @property
+    def rounded(self) -> bool:
+        """Whether ours rounds time to bfloat16. The published code, and so the baseline, does; ours
+        would for the released model alone, and then another function were timed at other sizes."""
+        return self.dtype == torch.bfloat16
+
+    def inputs(self, case: Case, repetition: int) -> Inputs:
+        """Drawn from the case's key and the repetition; the noise level is the repetition's."""
+        seed = zlib.crc32(f"{case.key} {repetition}".encode())
         generator = torch.Generator().manual_seed(seed)
         factor, channels = self.vae_config.factor, self.vae_config.latent_channels
         domains, length = self.config.num_domains, self.config.caption_length
@@ -86,14 +96,15 @@ class Subject:
             },
             text=TextFeatures(normal(1, 1, length, self.config.caption_channels), mask),
             negative=TextFeatures(normal(1, 1, length, self.config.caption_channels), mask),
-            sigma=flow_sigmas(steps)[seed % steps],
+            sigma=flow_sigmas(steps)[repetition % steps],
             seed=seed,
         )
 
     def work(self, case: Case, side: str) -> Callable[[Inputs], Callable[[], Tensor]]:
         """A function that readies one repetition and returns what is to be timed.
 
-        What is timed returns a tensor, so that both sides can be compared.
+        What is timed returns a tensor, so that both sides can be compared; of a request what the
+        decoder made, because the finished maps have jumps (classes) that rounding may cross.
         """
         if case.kind in ("decode", "encode"):
             return getattr(self, f"_{case.kind}_{side}")
@@ -105,7 +116,6 @@ class Subject:
     def _step_ours(self, inputs: Inputs, plan: RolePlan, case: Case):
         role = plan.as_tensor(1).to(self.device)
         sigmas = flow_sigmas(STEPS[case.task])
-        rounded = self.config == JODI_1600M and self.dtype == torch.bfloat16
         model = self.ours.transformer
         with torch.inference_mode():
             if case.guidance != 1:
@@ -117,7 +127,7 @@ class Subject:
                     inputs.negative,
                     sigmas=sigmas,
                     guidance=case.guidance,
-                    round_timestep=rounded,
+                    round_timestep=self.rounded,
                 )
                 return lambda: denoise(inputs.x, inputs.sigma)
             context = model.prepare(
@@ -127,7 +137,7 @@ class Subject:
                 inputs.clean,
                 like=inputs.x,
                 sigmas=sigmas[:-1],
-                round_timestep=rounded,
+                round_timestep=self.rounded,
             )
         return lambda: model.velocity(inputs.x, inputs.sigma, context)
 
@@ -144,34 +154,25 @@ class Subject:
 
     def _request_ours(self, inputs: Inputs, plan: RolePlan, case: Case):
         size = None if inputs.pictures else (case.size, case.size)
-        return lambda: _stack(
-            self.ours.run(
-                plan,
-                conditions=inputs.pictures,
-                text=inputs.text,
-                negative_text=inputs.negative,
-                size=size,
-                steps=STEPS[case.task],
-                guidance=case.guidance,
-                seed=inputs.seed,
-            ).pictures,
-            plan,
-        )
+        run = functools.partial(self.ours.run, round_timestep=self.rounded)
+        return lambda: self._request(run, inputs, plan, case, size)
 
     def _request_baseline(self, inputs: Inputs, plan: RolePlan, case: Case):
-        return lambda: _stack(
-            self.baseline.run(
-                plan,
-                conditions=inputs.pictures,
-                text=inputs.text,
-                negative_text=inputs.negative,
-                size=(case.size, case.size),
-                steps=STEPS[case.task],
-                guidance=case.guidance,
-                seed=inputs.seed,
-            ),
+        size = (case.size, case.size)
+        return lambda: self._request(self.baseline.run, inputs, plan, case, size)
+
+    def _request(self, run, inputs: Inputs, plan: RolePlan, case: Case, size) -> Tensor:
+        result = run(
             plan,
+            conditions=inputs.pictures,
+            text=inputs.text,
+            negative_text=inputs.negative,
+            size=size,
+            steps=STEPS[case.task],
+            guidance=case.guidance,
+            seed=inputs.seed,
         )
+        return torch.cat([result.raw[name] for name in plan.generated_names])
 
     def _decode_ours(self, inputs: Inputs):
         return lambda: self.ours.decode(inputs.clean, ("image",))["image"]
@@ -191,8 +192,8 @@ class Subject:
 def random_state(model: nn.Module, device: torch.device) -> dict[str, Tensor]:
     """Random weights for a network on the meta device, scaled so that activations stay finite.
 
-    All are cut from one piece of noise, which takes seconds at 1.6 billion weights. As in the
-    released model, all rows of the null text but the first are equal.
+    All are cut from one piece of noise, which takes seconds at 1.6 billion weights. All rows of
+    the null text but the first are equal, as is expected of the released model.
     """
     generator = torch.Generator(device).manual_seed(0)
     noise = torch.randn(NOISE_LENGTH, generator=generator, device=device)
@@ -220,8 +221,3 @@ def _spread(name: str, tensor: Tensor) -> float:
     if "embedding" in name or "embedder.weight" in name:
         return 1.0
     return float(tensor[0].numel()) ** -0.5
-
-
-def _stack(pictures: dict[str, Tensor], plan: RolePlan) -> Tensor:
-    """The generated pictures (generated, 3, H, W)."""
-    return torch.cat([pictures[name] for name in plan.generated_names])

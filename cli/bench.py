@@ -1,10 +1,13 @@
 """`jodi bench`: how fast this implementation is, beside a plain baseline in the same run."""
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
 from ..jodi_core.errors import JodiError
+from ..jodi_core.state_writer import atomic_file
 from .options import UsageError, add_command, choose_device, finite, positive
 from .progress import Console
 
@@ -21,6 +24,7 @@ jodi bench --json figures.json                   the same, and keep the figures
 jodi bench --case 'step.*' --size tiny           some cases only
 jodi bench --case step.perceive1 --size 512 --dtype bf16 --repeat 5
 jodi bench kernels                               each Triton kernel against torch, on a GPU
+jodi bench kernels --tune                        the same, and the kernels with other tiles
 jodi bench --table figures.json                  figures as the tables of docs/performance.md
 """
 SIZES, DTYPES = ("tiny", "512", "1024"), ("bf16", "fp32")
@@ -35,7 +39,7 @@ def add(commands) -> None:
         "Measure ours against a plain baseline: the same random weights, in turns, as ratios.",
         "The baseline computes all eight domains in loops, masks what is ignored, reads the text "
         "anew at every step and decodes everything, as the published code does. Both are checked "
-        "to be equal before anything is timed.",
+        "to be equal before anything is timed, and what they make while timed is compared too.",
         EXAMPLES,
     )
     parser.add_argument("what", nargs="?", choices=["kernels"], help="measure the kernels instead")
@@ -56,8 +60,15 @@ def add(commands) -> None:
     parser.add_argument(
         "--memory", action="store_true", help="with --case: peak memory too, in processes apart"
     )
-    parser.add_argument("--table", type=Path, metavar="FILE", help="print the figures of a file")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--tune", action="store_true", help="with kernels: time the other tile sizes too"
+    )
+    parser.add_argument(
+        "--table", type=Path, nargs="+", metavar="FILE", help="print the figures of files together"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the figures there, after every case"
+    )
 
 
 def run(args, console: Console) -> int:
@@ -66,28 +77,58 @@ def run(args, console: Console) -> int:
             "the benchmarks are not in this install; run them from a checkout of the project"
         )
     if args.table:
-        console.result(table.markdown(_read(args.table)))
+        figures = {}
+        for path in args.table:
+            figures |= _read(path)
+        console.result(table.markdown(figures))
         return 0
+    if args.tune and args.what != "kernels":
+        raise UsageError("--tune tries other tiles of the kernels: jodi bench kernels --tune")
     device = choose_device(args.device).type
-    if args.json:  # found out now, not after 45 minutes
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.touch()
-    if args.what == "kernels":
-        figures = kernels.run(_kernel_options(args, console))
-    else:
+    with _kept(args.json, console) as keep:
+        if args.what == "kernels":
+            keep(kernels.run(_kernel_options(args, console)))
+            return 0
         chosen, memory = _choose(args, device)
-        figures = runner.run(
+        runner.run(
             chosen,
             minutes=args.budget,
             repeat=args.repeat,
             memory=memory,
             accuracy=not args.case,
             say=console.result,
+            keep=keep,
         )
-    if args.json:
-        args.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-        console.note(f"figures written to {args.json}")
     return 0
+
+
+@contextlib.contextmanager
+def _kept(path: Path | None, console: Console) -> Iterator[Callable[[dict], None]]:
+    """What puts figures in the file, whole each time; until the first, an older file stays."""
+    if path is None:
+        yield lambda figures: None
+        return
+    try:  # found out now, not after 45 minutes
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise JodiError(f"--json {path} cannot be written: {error.strerror or error}") from None
+    written = False
+
+    def keep(figures: dict) -> None:
+        nonlocal written
+        with atomic_file(path, force=True) as file:
+            file.write((json.dumps(figures, indent=1) + "\n").encode())
+        written = True
+
+    try:
+        yield keep
+    finally:
+        if written:
+            console.note(f"figures written to {path}")
 
 
 def _choose(args, device: str) -> tuple[list, list]:
@@ -105,7 +146,7 @@ def _choose(args, device: str) -> tuple[list, list]:
 
 def _kernel_options(args, console: Console) -> SimpleNamespace:
     """What the kernels' benchmark reads; what was not asked is left to it."""
-    asked = {"dtype": args.dtype, "repeat": args.repeat, "say": console.result}
+    asked = {"dtype": args.dtype, "repeat": args.repeat, "say": console.result, "tune": args.tune}
     return SimpleNamespace(**{name: value for name, value in asked.items() if value is not None})
 
 

@@ -9,7 +9,7 @@ from jodi_pack.benchmarks.baseline_autoencoder import BaselineAutoencoder
 from jodi_pack.benchmarks.baseline_pipeline import BaselinePipeline
 from jodi_pack.benchmarks.baseline_transformer import BaselineTransformer
 from jodi_pack.benchmarks.cases import TASKS, TINY, Case
-from jodi_pack.benchmarks.measure import check_equal, difference
+from jodi_pack.benchmarks.measure import case_bound, check_equal, difference
 from jodi_pack.benchmarks.subjects import Subject, random_state
 from jodi_pack.jodi_core.checkpoint import load_autoencoder, load_transformer
 from jodi_pack.jodi_core.errors import JodiError
@@ -125,6 +125,26 @@ def test_a_difference_is_refused():
     subject.baseline.transformer.blocks[3].scale_shift_table = torch.nn.Parameter(table + 0.01)
     with pytest.raises(JodiError, match="no ratio is measured"):
         difference(subject, case)
+
+
+def test_a_difference_in_half_precision_is_refused(monkeypatch):
+    """Unlike functions are told from unlike rounding: here time, rounded on one side alone."""
+    subject = Subject("tiny", "bf16", "cpu")
+    case = Case("step", "joint", "tiny", 64, "bf16", "cpu")
+    near = difference(subject, case, repetition=1)
+    assert 1e-3 < near < case_bound(case) / 3
+    with pytest.raises(JodiError, match=f"{case.key}: ours and the baseline differ"):
+        monkeypatch.setattr(Subject, "rounded", False)
+        difference(subject, case, repetition=1)
+
+
+def test_requests_are_compared_and_bounded():
+    """Every task's, guided or not, tells far less than the bound, and more than nothing."""
+    for dtype in ("fp32", "bf16"):
+        subject = Subject("tiny", dtype, "cpu")
+        for kind in ("request", "request_guided"):
+            case = Case(kind, "perceive7", "tiny", 64, dtype, "cpu")
+            assert 0 < difference(subject, case) < case_bound(case) / 2
 
 
 def test_weights_are_shared(tiny):
