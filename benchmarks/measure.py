@@ -26,7 +26,7 @@ EQUAL = 1e-5  # of one evaluation, or one picture through the autoencoder, in fl
 SAMPLED = 1e-4  # of a whole request in float32: `jodi verify` allows as much to a sampling
 # Two correct bfloat16 versions differ by about what both err together. These are 3 times the
 # largest difference found: 1.5e-2 of a step (the large network, joint, 512 px), 3.8e-2 guided
-# (128 px), 1.5e-2 of the autoencoder (f32c32, 256 px), 1.5e-2 of a request (one label, 128 px);
+# (128 px), 1.5e-2 of the autoencoder (f32c32, 256 px), 1.5e-2 of a request (joint, 128 px);
 # a guided request, 1.7e-2 of the small network, gets what a guided step gets. Unlike functions
 # differ by more: with time rounded on one side alone, a step at high noise by 0.15.
 HALF = {
