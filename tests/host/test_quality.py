@@ -3,8 +3,8 @@
 As `jodi evaluate` does it: each label alone, 10 steps, and the image from all seven labels, 20
 steps without guidance; but for the captions, which the image hardly needs then. The bars lie on the
 worse side of the model card's figures for 512 scenes, since few scenes scatter more, and well on
-the better side of what needs no model (the last column). Openpose is left out: the built-in model is at
-its baseline there (PCK 0.047, an empty map 0.100), so there is no bar between the two.
+the better side of what needs no model (the last column). Openpose is left out: the built-in model
+is at its baseline there (PCK 0.047, zero effort 0.100), so there is no bar between the two.
 
 KSampler draws the host's noise and takes the host's solvers; it is held to the same bars.
 """
