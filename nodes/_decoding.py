@@ -15,6 +15,7 @@ from ..jodi_core.images import restore
 from ..jodi_core.labels import postprocess
 from ..jodi_core.roles import Role
 from . import _host
+from ._agree import TOGETHER, check_finite, filled_rows
 from ._wires import Job, domain_of
 
 log = logging.getLogger("jodi")
@@ -30,12 +31,46 @@ def ignored_message(domain: Domain) -> str:
     )
 
 
-def check_active(job: Job, index: int) -> Domain:
-    """The domain at `index`. Raises: RoleError when the job left it out."""
+def left_out(latent: Mapping, job: Job, index: int) -> str | None:
+    """Why there is nothing to decode in one domain, or None.
+
+    Told by the samples as well as by the roles: a decoder makes plausible maps of nothing at all.
+    Raises: ShapeError when the two do not fit each other, or when samples are not finite.
+    """
     domain = domain_of(job.names[index], index)
-    if job.role(index) == Role.IGNORE:
-        raise RoleError(ignored_message(domain))
-    return domain
+    samples, role = latent["samples"], job.role(index)
+    check_finite(samples[:, :, index], f"the LATENT holds, for {domain.name},")
+    for other, name in enumerate(job.names):
+        if job.role(other) == Role.IGNORE and filled_rows(samples, other).any():
+            raise ShapeError(
+                f"{name} has the role ignore, but the LATENT holds something there: it was "
+                "sampled with the CONDITIONING of another Jodi Roles, or a node flipped, turned or "
+                f"cropped its domains; {TOGETHER}"
+            )
+    filled = filled_rows(samples, index)
+    if role == Role.IGNORE or (role is None and not filled.any()):
+        return ignored_message(domain)
+    if filled.all():
+        return None
+    if role is None:
+        rows = ", ".join(str(n) for n, full in enumerate(filled.tolist()) if full)
+        return (
+            f"{domain.name} is part of rows {rows} of this batch only (counted from 0); pick them "
+            "with Latent From Batch, or decode each job by itself"
+        )
+    raise ShapeError(
+        f"{domain.name} has the role {role.name.lower()}, but the LATENT holds nothing there: "
+        "it was not sampled yet, or with the CONDITIONING of another Jodi Roles, or a node "
+        f"flipped, turned or cropped its domains; {TOGETHER}, and decode what the sampler gives"
+    )
+
+
+def check_active(latent: Mapping, job: Job, index: int) -> Domain:
+    """The domain at `index`. Raises: RoleError when the job left it out; as `left_out`."""
+    reason = left_out(latent, job, index)
+    if reason is not None:
+        raise RoleError(reason)
+    return domain_of(job.names[index], index)
 
 
 def decode_picture(

@@ -7,6 +7,7 @@ Shapes: B rows, L domains, z latent channels, h w latent grid, S text tokens, Cc
 """
 
 import math
+import weakref
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ from ..jodi_core.errors import RoleError, ShapeError, TextError
 from ..jodi_core.roles import Role
 from ..jodi_core.text_cache import TextCache
 from ..jodi_core.transformer import JodiTransformer
+from ._agree import check_latent, check_roles
 from ._facts import ModelFacts, VAEFacts, vae_of
 from ._host_latent import JodiLatent
 from ._host_run import Prepared, RunCond, RunEntry, prepared, repeats
@@ -114,6 +116,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, unet_model=build)
         self.facts = facts
         self.text_cache = TextCache(entries=2)  # of the last prompt and negative prompt
+        self._first = (lambda: None, None)  # noise of a run, and roles of its first entry
 
     def extra_conds(self, **kwargs) -> dict:
         """The tensors of one CONDITIONING entry, checked against the latent it meets.
@@ -129,6 +132,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
         conds = {ROLES: comfy.conds.CONDRegular(roles.to(device))}
         conds[RUN] = RunCond(RunEntry(self), _active(roles))
         clean = self._clean(kwargs.get(CLEAN), roles, noise)
+        self._check_together(noise, kwargs.get("latent_image"), kwargs.get(ROLES), clean)
         if clean is not None:
             conds[CLEAN] = comfy.conds.CONDNoiseShape(clean.to(device))
         if not (roles[:, 0] == Role.CONDITION).all():
@@ -194,6 +198,24 @@ class JodiHostModel(comfy.model_base.BaseModel):
             "Jodi Roles"
         )
 
+    def _check_together(self, noise, latent, roles: Tensor | None, clean: Tensor | None) -> None:
+        """Whether this entry, those before it in the run and the LATENT are of one job.
+
+        Without noise the LATENT is in the middle of sampling, and holds noise of its own.
+        Raises: ShapeError.
+        """
+        if roles is not None and latent is not None and noise.any():
+            check_latent(latent, roles.to(latent.device), clean)
+        run, first = self._first
+        if run() is not noise:
+            self._first = (weakref.ref(noise), roles)
+        elif first is None or roles is None:
+            if first is not roles:
+                known = roles if first is None else first
+                check_roles(known[0].tolist(), None, "positive or negative", "the other")
+        elif first.shape != roles.shape or not torch.equal(first.cpu(), roles.cpu()):
+            check_roles(first[0].tolist(), roles, "negative, or a part of it,", "positive")
+
     def _check_vae(self, made_by: VAEFacts | None) -> None:
         wanted = vae_of(self.facts)
         if made_by is not None and not made_by.equals(wanted):
@@ -217,17 +239,19 @@ class JodiHostModel(comfy.model_base.BaseModel):
         return roles.long()
 
     def _clean(self, clean: Tensor | None, roles: Tensor, noise: Tensor) -> Tensor | None:
+        if not (roles == Role.CONDITION).any():
+            return None  # then it holds nothing, and the LATENT may be of another size
         if clean is None:
-            if (roles == Role.CONDITION).any():
-                raise RoleError(
-                    "a domain has the role condition, but the CONDITIONING brings no latent of it; "
-                    "wire Jodi Roles to positive and negative"
-                )
-            return None
+            raise RoleError(
+                "a domain has the role condition, but the CONDITIONING brings no latent of it; "
+                "wire Jodi Roles to positive and negative"
+            )
         if clean.shape[1:] != noise.shape[1:] or len(clean) not in (1, len(noise)):
             raise ShapeError(
                 f"the conditions are latents of shape {tuple(clean.shape)}, the LATENT to sample "
-                f"has {tuple(noise.shape)}; take both from the same Jodi Roles"
+                f"has {tuple(noise.shape)}; take both from the same Jodi Roles. After a node that "
+                "changed the LATENT's size, sample with the CONDITIONING of another Jodi Roles, "
+                "set to the new size (size: width and height)"
             )
         return self.process_latent_in(clean)
 

@@ -22,6 +22,7 @@ from ..jodi_core.autoencoder import DCAE
 from ..jodi_core.checkpoint import cast, checked_autoencoder
 from ..jodi_core.config import AutoencoderConfig
 from ..jodi_core.errors import ShapeError
+from ._agree import EMPTY, check_finite
 from ._facts import read_file
 from ._host_latent import fit_colours, offer_for_preview
 from ._host_load import managed
@@ -31,7 +32,6 @@ log = logging.getLogger("jodi")
 FALLBACK_TILE = 512  # pixels per side, when a whole picture does not fit into memory
 KEPT_ENCODINGS = 64 * 2**20  # bytes of latents of recent pictures; one 1024x1024 picture has 128 kB
 PREVIEW_SCENES = 4
-EMPTY = 1e-4  # some samplers leave rounding errors where the model says zero
 
 
 def load_vae(path, device=None, disable_dynamic: bool = False) -> "JodiVAE":
@@ -174,14 +174,17 @@ class JodiVAE(comfy.sd.VAE):
             batch, domains, h * self.factor, w * self.factor, 3, device=self.output_device
         )
         for index in range(domains):
-            if samples[:, :, index].abs().max() > EMPTY:
+            if not samples[:, :, index].abs().max() <= EMPTY:  # also true for NaN
                 raw = self.decode_domain(samples, index, tile=tile)
                 pictures[:, index] = self.process_output(raw)
         return pictures
 
     def _decode(self, latents: Tensor, tile: int | None) -> Tensor:
+        check_finite(latents, "the LATENT holds")
         network = self.first_stage_model.decode
-        return self._batched(network, latents, self.memory_used_decode, tile)
+        picture = self._batched(network, latents, self.memory_used_decode, tile)
+        check_finite(picture, "the VAE made")
+        return picture
 
     def _batched(self, network: Callable, x: Tensor, memory: Callable, tile: int | None) -> Tensor:
         """network over rows of x, as many at a time as fit; float32 on the output device.

@@ -160,6 +160,12 @@ def _regions(plan, used, held, request: Request, size, grid) -> dict[int, Tensor
         free = region_on_grid(request.repaint_mask, size, grid, request.fit)
         for index in kept_domains(plan, used):
             regions.setdefault(index, free)
+        if set(regions) >= set(plan.generated) and not any(r.any() for r in regions.values()):
+            raise RoleError(
+                "the repaint mask is all black and nothing else is generated, so nothing would "
+                "change; paint the area to change white (Load Image's MASK of a picture without "
+                "opacity is all black)"
+            )
     return regions
 
 
@@ -188,6 +194,28 @@ def _summary(facts, plan, request: Request, latents, size, rows, regions) -> str
         resized = (frame.resized_h, frame.resized_w)
         how = f"scaled and {done}" if resized != (frame.height, frame.width) else "scaled"
         lines.append(f"{name} of {frame.original_w} x {frame.original_h} is {how} to fit")
+    sizes = iter(latents.fitted.items())
+    first, reference = next(sizes, ("", (1, 1)))
+    for name, other in sizes:
+        if _other_shape(other, reference):
+            done = "cropped" if request.fit == "crop" else "padded"
+            lines.append(
+                f"{name} of {other[1]} x {other[0]} is {done}; it may not lie over {first}"
+            )
+    for index in kept_domains(plan, latents.fitted):
+        name = plan.names[index]
+        if index not in regions:
+            lines.append(
+                f"{name}: the connected picture only counts with denoise below 1, a repaint mask "
+                "or hold"
+            )
+        elif request.repaint_mask is not None and regions[index].any():
+            h, w = request.repaint_mask.shape[-2:]
+            if _other_shape((h, w), latents.fitted[name]):
+                lines.append(
+                    f"repaint_mask of {w} x {h} has another shape than {name}; it may not lie "
+                    "over it"
+                )
     kept = {plan.names[i]: bool(region.any()) for i, region in regions.items()}
     for name, changes in kept.items():
         lines.append(
@@ -198,3 +226,8 @@ def _summary(facts, plan, request: Request, latents, size, rows, regions) -> str
     if request.positive and not plan.uses_text:
         lines.append("the prompt has no effect: the model reads no text when the image is given")
     return "\n".join(lines)
+
+
+def _other_shape(one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes differ in ratio by more than rounding."""
+    return abs(one[0] * other[1] / (one[1] * other[0]) - 1) > 0.02

@@ -17,6 +17,7 @@ from ..jodi_core.errors import ImageError, RoleError, ShapeError
 from ..jodi_core.exchange import read_classes
 from ..jodi_core.images import Frame
 from ..jodi_core.roles import Role
+from ._agree import check_latent, check_roles, names_of
 from ._facts import VAEFacts
 
 # Entries of CONDITIONING with one row for each row of the batch, or one for all.
@@ -77,15 +78,29 @@ def read_job(latent: Mapping) -> Job:
         )
     rows, count = samples.shape[0], samples.shape[2]
     entry = latent.get("jodi") or {}
-    names = tuple(entry.get("names") or DOMAIN_NAMES)
+    names = tuple(entry.get("names") or (names_of(count) if count > 8 else DOMAIN_NAMES))
     if len(names) != count:
         raise ShapeError(
             f"expected a LATENT with {len(names)} domains ({', '.join(names)}), got {count}; "
             "connect the LATENT of Jodi Roles or Jodi Sampler"
         )
+    if _of_several_jobs(len(entry.get("roles", [])), latent.get("batch_index"), rows):
+        return Job(names, None, (None,) * rows, entry.get("vae"))
     roles = {tuple(row) for row in entry.get("roles", [])}
     frames = _frames(list(entry.get("frames", [])), latent.get("batch_index"), rows)
     return Job(names, roles.pop() if len(roles) == 1 else None, frames, entry.get("vae"))
+
+
+def _of_several_jobs(known: int, batch_index: Sequence[int] | None, rows: int) -> bool:
+    """Whether rows of other jobs were put behind those of this one, whose entry was kept.
+
+    Joined batches count their rows anew, so numbers repeat. The same number for all of the job's
+    own rows only asks for the same noise.
+    """
+    if batch_index is None or len(batch_index) != rows:
+        return False
+    numbers = set(batch_index)
+    return len(numbers) < rows and not (len(numbers) == 1 and rows == known)
 
 
 def _frames(known: list, batch_index: Sequence[int] | None, rows: int) -> tuple[Frame | None, ...]:
@@ -191,6 +206,24 @@ def _same_pictures(samples: Tensor, values: Mapping, numbers: Sequence[int]) -> 
     wanted = rows_of(clean, numbers).to(samples)
     error = ((samples - wanted) * given).square().sum()
     return bool(error <= 1e-4 * (wanted * given).square().sum())
+
+
+def check_together(latent: Mapping, job: Job, numbers: Sequence[int], **conditionings) -> None:
+    """Whether a LATENT and CONDITIONINGs, by the names of their sockets, are of one job.
+
+    numbers: for each row of the LATENT its row in them.
+    Raises: ShapeError that names the wires which disagree.
+    """
+    for wire, conditioning in conditionings.items():
+        for _, values in conditioning:
+            roles, clean = values.get("jodi_roles"), values.get("jodi_clean")
+            first = roles_of(conditionings["positive"])
+            if roles is None or (len(first) == len(roles) == 1 and not torch.equal(first, roles)):
+                check_roles(first[0].tolist(), roles, wire, "positive")
+            if job.roles is not None:
+                check_roles(job.roles, roles, wire, "the LATENT")
+            clean = None if clean is None else rows_of(clean, numbers)
+            check_latent(latent["samples"], rows_of(roles, numbers), clean, job.names)
 
 
 def rows_of(value: Tensor, numbers: Sequence[int]) -> Tensor:

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from ..jodi_core.roles import Role
 from . import _host, _wires
-from ._decoding import VALUES, check_active, decode_picture, ignored_message, knows_original
+from ._decoding import VALUES, check_active, decode_picture, knows_original, left_out
 from ._host_graph import blocked
 
 
@@ -90,7 +90,7 @@ class JodiDecodeLabel(io.ComfyNode):
     ):
         job = _wires.read_job(latent)
         index = job.index(other_domain.strip() or domain)
-        kind = check_active(job, index).kind
+        kind = check_active(latent, job, index).kind
         original = original_frame and knows_original(job)
         picture = decode_picture(vae, latent, job, index, values, original, tile)
         return io.NodeOutput(_wires.image_of(picture), _wires.mask_of(picture, kind))
@@ -128,7 +128,7 @@ class JodiDecodeAll(io.ComfyNode):
     def execute(cls, latent, vae, values=VALUES[0], original_frame=False, tile=0, given=True):
         job = _wires.read_job(latent)
         original = original_frame and knows_original(job)
-        reasons = {d.name: _reason(job, d, given) for d in DOMAINS}
+        reasons = {d.name: _reason(latent, job, d, given) for d in DOMAINS}
         bar = _host.progress(max(1, list(reasons.values()).count(None)))
         outputs = []
         for name, reason in reasons.items():
@@ -142,14 +142,15 @@ class JodiDecodeAll(io.ComfyNode):
         return io.NodeOutput(*outputs)
 
 
-def _reason(job: _wires.Job, domain, given: bool) -> str | None:
+def _reason(latent, job: _wires.Job, domain, given: bool) -> str | None:
     """Why a domain is not decoded, or None."""
     if domain.name not in job.names:
         return f"the model has no domain {domain.name}; it has {', '.join(job.names)}"
-    role = job.role(job.names.index(domain.name))
-    if role == Role.IGNORE:
-        return ignored_message(domain)
-    if role == Role.CONDITION and not given:
+    index = job.names.index(domain.name)
+    reason = left_out(latent, job, index)
+    if reason is not None:
+        return reason
+    if job.role(index) == Role.CONDITION and not given:
         return (
             f"{domain.name} was given, not made: switch on given on Jodi Decode All to decode it, "
             "or use the picture you connected to Jodi Roles"

@@ -8,7 +8,7 @@ from ..jodi_core.ensemble import combine
 from ..jodi_core.errors import ImageError
 from ..jodi_core.roles import Role
 from . import _host, _wires
-from ._decoding import VALUES, decode_picture
+from ._decoding import VALUES, decode_picture, left_out
 
 SIDE, MAX_ROWS = 256, 8
 
@@ -101,7 +101,7 @@ def _with_decoded(latent, vae, shown: dict, titles: dict, rows: int) -> tuple[di
             titles[name] += " (given)"
         if name in shown:
             pictures[name] = shown[name]
-        elif role != Role.IGNORE:
+        elif left_out(first, job, index) is None:
             _host.check_cancel()
             pictures[name] = decode_picture(vae, first, job, index, VALUES[0], False)
     return {**pictures, **{n: p for n, p in shown.items() if n not in pictures}}, titles

@@ -123,8 +123,6 @@ class JodiSampler(io.ComfyNode):
     ):
         facts = _host.jodi_facts(model)
         job, roles = _wires.read_job(latent_image), _wires.roles_of(positive)
-        if denoise < 1:
-            _check_start(job, roles, latent_image["samples"], denoise)
         uses_text = bool((roles[:, 0] != Role.CONDITION).any())
         steps = steps or (STEPS if uses_text else PERCEPTION_STEPS)
         # the network reads no text when the image is given: both halves would be equal
@@ -132,6 +130,9 @@ class JodiSampler(io.ComfyNode):
         samples = latent_image["samples"]
         seeds = _wires.row_seeds(latent_image, seed, fixed_noise)
         numbers = _wires.row_numbers(latent_image, positive, negative)
+        _wires.check_together(latent_image, job, numbers, positive=positive, negative=negative)
+        if denoise < 1:
+            _check_start(job, roles, latent_image["samples"], denoise)
         sigmas = _host.jodi_sigmas(steps, facts.shift, denoise)
         sampler = _host.jodi_sampler_object(sampler_name)
         results = []

@@ -171,6 +171,7 @@ def check_every_sampler_keeps_conditions_and_empties_the_ignored():
 def check_partial_denoising_and_masks_equal_the_pipeline():
     plan, positive, negative, latent, clean = job(["image", "depth", "normal"])
     init = randn(2, 8, AE.latent_channels, *GRID, seed=9)
+    init[:, list(plan.ignored)] = 0
     hold = torch.zeros(1, 8, 1, *GRID)
     hold[:, 3] = 1  # depth stays
     hold[:, 0, :, :3] = 1  # and the upper half of the image

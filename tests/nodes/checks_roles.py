@@ -255,3 +255,20 @@ def check_smaller_models_need_not_know_all_eight():
     assert pattern(positive) == [1, 0, 0, 0] and latent["samples"].shape[2] == 4
     with raises(RoleError, "no domain is called 'albedo'", "the 4 domains are image, lineart"):
         roles(of=of, albedo=image(1, 48, 48))
+
+
+def check_masks_and_pictures_that_do_not_fit_are_said():
+    inputs = {"image": image(1, 48, 48), "image_role": "generate"}
+    with raises(RoleError, "repaint mask is all black", "Load Image"):
+        roles(**inputs, repaint_mask=torch.zeros(1, 64, 64))
+    wide = torch.ones(1, 48, 96)
+    assert "repaint_mask of 96 x 48 has another shape" in roles(**inputs, repaint_mask=wide)[3]
+    assert "another shape" not in roles(**inputs, repaint_mask=wide[..., :48])[3]
+    summary = roles(depth=image(1, 48, 48), normal=image(1, 96, 48))[3]
+    assert "normal of 48 x 96 is cropped; it may not lie over depth" in summary
+
+
+def check_pictures_that_only_count_below_full_denoise_are_said():
+    inputs = {"image": image(1, 48, 48), "image_role": "generate"}
+    assert "image: the connected picture only counts with denoise below 1" in roles(**inputs)[3]
+    assert "only counts" not in roles(**inputs, repaint_mask=torch.ones(1, 48, 48))[3]
