@@ -44,8 +44,8 @@ def left_out(latent: Mapping, job: Job, index: int) -> str | None:
         if job.role(other) == Role.IGNORE and filled_rows(samples, other).any():
             raise ShapeError(
                 f"{name} has the role ignore, but the LATENT holds something there: it was "
-                "sampled with the CONDITIONING of another Jodi Roles, or a node flipped, turned or "
-                f"cropped its domains; {TOGETHER}"
+                "sampled with the CONDITIONING of another Jodi Roles, or left with the noise of an "
+                f"unfinished sampling, or a node flipped, turned or cropped its domains; {TOGETHER}"
             )
     filled = filled_rows(samples, index)
     if role == Role.IGNORE or (role is None and not filled.any()):

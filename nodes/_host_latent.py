@@ -90,8 +90,8 @@ def fit_colours(latents: Tensor, pictures: Tensor) -> tuple[list[list[float]], l
     Returns: factors (z, 3) and bias (3), as the host wants them. Slightly ridged, so that channels
     that never vary get no weight.
     """
-    x = latents.movedim(1, -1).reshape(-1, latents.shape[1]).double().cpu()
-    y = pictures.movedim(1, -1).reshape(-1, 3).double().cpu()
+    x = latents.movedim(1, -1).reshape(-1, latents.shape[1]).cpu().double()
+    y = pictures.movedim(1, -1).reshape(-1, 3).cpu().double()
     x1 = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
     gram = x1.T @ x1
     ridge = 1e-3 * gram.diagonal().mean() * torch.eye(len(gram), dtype=x.dtype)

@@ -19,6 +19,7 @@ from ..jodi_core.roles import RolePlan
 from ..jodi_core.sizing import change_mask, choose_size, region_on_grid
 from . import _host, _wires
 from ._facts import check_vae
+from ._looks import doubt
 
 NEGATIVE_MASKS = ("as released", "own")
 
@@ -45,13 +46,15 @@ class Latents:
     """Pictures of a job, encoded and unscaled.
 
     clean: (1 or B, z, L, h, w), those of conditions. start: (B, z, L, h, w), all of them. frame:
-    how the first picture was fitted. fitted: size (H, W) of each picture as it came.
+    how the first picture was fitted. fitted: size (H, W) of each picture as it came. doubts: what
+    looks odd about them.
     """
 
     clean: Tensor
     start: Tensor
     frame: Frame | None = None
     fitted: dict[str, tuple[int, int]] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
 
 
 def build_job(model, vae, request: Request) -> tuple[list, list, dict, str]:
@@ -149,6 +152,8 @@ def _encode(vae, plan: RolePlan, used, size, shape, rows: int, mode: str) -> Lat
             latents.clean[:, :, index] = z
         latents.frame = latents.frame or frame
         latents.fitted[name] = (frame.original_h, frame.original_w)
+        if odd := doubt(name, picture):
+            latents.doubts.append(odd)
         bar.update(1)
     return latents
 
@@ -216,6 +221,7 @@ def _summary(facts, plan, request: Request, latents, size, rows, regions) -> str
                     f"repaint_mask of {w} x {h} has another shape than {name}; it may not lie "
                     "over it"
                 )
+    lines += latents.doubts
     kept = {plan.names[i]: bool(region.any()) for i, region in regions.items()}
     for name, changes in kept.items():
         lines.append(

@@ -23,7 +23,8 @@ def role_input(domain_id: str, what: str, id: str = "role") -> io.Combo.Input:
         tooltip=(
             f"Role of {what}. auto: connected means given; the image is made when it is not "
             "connected; if that leaves nothing to make, all labels that are not connected are "
-            "made. generate: make it (a connected picture is then what it starts from). "
+            "made. generate: make it (a connected picture counts only with denoise below 1, a "
+            "repaint mask or hold). "
             "condition: take it as given. ignore: leave it out, which costs nothing."
         ),
     )

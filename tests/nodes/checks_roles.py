@@ -5,6 +5,7 @@ from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.embedded import AUTOENCODER, TRANSFORMER
 from jodi_pack.jodi_core.errors import ImageError, JodiError, RoleError, ShapeError
 from jodi_pack.jodi_core.images import fit
+from jodi_pack.jodi_core.palettes import SEGMENTATION_PALETTE
 from jodi_pack.nodes._host import vae_facts
 from jodi_pack.nodes._host_load import load_model
 from jodi_pack.nodes._host_vae import load_vae
@@ -272,3 +273,29 @@ def check_pictures_that_only_count_below_full_denoise_are_said():
     inputs = {"image": image(1, 48, 48), "image_role": "generate"}
     assert "image: the connected picture only counts with denoise below 1" in roles(**inputs)[3]
     assert "only counts" not in roles(**inputs, repaint_mask=torch.ones(1, 48, 48))[3]
+
+
+def _said(**inputs) -> str:
+    return roles(**inputs)[3]
+
+
+def check_maps_that_look_odd_are_named_in_the__said():
+    black, white = torch.zeros(1, 48, 48, 3), torch.ones(1, 48, 48, 3)
+    classes = torch.tensor(SEGMENTATION_PALETTE)[torch.arange(48 * 48).view(1, 48, 48) % 12] / 255
+    slope = torch.linspace(0, 1, 48).view(1, 1, 48, 1).expand(1, 48, 48, 3)
+    odd = {
+        "depth": (white, "one flat tone"),
+        "lineart": (black, "mostly dark"),
+        "edge": (white, "mostly bright"),
+        "openpose": (white, "mostly bright"),
+        "segmentation": (classes * 0.5 + 0.2, "none of the model's 12 classes"),
+    }
+    fine = {"depth": slope, "lineart": white, "edge": black, "segmentation": classes}
+    fine |= {"openpose": black, "normal": image(1, 48, 48), "albedo": black}
+    for name, (picture, words) in odd.items():
+        assert words in _said(**{name: picture}), name
+        assert words not in _said(**{name: picture}, **{f"{name}_role": "ignore"}, image=slope)
+    said = _said(**fine)
+    assert not any(words in said for _, words in odd.values()), said
+    both = _said(depth=torch.cat([slope, white]))
+    assert "one flat tone" in both  # in one row of two
