@@ -3,7 +3,7 @@
 import torch
 from jodi_pack.jodi_core import exchange
 from jodi_pack.jodi_core.ensemble import combine
-from jodi_pack.jodi_core.errors import ImageError, JodiError
+from jodi_pack.jodi_core.errors import ImageError, ShapeError, JodiError
 from jodi_pack.jodi_core.labels import colorize
 from jodi_pack.jodi_core.palettes import SEGMENTATION_CLASSES
 from jodi_pack.nodes.labels import JodiDepth, JodiNormal, JodiSegmentation
@@ -82,6 +82,9 @@ def check_sheet_of_pictures():
 def check_sheet_of_a_latent():
     model, vae, _ = parts()
     latent = JodiRoles.execute(model, vae, image=image(1, 48, 48), depth_role="generate").args[2]
+    with raises(ShapeError, "depth has the role generate", "not sampled yet"):
+        JodiContactSheet.execute(latent, vae, side=64)
+    latent["samples"][:, :, 3] = 1  # as if it were sampled
     two = JodiContactSheet.execute(latent, vae, side=64).args[0]
     with_picture = JodiContactSheet.execute(latent, vae, side=64, depth=image(1, 48, 48)).args[0]
     assert two.shape == with_picture.shape and not torch.equal(two, with_picture)
