@@ -3,7 +3,7 @@
 import torch
 from jodi_pack.jodi_core import exchange
 from jodi_pack.jodi_core.ensemble import combine
-from jodi_pack.jodi_core.errors import ImageError, ShapeError, JodiError
+from jodi_pack.jodi_core.errors import ImageError, JodiError, ShapeError
 from jodi_pack.jodi_core.labels import colorize
 from jodi_pack.jodi_core.palettes import SEGMENTATION_CLASSES
 from jodi_pack.nodes.labels import JodiDepth, JodiNormal, JodiSegmentation
