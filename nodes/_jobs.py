@@ -22,6 +22,7 @@ from ._facts import check_vae
 from ._looks import doubt
 
 NEGATIVE_MASKS = ("as released", "own")
+SLICE = 16  # pictures of a batch that are fitted and encoded at a time: long videos fit in memory
 
 
 @dataclass(frozen=True)
@@ -140,13 +141,16 @@ def _encode(vae, plan: RolePlan, used, size, shape, rows: int, mode: str) -> Lat
     given = [len(used[name]) for name in plan.condition_names]
     clean = torch.zeros(max(given, default=1), *shape)
     latents = Latents(clean, torch.zeros(rows, *shape))
-    bar = _host.progress(max(1, len(used)))
+    bar = _host.progress(max(1, sum(-(-len(picture) // SLICE) for picture in used.values())))
     for name, picture in used.items():
-        _host.check_cancel()
         index = plan.names.index(name)
-        palette = _wires.domain_of(name, index).kind == "palette"
-        fitted, frame = fit(picture, size, mode, palette)
-        z = _host.encode_domain(vae, preprocess(_wires.domain_of(name, index), fitted)).cpu()
+        domain, parts = _wires.domain_of(name, index), []
+        for part in picture.split(SLICE):
+            _host.check_cancel()
+            fitted, frame = fit(part, size, mode, domain.kind == "palette")
+            parts.append(_host.encode_domain(vae, preprocess(domain, fitted)).cpu())
+            bar.update(1)
+        z = torch.cat(parts)
         latents.start[:, :, index] = z
         if index in plan.conditions:
             latents.clean[:, :, index] = z
@@ -154,7 +158,6 @@ def _encode(vae, plan: RolePlan, used, size, shape, rows: int, mode: str) -> Lat
         latents.fitted[name] = (frame.original_h, frame.original_w)
         if odd := doubt(name, picture):
             latents.doubts.append(odd)
-        bar.update(1)
     return latents
 
 

@@ -19,9 +19,9 @@ INVERT = "put ComfyUI's Invert Image before Jodi Roles"
 def doubt(name: str, picture: Tensor) -> str | None:
     """What is odd about a picture (B, 3, H, W) in [0, 1] of the domain `name`, or None."""
     h, w = picture.shape[-2:]
-    rows = torch.linspace(0, h - 1, min(h, GLANCE)).long()
-    columns = torch.linspace(0, w - 1, min(w, GLANCE)).long()
-    seen = picture.float().cpu()[:, :, rows][..., columns]
+    rows = torch.linspace(0, h - 1, min(h, GLANCE)).long().to(picture.device)
+    columns = torch.linspace(0, w - 1, min(w, GLANCE)).long().to(picture.device)
+    seen = picture[:, :, rows][..., columns].float().cpu()
     if name == "depth" and bool((seen.flatten(1).amax(1) - seen.flatten(1).amin(1) < FLAT).any()):
         return (
             "depth is one flat tone; was it cut off? Load Image can turn 16-bit files white: save "

@@ -275,6 +275,14 @@ def check_pictures_that_only_count_below_full_denoise_are_said():
     assert "only counts" not in roles(**inputs, repaint_mask=torch.ones(1, 48, 48))[3]
 
 
+def check_a_long_batch_is_encoded_in_slices_to_the_same_latents():
+    video = image(20, 60, 48)  # more than one slice
+    whole = roles(image=video)[2]["samples"]
+    for row in (0, 15, 16, 19):
+        alone = roles(image=video[row : row + 1])[2]["samples"]
+        assert torch.allclose(whole[row : row + 1], alone, atol=1e-5)
+
+
 def _said(**inputs) -> str:
     return roles(**inputs)[3]
 
