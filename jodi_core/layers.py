@@ -25,7 +25,7 @@ def expanding_conv(operations):
 
     On a CPU, without gradients, a result is good only until the next one of this class on this
     thread, whichever layer's: all share one block of memory. A C library gives large blocks back to
-    the system, and faulting in new ones, page by page, costs 1 to 4 % of a step.
+    the system, and faulting in new ones, page by page, costs up to 4 % of a step.
     """
     return _expanding_conv(operations.Conv2d)
 

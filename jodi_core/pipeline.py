@@ -82,8 +82,8 @@ class JodiPipeline(Stages):
     def compile(self, **options) -> "JodiPipeline":
         """Compile the network's blocks from the next run on; options: see `CompiledBlocks`.
 
-        Meant for GPUs. On the CPUs measured it gains nothing: nearly all time is in matrix
-        products already (docs/performance.md).
+        Meant for GPUs: on a CPU nearly all time is in matrix products already
+        (docs/performance.md).
         """
         self._compiled = CompiledBlocks(self.transformer, **options)
         return self
