@@ -5,9 +5,7 @@ Shapes: B rows, L domains, z latent channels, h w latent grid, H W pixels.
 """
 
 import dataclasses
-import hashlib
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 
 import comfy.model_management
@@ -21,6 +19,7 @@ from torch import Tensor
 from ..jodi_core.autoencoder import DCAE
 from ..jodi_core.checkpoint import cast, checked_autoencoder
 from ..jodi_core.config import AutoencoderConfig
+from ..jodi_core.encode_cache import EncodeCache
 from ..jodi_core.errors import ShapeError
 from ._agree import EMPTY, check_finite
 from ._facts import read_file
@@ -30,7 +29,6 @@ from ._host_load import managed
 log = logging.getLogger("jodi")
 
 FALLBACK_TILE = 512  # pixels per side, when a whole picture does not fit into memory
-KEPT_ENCODINGS = 64 * 2**20  # bytes of latents of recent pictures; one 1024x1024 picture has 128 kB
 PREVIEW_SCENES = 4
 
 
@@ -95,7 +93,7 @@ class JodiVAE(comfy.sd.VAE):
         )
         self.patcher.cached_patcher_init = (_load_patcher, (path, device))
         self.model_size()
-        self._encodings: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._encodings = EncodeCache()
         self._rgb_fit = None
         offer_for_preview(self)
 
@@ -128,15 +126,9 @@ class JodiVAE(comfy.sd.VAE):
                 f"the autoencoder needs sides that are multiples of {self.factor}, got "
                 f"{x.shape[-2]}x{x.shape[-1]}; crop or pad the picture first"
             )
-        key = self._key(x, tile)
-        known = self._encodings.get(key)
-        if known is None:
-            known = self._batched(self.first_stage_model.encode, x, self.memory_used_encode, tile)
-        self._encodings[key] = known
-        self._encodings.move_to_end(key)
-        while sum(latent.nbytes for latent in self._encodings.values()) > KEPT_ENCODINGS:
-            self._encodings.popitem(last=False)
-        return known.clone()
+        network, memory = self.first_stage_model.encode, self.memory_used_encode
+        about = (tile, self.vae_dtype, self.patcher.patches_uuid)
+        return self._encodings.get(x, about, lambda: self._batched(network, x, memory, tile))
 
     def decode_domain(self, samples: Tensor, index: int, *, tile: int | None = None) -> Tensor:
         """One domain of (B, z, L, h, w) -> (B, H, W, 3) float32, about [-1, 1], not clamped."""
@@ -223,12 +215,6 @@ class JodiVAE(comfy.sd.VAE):
                 f"this autoencoder decodes latents with {self.latent_channels} channels, got "
                 f"{tuple(samples.shape)}; the LATENT belongs to another model or VAE"
             )
-
-    def _key(self, x: Tensor, tile: int | None) -> bytes:
-        about = (tuple(x.shape), x.dtype, tile, self.vae_dtype, self.patcher.patches_uuid)
-        digest = hashlib.blake2b(repr(about).encode(), digest_size=32)
-        digest.update(x.detach().cpu().contiguous().view(torch.uint8).numpy())
-        return digest.digest()
 
 
 def _network(state: Mapping[str, Tensor], config: AutoencoderConfig, dtype) -> DCAE:
