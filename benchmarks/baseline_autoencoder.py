@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..jodi_core.config import AutoencoderConfig
+from .holder import Holder
 
 ATTENTION_EPS = 1e-15
 NORM_EPS = 1e-5
@@ -212,20 +213,6 @@ class OpList(nn.Module):
         for op in self.op_list:
             x = op(x)
         return x
-
-
-class Holder(nn.Module):
-    """Names other modules, as the released keys want. Has those that it was given."""
-
-    main: nn.Module
-    conv: nn.Module
-    conv1: nn.Module
-    conv2: nn.Module
-
-    def __init__(self, **modules: nn.Module):
-        super().__init__()
-        for name, module in modules.items():
-            self.add_module(name, module)
 
 
 def _block(config: AutoencoderConfig, stage: int, made: dict) -> nn.Module:

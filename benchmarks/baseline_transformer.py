@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..jodi_core.config import TransformerConfig
 from ..jodi_core.embeddings import position_table
 from ..jodi_core.roles import Role
+from .holder import Holder
 
 ATTENTION_EPS = 1e-8
 
@@ -262,23 +263,6 @@ class RMSNorm(nn.Module):
         wide = x.float()
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return (self.weight * normed).to(x.dtype)
-
-
-class Holder(nn.Module):
-    """Names other modules, as the checkpoint's keys want. Has those that it was given."""
-
-    proj: nn.Module
-    mlp: nn.Module
-    y_proj: "Holder"
-    y_embedding: Tensor
-    fc1: nn.Module
-    fc2: nn.Module
-    conv: nn.Module
-
-    def __init__(self, **modules: nn.Module):
-        super().__init__()
-        for name, module in modules.items():
-            self.add_module(name, module)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

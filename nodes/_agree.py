@@ -41,6 +41,12 @@ def filled_rows(samples: Tensor, index: int) -> Tensor:
     return samples[:, :, index].abs().flatten(1).amax(1) > EMPTY
 
 
+def alike(samples: Tensor, wanted: Tensor, where: Tensor) -> bool:
+    """Whether two tensors hold the same but for rounding, as far as the mask `where` goes."""
+    wanted = (wanted.to(samples) * where).expand_as(samples)
+    return bool((samples * where - wanted).square().sum() <= ALIKE * wanted.square().sum())
+
+
 def check_latent(
     samples: Tensor, roles: Tensor, clean: Tensor | None, names: Sequence[str] | None = None
 ) -> None:
@@ -64,9 +70,7 @@ def check_latent(
         given = (roles[:, index] == Role.CONDITION)[:, None, None, None]
         if clean is None or clean.shape[1:] != samples.shape[1:] or not given.any():
             continue
-        wanted = clean[:, :, index].to(samples)
-        error = ((samples[:, :, index] - wanted) * given).square().sum()
-        if not error <= ALIKE * (wanted * given).expand_as(samples[:, :, index]).square().sum():
+        if not alike(samples[:, :, index], clean[:, :, index], given):
             raise ShapeError(
                 f"the LATENT and the CONDITIONING hold different pictures of {name}; {TOGETHER}"
             )

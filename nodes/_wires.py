@@ -17,7 +17,7 @@ from ..jodi_core.errors import ImageError, RoleError, ShapeError
 from ..jodi_core.exchange import read_classes
 from ..jodi_core.images import Frame
 from ..jodi_core.roles import Role
-from ._agree import check_latent, check_roles, names_of
+from ._agree import alike, check_latent, check_roles, names_of
 from ._facts import VAEFacts
 
 # Entries of CONDITIONING with one row for each row of the batch, or one for all.
@@ -203,9 +203,7 @@ def _same_pictures(samples: Tensor, values: Mapping, numbers: Sequence[int]) -> 
     if clean is None or roles is None or clean.shape[1:] != samples.shape[1:]:
         return True  # nothing to compare here; the model checks shapes
     given = (rows_of(roles, numbers) == Role.CONDITION)[:, None, :, None, None]
-    wanted = rows_of(clean, numbers).to(samples)
-    error = ((samples - wanted) * given).square().sum()
-    return bool(error <= 1e-4 * (wanted * given).square().sum())
+    return alike(samples, rows_of(clean, numbers), given)
 
 
 def check_together(latent: Mapping, job: Job, numbers: Sequence[int], **conditionings) -> None:
