@@ -28,7 +28,7 @@ help:
 demo: $(VENV)/.runtime
 	@$(BIN)/jodi demo
 
-CORE_TESTS := tests/core tests/kernels tests/cli tests/benchmarks $(wildcard tests/test_*.py)
+CORE_TESTS := tests/kit tests/jodi_core tests/kernels tests/cli tests/benchmarks $(wildcard tests/test_*.py)
 HOST_TESTS := tests/nodes tests/host tests/browser
 
 # Quick ones first. Without a ComfyUI those that need one are skipped, with the reason.

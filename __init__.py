@@ -6,7 +6,7 @@ WEB_DIRECTORY = "./web"
 async def comfy_entrypoint():
     """Called by ComfyUI when it loads packs."""
     try:
-        from .nodes import JodiExtension
+        from .nodes.extension import JodiExtension
     except Exception:
         import logging
 

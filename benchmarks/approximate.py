@@ -16,11 +16,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core.approximate_step_cache import StepCache
+from ..jodi_core.approximate.step_cache import StepCache
 from ..jodi_core.evaluation.scores import Tally, make_tally
-from ..jodi_core.labels import postprocess
-from ..jodi_core.pipeline import PERCEPTION_STEPS, STEPS, JodiPipeline
-from ..jodi_core.training.scenes import SceneBatch, evaluation_seeds, render_scenes
+from ..jodi_core.labels.maps import postprocess
+from ..jodi_core.model.facts import PERCEPTION_STEPS, STEPS
+from ..jodi_core.pipeline import JodiPipeline
+from ..kit.scenes.render import SceneBatch, evaluation_seeds, render_scenes
 
 Say = Callable[[str], None]
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..jodi_core.config import AutoencoderConfig
+from ..kit.autoencoder.config import AutoencoderConfig
 from .holder import Holder
 
 ATTENTION_EPS = 1e-15

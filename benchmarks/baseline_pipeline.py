@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..jodi_core import labels
 from ..jodi_core.domains import DOMAIN_NAMES
+from ..jodi_core.labels import maps as labels
 from ..jodi_core.roles import RolePlan
-from ..jodi_core.sampling import draw_noise, flow_sigmas, sample_dpmpp_2m
 from ..jodi_core.text import TextFeatures
+from ..kit.sampling import draw_noise, flow_sigmas, sample_dpmpp_2m
 from .baseline_autoencoder import BaselineAutoencoder
 from .baseline_transformer import BaselineTransformer
 

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..jodi_core.config import TransformerConfig
-from ..jodi_core.embeddings import position_table
+from ..jodi_core.model.config import TransformerConfig
+from ..jodi_core.model.embeddings import position_table
 from ..jodi_core.roles import Role
 from .holder import Holder
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import torch
 
-from ..jodi_core.config import DC_AE_F32C32, JODI_1600M, AutoencoderConfig, TransformerConfig
 from ..jodi_core.domains import DOMAIN_NAMES
-from ..jodi_core.errors import JodiError
+from ..jodi_core.model.config import JODI_1600M, TransformerConfig
 from ..jodi_core.roles import RolePlan
+from ..kit.autoencoder.config import DC_AE_F32C32, AutoencoderConfig
+from ..kit.errors import JodiError
 
 GUIDANCE = 4.5
 TASKS = {

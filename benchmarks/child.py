@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..jodi_core.errors import JodiError
+from ..kit.errors import JodiError
 from .cases import Case
 from .measure import peak_memory
 from .subjects import SIDES

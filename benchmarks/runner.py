@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..jodi_core.errors import JodiError
+from ..kit.errors import JodiError
 from .accuracy import bfloat16_errors
 from .cases import AUTOENCODER_KINDS, DTYPES, STEPS, TASKS, Case
 from .child import measure_memory

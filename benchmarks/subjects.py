@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..jodi_core.checkpoint import autoencoder_from_state, transformer_from_state
-from ..jodi_core.denoiser import prepare_denoiser
+from ..jodi_core.model.checkpoint import transformer_from_state
+from ..jodi_core.model.denoiser import prepare_denoiser
 from ..jodi_core.pipeline import JodiPipeline
 from ..jodi_core.roles import RolePlan
-from ..jodi_core.sampling import flow_sigmas
 from ..jodi_core.text import TextFeatures
+from ..kit.autoencoder.checkpoint import autoencoder_from_state
+from ..kit.sampling import flow_sigmas
 from .baseline_autoencoder import BaselineAutoencoder
 from .baseline_pipeline import BaselinePipeline
 from .baseline_transformer import BaselineTransformer

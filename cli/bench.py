@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-from ..jodi_core.errors import JodiError
-from ..jodi_core.state_writer import atomic_file
-from .options import UsageError, add_command, choose_device, finite, positive
+from ..kit.errors import JodiError
+from ..kit.weights.write import atomic_file
+from .model import choose_device
+from .options import UsageError, add_command, finite, positive
 from .progress import Console
 
 try:  # the archive for ComfyUI leaves the folder out

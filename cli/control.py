@@ -6,17 +6,14 @@ from pathlib import Path
 from ..jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from .inputs import Job, paired_maps
 from .jobs import report_problems, run_jobs
+from .model import load_pipeline, read_text_features, require_text, text_for
 from .options import (
     UsageError,
     add_command,
     add_model_options,
     add_output_options,
     add_sampling_options,
-    load_pipeline,
     names_list,
-    read_text_features,
-    require_text,
-    text_for,
 )
 from .progress import Console
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ..jodi_core.autoencoder_keys import DIFFUSERS, MIT_HAN_LAB
-from ..jodi_core.convert import DTYPES, convert
+from ..kit.autoencoder.keys import DIFFUSERS, MIT_HAN_LAB
+from ..kit.weights.convert import DTYPES, convert
 from .options import add_command
 from .progress import Console
 

@@ -6,16 +6,17 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..jodi_core.contact_sheet import Cell, contact_sheet
 from ..jodi_core.domains import DOMAIN_NAMES, domain
+from ..jodi_core.embedded import Sample, read_samples, stacked
 from ..jodi_core.evaluation.baselines import BaselineBoard, TrainingStatistics, training_statistics
 from ..jodi_core.evaluation.report import HEADLINES
 from ..jodi_core.evaluation.scores import make_tally
-from ..jodi_core.images import save_png
 from ..jodi_core.pipeline import JodiPipeline, Result
-from ..jodi_core.training.samples import Sample, read_samples, stacked
-from ..jodi_core.training.scenes import SceneBatch, render_scenes
-from .options import add_command, add_model_options, load_pipeline
+from ..kit.pictures.contact_sheet import Cell, contact_sheet
+from ..kit.pictures.files import save_png
+from ..kit.scenes.render import SceneBatch, render_scenes
+from .model import load_pipeline
+from .options import add_command, add_model_options
 from .progress import Console, stoppable
 
 EXAMPLES = """

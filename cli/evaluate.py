@@ -3,15 +3,15 @@
 from pathlib import Path
 
 from ..jodi_core.evaluation.evaluate import PARTS, evaluate
-from ..jodi_core.pipeline import PERCEPTION_STEPS, STEPS
-from ..jodi_core.training.scenes import TRAIN_SEED_END
+from ..jodi_core.model.facts import PERCEPTION_STEPS, STEPS
+from ..kit.scenes.render import TRAIN_SEED_END
+from .model import load_pipeline
 from .options import (
     UsageError,
     add_command,
     add_model_options,
     add_step_cache_option,
     finite,
-    load_pipeline,
     names_list,
     parse_size,
     positive,

@@ -2,6 +2,7 @@
 
 from .inputs import Job, slug
 from .jobs import run_jobs
+from .model import load_pipeline, read_text_features, require_text, text_for
 from .options import (
     DOMAIN_HELP,
     UsageError,
@@ -9,11 +10,7 @@ from .options import (
     add_model_options,
     add_output_options,
     add_sampling_options,
-    load_pipeline,
     names_list,
-    read_text_features,
-    require_text,
-    text_for,
 )
 from .progress import Console
 

@@ -8,13 +8,16 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..jodi_core import file_kind
-from ..jodi_core.checkpoint import checked_autoencoder, checked_transformer, identify
-from ..jodi_core.config import AutoencoderConfig, TransformerConfig
 from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
-from ..jodi_core.errors import CheckpointError, JodiError
-from ..jodi_core.palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
-from ..jodi_core.state_file import StateFile, read_state_dict
+from ..jodi_core.model.checkpoint import checked_transformer
+from ..jodi_core.model.config import TransformerConfig
+from ..kit.autoencoder.checkpoint import checked_autoencoder
+from ..kit.autoencoder.config import AutoencoderConfig
+from ..kit.errors import CheckpointError, JodiError
+from ..kit.pictures.palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
+from ..kit.weights import kinds as file_kind
+from ..kit.weights.kinds import identify
+from ..kit.weights.read import StateFile, read_state_dict
 from .inputs import Problem
 from .jobs import report_problems
 from .options import add_command

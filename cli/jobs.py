@@ -8,13 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core.contact_sheet import Cell, contact_sheet, thumbnail
 from ..jodi_core.domains import domain
-from ..jodi_core.errors import JodiError
-from ..jodi_core.images import Frame, save_png
 from ..jodi_core.pipeline import JodiPipeline, Result
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.text import TextFeatures
+from ..kit.errors import JodiError
+from ..kit.pictures.contact_sheet import Cell, contact_sheet, thumbnail
+from ..kit.pictures.files import save_png
+from ..kit.pictures.frame import Frame
 from .inputs import SHEET, Job, Problem, named_apart
 from .pictures import Maps, endings, fit_all, job_size, read_picture, save_result
 from .progress import Console, stoppable

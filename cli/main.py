@@ -10,7 +10,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from ..jodi_core.errors import Interrupted, JodiError, KernelError, RoleError
+from ..kernels.selection import KernelError
+from ..kit.errors import Interrupted, JodiError, RoleError
 from . import bench as bench_command
 from . import control as control_command
 from . import convert, evaluate, generate, info, perceive, train, verify

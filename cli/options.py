@@ -6,17 +6,9 @@ import re
 import textwrap
 from pathlib import Path
 
-import torch
-from safetensors import SafetensorError
-
-from ..jodi_core.convert import DTYPES, parse_dtype
 from ..jodi_core.domains import DOMAINS
-from ..jodi_core.embedded import load_text_encoder
-from ..jodi_core.errors import CheckpointError, TextError
-from ..jodi_core.pipeline import JodiPipeline
-from ..jodi_core.sampling import SAMPLERS
-from ..jodi_core.state_file import read_state_dict
-from ..jodi_core.text import TextFeatures
+from ..kit.sampling import SAMPLERS
+from ..kit.weights.convert import DTYPES
 
 Size = int | tuple[int, int] | None
 """--size: a side, or (height, width); None is the model's own."""
@@ -255,106 +247,3 @@ def names_list(text: str) -> list[str]:
     if not names:
         raise argparse.ArgumentTypeError("expected names, as in depth,normal")
     return names
-
-
-def choose_device(name: str) -> torch.device:
-    """A device that is there. Raises: UsageError for any other."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
-        raise UsageError(
-            f"device {name!r} cannot be used here ({reason}); try --device cpu"
-        ) from None
-    return device
-
-
-def load_pipeline(args) -> JodiPipeline:
-    """The model that the options name. Raises: UsageError, CheckpointError."""
-    if (args.model is None) != (args.vae is None):
-        # both releases may have latents of one shape, and a picture of a wrong one is noise
-        given, other = ("--model", "--vae") if args.vae is None else ("--vae", "--model")
-        raise UsageError(
-            f"{given} needs {other} too: they must be of one release (`{other} embedded` takes the "
-            "built-in one)"
-        )
-    device, dtype = choose_device(args.device), parse_dtype(args.dtype)
-    model, vae = (None if part == EMBEDDED else part for part in (args.model, args.vae))
-    pipeline = JodiPipeline.from_files(model, vae, device=str(device), dtype=dtype)
-    if args.approximate_fp8:
-        pipeline.approximate_fp8()
-    if args.compile:
-        pipeline.compile()
-    if args.text_encoder is None:
-        return pipeline
-    try:
-        encoder = load_text_encoder(args.text_encoder)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{args.text_encoder} is no text encoder made by `jodi train export` "
-            f"({type(error).__name__}: {error})"
-        ) from None
-    config = pipeline.transformer.config
-    if encoder.channels != config.caption_channels:
-        raise CheckpointError(
-            f"{args.text_encoder} makes text of {encoder.channels} channels, the model reads "
-            f"{config.caption_channels}; give the encoder that was exported with it"
-        )
-    pipeline.text_encoder = encoder.to(device)
-    return pipeline
-
-
-def require_text(pipeline: JodiPipeline, prompts, text: TextFeatures | None, args) -> None:
-    """Raises: UsageError for words that the model has no encoder to read."""
-    if pipeline.text_encoder is not None:
-        return
-    if (text is None and any(prompts)) or (args.negative and args.negative_features is None):
-        raise UsageError(
-            "these weights bring no text encoder, so words cannot be read; give stored features "
-            "(--text-features, --negative-features), or leave the words out"
-        )
-
-
-def read_text_features(path: Path | None, channels: int) -> TextFeatures | None:
-    """Stored text features; None stays None.
-
-    channels: what the model reads. Raises: CheckpointError, TextError naming the file.
-    """
-    if path is None:
-        return None
-    tensors = read_state_dict(path).tensors
-    missing = [name for name in ("caption", "mask") if name not in tensors]
-    if missing:
-        raise TextError(
-            f"{path} has no {' and no '.join(missing)}; expected `caption` (B, 1, S, {channels}) "
-            f"and `mask` (B, S), found {', '.join(list(tensors)[:5])}"
-        )
-    caption, mask = tensors["caption"], tensors["mask"]
-    if caption.ndim == 3:
-        caption = caption[:, None]
-    fits = caption.ndim == 4 and caption.shape[-1] == channels and caption.is_floating_point()
-    if not fits or mask.shape != caption.shape[::2][:2] or not len(caption):
-        raise TextError(
-            f"{path}: expected floating-point caption (B, 1, S, {channels}) and mask (B, S), got "
-            f"{tuple(caption.shape)} and {tuple(mask.shape)}"
-        )
-    if not torch.isfinite(caption).all():
-        raise TextError(f"{path}: caption holds NaN or infinity; encode the text again in float32")
-    return TextFeatures(caption.float(), (mask != 0).long())
-
-
-def text_for(features: TextFeatures | None, row: int, rows: int, what: str) -> TextFeatures | None:
-    """The features of one of `rows` results: its own row, or the only one there is.
-
-    Raises: UsageError when there are neither one nor `rows`.
-    """
-    if features is None:
-        return None
-    count = len(features.mask)
-    if count not in (1, rows):
-        raise UsageError(f"the text features hold {count} rows for {rows} {what}; give 1 or {rows}")
-    row = 0 if count == 1 else row
-    return TextFeatures(features.caption[row : row + 1], features.mask[row : row + 1])

@@ -4,13 +4,13 @@ from pathlib import Path
 
 from .inputs import Job, picture_files
 from .jobs import report_problems, run_jobs
+from .model import load_pipeline
 from .options import (
     DOMAIN_HELP,
     add_command,
     add_model_options,
     add_output_options,
     add_sampling_options,
-    load_pipeline,
     names_list,
 )
 from .progress import Console

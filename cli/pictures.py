@@ -10,11 +10,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core import labels
 from ..jodi_core.domains import domain
-from ..jodi_core.errors import ImageError
-from ..jodi_core.images import Frame, fit, load_image, restore, save_png, snap_size
-from ..jodi_core.palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
+from ..jodi_core.labels import foreign
+from ..jodi_core.labels import maps as labels
+from ..kit.errors import ImageError
+from ..kit.pictures.files import load_image, save_png
+from ..kit.pictures.frame import Frame, fit, restore
+from ..kit.pictures.palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
+from ..kit.pictures.sizes import snap_size
 from .options import Size
 
 logger = logging.getLogger("jodi")
@@ -52,9 +55,9 @@ def read_picture(name: str, path: Path, maps: Maps) -> Tensor:
     if kind == "palette":
         return labels.colorize(_read_classes(path, picture))
     if kind == "normal" and maps.normals != "model":
-        return labels.normal_from_foreign(picture, maps.normals)
+        return foreign.normal_from_foreign(picture, maps.normals)
     if kind == "depth" and maps.near != "white":
-        return labels.depth_from_foreign(picture, maps.near)
+        return foreign.depth_from_foreign(picture, maps.near)
     if name == "lineart" and float(picture.mean()) < 0.5:
         logger.warning("%s is mostly dark; the model's line art is dark lines on white", path)
     if name == "edge" and float(picture.mean()) > 0.5:

@@ -7,29 +7,28 @@ from typing import TypeVar
 
 import torch
 
-from ..jodi_core.autoencoder import DCAE
-from ..jodi_core.checkpoint import cast, load_autoencoder, load_transformer
-from ..jodi_core.contact_sheet import contact_sheet
-from ..jodi_core.convert import DTYPES
 from ..jodi_core.domains import DOMAINS
-from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
-from ..jodi_core.errors import JodiError
-from ..jodi_core.images import save_png
-from ..jodi_core.state_writer import write_state_dict
+from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER, read_samples
+from ..jodi_core.model.checkpoint import load_transformer
+from ..jodi_core.model.transformer import JodiTransformer
 from ..jodi_core.training.export import Parts, export
-from ..jodi_core.training.plot import plot_curves
 from ..jodi_core.training.run import TrainingRun
-from ..jodi_core.training.samples import read_samples, write_samples
-from ..jodi_core.training.state import RunFolder
-from ..jodi_core.training.store import SceneStore
-from ..jodi_core.training.train_autoencoder import round_trip_psnr, train_autoencoder
-from ..jodi_core.training.train_transformer import (
-    TrainingSettings,
-    nano_config,
-    train_transformer,
-)
-from ..jodi_core.transformer import JodiTransformer
-from .options import EMBEDDED, choose_device
+from ..jodi_core.training.samples import write_samples
+from ..jodi_core.training.transformer import TrainingSettings, nano_config, train_transformer
+from ..kit.autoencoder.checkpoint import load_autoencoder
+from ..kit.autoencoder.dcae import DCAE
+from ..kit.errors import JodiError
+from ..kit.pictures.contact_sheet import contact_sheet
+from ..kit.pictures.files import save_png
+from ..kit.scenes.store import SceneStore
+from ..kit.training.autoencoder import round_trip_psnr, train_autoencoder
+from ..kit.training.curves import plot_curves
+from ..kit.training.state import RunFolder
+from ..kit.weights.convert import DTYPES
+from ..kit.weights.loading import cast
+from ..kit.weights.write import write_state_dict
+from .model import choose_device
+from .options import EMBEDDED
 from .progress import Console
 from .train_options import add_stages
 

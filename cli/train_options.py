@@ -4,11 +4,10 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from ..jodi_core.convert import DTYPES
-from ..jodi_core.embedded import ASSETS
+from ..jodi_core.embedded import ASSETS, SAMPLES
 from ..jodi_core.training.export import GUIDANCE, TITLE
-from ..jodi_core.training.samples import SAMPLES
-from ..jodi_core.training.train_transformer import TrainingSettings
+from ..jodi_core.training.transformer import TrainingSettings
+from ..kit.weights.convert import DTYPES
 from .options import EMBEDDED, add_command, finite, positive
 
 EXAMPLES = """

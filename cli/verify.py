@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from ..jodi_core.verify import verify
-from .options import add_command, choose_device
+from ..jodi_core.evaluation.verify import verify
+from .model import choose_device
+from .options import add_command
 from .progress import Console
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
+from ..kit.errors import JodiError, RoleError
 from .domains import DOMAIN_NAMES, domain_index
-from .errors import JodiError, RoleError
 from .roles import Role, RolePlan
 
 AUTO = "auto"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .errors import JodiError
+from ..kit.errors import JodiError
 
 KINDS = ("color", "gray", "depth", "normal", "palette", "pose")
 
@@ -113,3 +113,18 @@ def domain_index(name_or_index: str | int, names: Sequence[str] = DOMAIN_NAMES) 
     if not 0 <= name_or_index < len(names):
         raise JodiError(f"no domain has index {name_or_index}; {listing}")
     return name_or_index
+
+
+def names_of(count: int) -> tuple[str, ...]:
+    """Names of `count` domains where nothing says them: the eight, then `domain 9` and so on."""
+    return (
+        *DOMAIN_NAMES[:count],
+        *(f"domain {n}" for n in range(len(DOMAIN_NAMES) + 1, count + 1)),
+    )
+
+
+def domain_of(name: str, index: int) -> Domain:
+    """The domain of that name; one that only an extended model has is read as plain colour."""
+    if name in DOMAIN_NAMES:
+        return domain(name)
+    return Domain(name, index, name.replace("_", " ").capitalize(), "color", "")

@@ -11,21 +11,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import labels
-from .approximate_fp8 import approximate_fp8
-from .approximate_step_cache import StepCache
-from .checkpoint import load_autoencoder, load_transformer
-from .compilation import CompiledBlocks
+from ..kit.autoencoder.checkpoint import load_autoencoder
+from ..kit.sampling import StepCallback
+from .approximate.fp8 import approximate_fp8
+from .approximate.step_cache import StepCache
 from .embedded import AUTOENCODER, TRANSFORMER, load_text_encoder
-from .job_checks import check_pictures, choose_size, count_rows
-from .precision import cpu_dtype
+from .job.checks import check_pictures, choose_size, count_rows
+from .labels import maps as labels
+from .model.checkpoint import load_transformer
+from .model.compilation import CompiledBlocks
+from .model.facts import GUIDANCE, PERCEPTION_STEPS, STEPS
+from .model.precision import cpu_dtype
 from .roles import RolePlan
-from .sampling import StepCallback
-from .stages import STEPS, Pictures, Stages
+from .stages import Pictures, Stages
 from .text import TextFeatures
-
-PERCEPTION_STEPS = 10
-GUIDANCE = 4.5
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from itertools import product
 
 import torch
 
+from ..kit.errors import JodiError, RoleError
 from .domains import DOMAIN_NAMES, domain_index
-from .errors import JodiError, RoleError
 
 
 class Role(enum.IntEnum):

@@ -12,31 +12,25 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from . import labels
-from .approximate_step_cache import StepCache
-from .autoencoder import DCAE
-from .compilation import CompiledBlocks
-from .config import DC_AE_F32C32, JODI_1600M
-from .denoiser import prepare_denoiser
+from ..kit.autoencoder.cache import EncodeCache, WeightState
+from ..kit.autoencoder.config import DC_AE_F32C32
+from ..kit.autoencoder.dcae import DCAE
+from ..kit.autoencoder.tiling import within_memory
+from ..kit.errors import JodiError, RoleError, ShapeError, TextError
+from ..kit.sampling import SAMPLERS, StepCallback, draw_noise, flow_sigmas, hold_region
+from .approximate.step_cache import StepCache
 from .domains import DOMAIN_NAMES, domain_index
-from .encode_cache import EncodeCache
-from .errors import JodiError, RoleError, ShapeError, TextError
+from .labels import maps as labels
+from .model.compilation import CompiledBlocks
+from .model.config import JODI_1600M
+from .model.denoiser import prepare_denoiser
+from .model.facts import STEPS
+from .model.text_cache import TextCache
+from .model.transformer import JodiTransformer
 from .roles import RolePlan
-from .sampling import (
-    SAMPLERS,
-    StepCallback,
-    draw_noise,
-    flow_sigmas,
-    hold_region,
-)
 from .text import ClosedVocabularyEncoder, TextFeatures
-from .text_cache import TextCache
-from .tiling import within_memory
-from .transformer import JodiTransformer
-from .weight_state import WeightState
 
 Pictures = Mapping[str, Tensor]
-STEPS = 20
 
 
 class Stages:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .errors import TextError
+from ..kit.errors import TextError
 
 log = logging.getLogger("jodi")
 

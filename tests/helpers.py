@@ -3,11 +3,12 @@
 import dataclasses
 
 import torch
-from jodi_pack.jodi_core.autoencoder import DCAE
-from jodi_pack.jodi_core.config import AutoencoderConfig, TransformerConfig
+from jodi_pack.jodi_core.model.config import TransformerConfig
+from jodi_pack.jodi_core.model.transformer import JodiTransformer
 from jodi_pack.jodi_core.pipeline import JodiPipeline
 from jodi_pack.jodi_core.text import ClosedVocabularyEncoder
-from jodi_pack.jodi_core.transformer import JodiTransformer
+from jodi_pack.kit.autoencoder.config import AutoencoderConfig
+from jodi_pack.kit.autoencoder.dcae import DCAE
 from torch import Tensor
 
 # Every size differs from every other, so that two axes mixed up cannot pass unseen.

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...kit.pictures.palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
+from ...kit.scenes.render import SceneBatch, render_scenes, training_seeds
 from ..domains import DOMAINS, domain
-from ..palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
-from ..training.scenes import SceneBatch, render_scenes, training_seeds
 from . import edges
 from .scores import LineTally, PoseTally, Tally, make_tally
 

@@ -10,9 +10,9 @@ import math
 import torch
 from torch import Tensor
 
-from ..palettes import SEGMENTATION_CLASSES
-from ..training.captions import COLOR_TOLERANCE, COLOR_WORDS, caption_facts
-from ..training.scenes import linear_to_srgb, srgb_to_linear
+from ...kit.pictures.palettes import SEGMENTATION_CLASSES
+from ...kit.scenes.captions import COLOR_TOLERANCE, COLOR_WORDS, caption_facts
+from ...kit.scenes.render import linear_to_srgb, srgb_to_linear
 from . import metrics
 
 MEAN_TAN_HALF = 0.55

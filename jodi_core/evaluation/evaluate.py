@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable
 
 from torch import Tensor
 
+from ...kit.errors import JodiError, ShapeError
+from ...kit.scenes.render import TRAIN_SEED_END, SceneBatch, evaluation_seeds, render_scenes
 from ..domains import DOMAIN_NAMES, domain_index
-from ..errors import JodiError, ShapeError
-from ..labels import postprocess
-from ..pipeline import PERCEPTION_STEPS, STEPS, JodiPipeline, Result
-from ..training.scenes import TRAIN_SEED_END, SceneBatch, evaluation_seeds, render_scenes
+from ..labels.maps import postprocess
+from ..model.facts import PERCEPTION_STEPS, STEPS
+from ..pipeline import JodiPipeline, Result
 from . import joint
 from .baselines import BaselineBoard, training_statistics
 from .report import Report, Strip

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..labels import segmentation_index
-from ..palettes import SEGMENTATION_CLASSES
+from ...kit.pictures.palettes import SEGMENTATION_CLASSES
+from ..labels.maps import segmentation_index
 from . import consistency, edges
 from .scores import LineTally, Tally, Values, edge_rows, edge_values, ratio
 

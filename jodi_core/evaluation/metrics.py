@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..errors import ShapeError
+from ...kit.errors import ShapeError
 
 DEPTH_RANGE = (0.1, 100.0)
 """Metres an aligned depth is clipped to before it is scored: the range the scenes are made for."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..palettes import OPENPOSE_COLORS, OPENPOSE_LIMBS
+from ...kit.pictures.palettes import OPENPOSE_COLORS, OPENPOSE_LIMBS
 
 PCK_SHARE = 0.1
 """A joint is right within this share of the larger side of its figure's box of visible joints.

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..contact_sheet import contact_sheet
+from ...kit.errors import JodiError
+from ...kit.pictures.contact_sheet import contact_sheet
+from ...kit.pictures.files import save_png
+from ...kit.pictures.palettes import SEGMENTATION_CLASSES
 from ..domains import DOMAIN_NAMES, domain
-from ..errors import JodiError
-from ..palettes import SEGMENTATION_CLASSES
-from ..picture_files import save_png
 from . import consistency, edges, metrics, pose
 
 Value = float | int | str | None

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...kit.pictures.palettes import SEGMENTATION_CLASSES
+from ...kit.scenes.render import SceneBatch
 from ..domains import domain
-from ..labels import segmentation_index
-from ..palettes import SEGMENTATION_CLASSES
-from ..training.scenes import SceneBatch
+from ..labels.maps import segmentation_index
 from . import edges, metrics, pose
 
 Values = dict[str, np.ndarray]

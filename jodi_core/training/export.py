@@ -8,15 +8,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..autoencoder import DCAE
-from ..checkpoint import cast
-from ..convert import FORMAT_VERSION
+from ...kit.autoencoder.dcae import DCAE
+from ...kit.errors import CheckpointError, JodiError
+from ...kit.weights.convert import FORMAT_VERSION
+from ...kit.weights.loading import cast
+from ...kit.weights.write import checked_destination, write_state_dict
 from ..domains import DOMAIN_NAMES
 from ..embedded import save_text_encoder
-from ..errors import CheckpointError, JodiError
-from ..state_writer import checked_destination, write_state_dict
+from ..model.transformer import JodiTransformer
 from ..text import ClosedVocabularyEncoder
-from ..transformer import JodiTransformer
 
 TITLE = "jodi-nano"
 NAMES = {part: f"{TITLE}{ending}.safetensors" for part, ending in

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..embeddings import position_table
-from ..transformer import JodiTransformer
+from ..model.embeddings import position_table
+from ..model.transformer import JodiTransformer
 
 SAMPLES = 96
 RIDGE = 1e-2

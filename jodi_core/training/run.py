@@ -17,18 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..autoencoder import DCAE
-from ..checkpoint import load_autoencoder
-from ..config import TransformerConfig
-from ..convert import file_sha256
+from ...kit.autoencoder.checkpoint import load_autoencoder
+from ...kit.autoencoder.dcae import DCAE
+from ...kit.errors import CheckpointError, JodiError
+from ...kit.scenes.captions import VOCABULARY
+from ...kit.scenes.store import Progress, SceneStore, encode_store
+from ...kit.training.state import RunFolder
+from ...kit.weights.convert import file_sha256
 from ..embedded import load_text_encoder, save_text_encoder
-from ..errors import CheckpointError, JodiError
+from ..model.config import TransformerConfig
+from ..model.transformer import JodiTransformer
 from ..text import ClosedVocabularyEncoder
-from ..transformer import JodiTransformer
-from .scenes import VOCABULARY
-from .state import RunFolder
-from .store import Progress, SceneStore, encode_store
-from .train_transformer import NANO_CAPTION_LENGTH, TrainingSettings
+from .transformer import NANO_CAPTION_LENGTH, TrainingSettings
 
 
 @dataclass(frozen=True)

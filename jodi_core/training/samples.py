@@ -6,34 +6,16 @@ A folder of samples holds `<name>_<domain>.png` for every domain, depth with 16 
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
+from ...kit.pictures.files import save_png
+from ...kit.scenes.render import TRAIN_SEED_END, evaluation_seeds, render_scenes
 from ..domains import DOMAIN_NAMES
-from ..embedded import ASSETS
-from ..errors import JodiError
-from ..picture_files import load_image, save_png
-from .scenes import TRAIN_SEED_END, evaluation_seeds, render_scenes
+from ..embedded import LIST
 
-SAMPLES = ASSETS / "samples"
 SAMPLE_SIZE = 64
 SAMPLE_SEEDS: tuple[int, ...] = tuple(TRAIN_SEED_END + i for i in (1, 4, 14, 23, 34, 42))
 """People, rooms, animals, houses, a truck; chosen for their subjects, before any result."""
-
-LIST = "samples.json"
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One scene: pictures (3, H, W) float32 in [0, 1] by domain."""
-
-    name: str
-    seed: int
-    caption: str
-    pictures: dict[str, Tensor]
 
 
 def write_samples(
@@ -61,29 +43,3 @@ def write_samples(
     listing = folder / LIST
     listing.write_text(json.dumps({"size": size, "samples": entries}, indent=1) + "\n")
     return [*paths, listing]
-
-
-def read_samples(folder: Path = SAMPLES) -> list[Sample]:
-    """The samples of a folder. Raises: JodiError when one is missing or damaged."""
-    try:
-        entries = json.loads((folder / LIST).read_text())["samples"]
-        facts = [(str(e["name"]), int(e["seed"]), str(e["caption"])) for e in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise JodiError(
-            f"{folder / LIST} cannot be read ({error}); install the package again, or make the "
-            "samples with `jodi train samples`"
-        ) from None
-    return [
-        Sample(
-            name,
-            seed,
-            caption,
-            {of: load_image(folder / f"{name}_{of}.png")[0][0] for of in DOMAIN_NAMES},
-        )
-        for name, seed, caption in facts
-    ]
-
-
-def stacked(samples: Sequence[Sample], name: str) -> Tensor:
-    """One domain of all samples: (B, 3, H, W)."""
-    return torch.stack([sample.pictures[name] for sample in samples])

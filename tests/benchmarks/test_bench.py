@@ -15,7 +15,7 @@ from jodi_pack.benchmarks.subjects import Subject
 from jodi_pack.benchmarks.table import CPU_GOALS, GPU_GOALS, markdown
 from jodi_pack.cli import bench
 from jodi_pack.cli.main import main
-from jodi_pack.jodi_core.errors import JodiError
+from jodi_pack.kit.errors import JodiError
 
 MEASURED = (
     "ratio",

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
-from jodi_pack.jodi_core.picture_files import load_image
+from jodi_pack.kit.pictures.files import load_image
 from jodi_pack.tests.host.graphs import NAMES, find, read
 from jodi_pack.tests.hosts import ROOT
 

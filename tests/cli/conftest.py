@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 from jodi_pack.cli.main import main
-from jodi_pack.jodi_core.autoencoder import DCAE
-from jodi_pack.jodi_core.config import AutoencoderConfig, TransformerConfig
-from jodi_pack.jodi_core.images import save_png
+from jodi_pack.jodi_core.model.config import TransformerConfig
+from jodi_pack.jodi_core.model.transformer import JodiTransformer
 from jodi_pack.jodi_core.text import ClosedVocabularyEncoder
 from jodi_pack.jodi_core.training.export import Parts, export
-from jodi_pack.jodi_core.training.scenes import VOCABULARY
-from jodi_pack.jodi_core.transformer import JodiTransformer
+from jodi_pack.kit.autoencoder.config import AutoencoderConfig
+from jodi_pack.kit.autoencoder.dcae import DCAE
+from jodi_pack.kit.pictures.files import save_png
+from jodi_pack.kit.scenes.captions import VOCABULARY
 
 CAPTION_LENGTH = 32
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import torch
 from jodi_pack.jodi_core.embedded import load_text_encoder
-from jodi_pack.jodi_core.images import load_image, save_png
-from jodi_pack.jodi_core.palettes import SEGMENTATION_PALETTE
+from jodi_pack.kit.pictures.files import load_image, save_png
+from jodi_pack.kit.pictures.palettes import SEGMENTATION_PALETTE
 from PIL import Image
 from safetensors.torch import save_file
 

@@ -6,10 +6,11 @@ import math
 import pytest
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
-from jodi_pack.jodi_core.errors import JodiError
-from jodi_pack.jodi_core.images import load_image
-from jodi_pack.jodi_core.training.samples import SAMPLES, read_samples, write_samples
-from jodi_pack.jodi_core.training.scenes import TRAIN_SEED_END, render_scenes
+from jodi_pack.jodi_core.embedded import SAMPLES, read_samples
+from jodi_pack.jodi_core.training.samples import write_samples
+from jodi_pack.kit.errors import JodiError
+from jodi_pack.kit.pictures.files import load_image
+from jodi_pack.kit.scenes.render import TRAIN_SEED_END, render_scenes
 
 
 def test_bundled_samples_are_the_scenes_of_their_seeds():

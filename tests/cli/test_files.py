@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from jodi_pack.jodi_core.checkpoint import load_autoencoder, read_state_dict
+from jodi_pack.kit.autoencoder.checkpoint import load_autoencoder
+from jodi_pack.kit.weights.read import read_state_dict
 from safetensors.torch import save_file
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from jodi_pack.cli.inputs import named_apart, paired_maps, picture_files, slug
 from jodi_pack.cli.options import UsageError
 from jodi_pack.cli.pictures import MAX_RATIO, fit_all, job_size
-from jodi_pack.jodi_core.errors import ImageError
-from jodi_pack.jodi_core.images import Frame
+from jodi_pack.kit.errors import ImageError
+from jodi_pack.kit.pictures.frame import Frame
 
 
 @pytest.fixture

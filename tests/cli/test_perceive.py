@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from jodi_pack.jodi_core.images import load_image
-from jodi_pack.jodi_core.palettes import SEGMENTATION_PALETTE
+from jodi_pack.kit.pictures.files import load_image
+from jodi_pack.kit.pictures.palettes import SEGMENTATION_PALETTE
 from PIL import Image
 
 LABELS = ("lineart", "edge", "depth", "normal", "albedo", "segmentation", "openpose")

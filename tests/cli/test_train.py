@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from jodi_pack.jodi_core.checkpoint import read_state_dict
-from jodi_pack.jodi_core.errors import JodiError
-from jodi_pack.jodi_core.images import load_image
 from jodi_pack.jodi_core.training.run import TrainingRun
-from jodi_pack.jodi_core.training.state import RunFolder
+from jodi_pack.kit.errors import JodiError
+from jodi_pack.kit.pictures.files import load_image
+from jodi_pack.kit.training.state import RunFolder
+from jodi_pack.kit.weights.read import read_state_dict
 
 
 @pytest.mark.slow

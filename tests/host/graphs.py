@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ...jodi_core.picture_files import load_image
+from ...kit.pictures.files import load_image
 from ..hosts import ROOT
 from .server import Run, Server
 

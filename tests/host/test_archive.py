@@ -13,7 +13,7 @@ import zipfile
 import pytest
 import torch
 from jodi_pack.jodi_core.embedded import TRANSFORMER
-from jodi_pack.jodi_core.state_file import read_state_dict
+from jodi_pack.kit.weights.read import read_state_dict
 from jodi_pack.tests.host import archive
 from jodi_pack.tests.host.graphs import NAMES
 from jodi_pack.tests.host.server import PACK

@@ -4,8 +4,8 @@ import json
 
 import pytest
 from jodi_pack.jodi_core.embedded import ASSETS
-from jodi_pack.jodi_core.picture_files import load_image, save_png
 from jodi_pack.jodi_core.pipeline import JodiPipeline
+from jodi_pack.kit.pictures.files import load_image, save_png
 from jodi_pack.tests.host.graphs import add, pictures
 from jodi_pack.tests.host.test_templates import widgets_of
 from jodi_pack.tests.hosts import ROOT

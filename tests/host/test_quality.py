@@ -14,8 +14,8 @@ import functools
 import pytest
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.evaluation.scores import make_tally
-from jodi_pack.jodi_core.picture_files import save_png
-from jodi_pack.jodi_core.training.scenes import TRAIN_SEED_END, evaluation_seeds, render_scenes
+from jodi_pack.kit.pictures.files import save_png
+from jodi_pack.kit.scenes.render import TRAIN_SEED_END, evaluation_seeds, render_scenes
 from jodi_pack.tests.host.graphs import add, changed, find, only, picture_batch, pictures, read
 
 pytestmark = pytest.mark.comfyui

@@ -13,8 +13,8 @@ import pytest
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.embedded import ASSETS, AUTOENCODER, TRANSFORMER
-from jodi_pack.jodi_core.picture_files import load_image
 from jodi_pack.jodi_core.pipeline import JodiPipeline
+from jodi_pack.kit.pictures.files import load_image
 from jodi_pack.tests.helpers import randn, relative_rms
 from jodi_pack.tests.host.graphs import NAMES, Latents, add, changed, find, only, pictures, read
 from jodi_pack.tests.host.listener import Listener

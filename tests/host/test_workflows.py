@@ -8,10 +8,11 @@ import functools
 import pytest
 import torch
 from jodi_pack.jodi_core.embedded import ASSETS
-from jodi_pack.jodi_core.labels import depth_map, postprocess
-from jodi_pack.jodi_core.picture_files import load_image
-from jodi_pack.jodi_core.pipeline import STEPS, JodiPipeline
-from jodi_pack.jodi_core.sampling import draw_noise
+from jodi_pack.jodi_core.labels.maps import depth_map, postprocess
+from jodi_pack.jodi_core.model.facts import STEPS
+from jodi_pack.jodi_core.pipeline import JodiPipeline
+from jodi_pack.kit.pictures.files import load_image
+from jodi_pack.kit.sampling import draw_noise
 from jodi_pack.tests.helpers import relative_rms
 from jodi_pack.tests.host import graphs
 from jodi_pack.tests.host.graphs import Latents, changed, find, only, pictures, read

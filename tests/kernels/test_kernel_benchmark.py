@@ -5,8 +5,8 @@ import importlib
 import pytest
 import torch
 from jodi_pack.benchmarks import kernels as benchmark
-from jodi_pack.jodi_core.errors import JodiError
 from jodi_pack.kernels import selection
+from jodi_pack.kit.errors import JodiError
 
 
 def test_without_a_gpu_it_refuses(monkeypatch):

@@ -6,12 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jodi_pack.kernels import reference
 from jodi_pack.tests.helpers import randn, relative_rms
-from jodi_pack.tests.kernels.oracles import (
-    TOLERANCE,
-    layer_norm_by_rows,
-    residual_by_rows,
-    rounded,
-)
+from jodi_pack.tests.kernels.oracles import TOLERANCE, layer_norm_by_rows, residual_by_rows, rounded
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 

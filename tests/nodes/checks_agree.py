@@ -7,12 +7,12 @@ import comfy.sample
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
-from jodi_pack.jodi_core.errors import RoleError, ShapeError
-from jodi_pack.nodes import _wires
-from jodi_pack.nodes.decode import JodiDecodeAll, JodiDecodeLabel
-from jodi_pack.nodes.overview import JodiContactSheet
-from jodi_pack.nodes.roles import JodiRoles
-from jodi_pack.nodes.sampling import JodiSampler
+from jodi_pack.kit.errors import RoleError, ShapeError
+from jodi_pack.nodes.jodi.decode import JodiDecodeAll, JodiDecodeLabel
+from jodi_pack.nodes.jodi.overview import JodiContactSheet
+from jodi_pack.nodes.jodi.roles import JodiRoles
+from jodi_pack.nodes.jodi.sampling import JodiSampler
+from jodi_pack.nodes.wires.job import read_job
 from jodi_pack.tests.nodes.parts import image, parts, raises, text
 
 from nodes import (
@@ -150,7 +150,7 @@ def check_joined_batches_belong_to_no_one_job():
     depth = jodi(job(image=A, depth_role="generate"))
     normal = jodi(job(image=B, normal_role="generate"))
     both = LatentBatch.execute(depth, normal).args[0]
-    known = _wires.read_job(both)
+    known = read_job(both)
     assert known.roles is None and known.frames == (None, None)
     with raises(RoleError, "depth is part of rows 0 of this batch only"):
         JodiDecodeLabel.execute(both, VAE, "depth")
@@ -161,7 +161,7 @@ def check_further_domains_without_names_are_numbered():
     of = parts(8, (*DOMAIN_NAMES, "roughness"))
     latent = JodiRoles.execute(*of[:2], image=A).args[2]
     bare = {"samples": torch.randn(latent["samples"].shape)}
-    assert _wires.read_job(bare).names == (*DOMAIN_NAMES, "domain 9")
+    assert read_job(bare).names == (*DOMAIN_NAMES, "domain 9")
     pixels = JodiDecodeLabel.execute(bare, of[1], "image", other_domain="Domain 9").args[0]
     named = {**bare, "jodi": latent["jodi"]}
     wanted = JodiDecodeLabel.execute(named, of[1], "image", other_domain="roughness").args[0]

@@ -4,14 +4,14 @@ import logging
 
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
-from jodi_pack.jodi_core import labels
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES, DOMAINS
-from jodi_pack.jodi_core.errors import JodiError, RoleError, ShapeError
-from jodi_pack.jodi_core.images import fit, restore
-from jodi_pack.nodes import _host_vae
-from jodi_pack.nodes.decode import JodiDecodeAll, JodiDecodeLabel
-from jodi_pack.nodes.labels import JodiDepth
-from jodi_pack.nodes.roles import JodiRoles
+from jodi_pack.jodi_core.labels import maps as labels
+from jodi_pack.kit.errors import JodiError, RoleError, ShapeError
+from jodi_pack.kit.pictures.frame import fit, restore
+from jodi_pack.nodes.host import dcae as _host_vae
+from jodi_pack.nodes.jodi.decode import JodiDecodeAll, JodiDecodeLabel
+from jodi_pack.nodes.jodi.labels import JodiDepth
+from jodi_pack.nodes.jodi.roles import JodiRoles
 from jodi_pack.tests.helpers import randn
 from jodi_pack.tests.nodes.parts import AE, image, parts, raises
 

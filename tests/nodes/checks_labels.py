@@ -1,14 +1,14 @@
 """The nodes that redraw labels, and those that lay out and combine. Run inside a ComfyUI."""
 
 import torch
-from jodi_pack.jodi_core import exchange
-from jodi_pack.jodi_core.ensemble import combine
-from jodi_pack.jodi_core.errors import ImageError, JodiError, ShapeError
-from jodi_pack.jodi_core.labels import colorize
-from jodi_pack.jodi_core.palettes import SEGMENTATION_CLASSES
-from jodi_pack.nodes.labels import JodiDepth, JodiNormal, JodiSegmentation
-from jodi_pack.nodes.overview import JodiContactSheet, JodiEnsemble
-from jodi_pack.nodes.roles import JodiRoles
+from jodi_pack.jodi_core.labels import foreign as exchange
+from jodi_pack.jodi_core.labels.ensemble import combine
+from jodi_pack.jodi_core.labels.maps import colorize
+from jodi_pack.kit.errors import ImageError, JodiError, ShapeError
+from jodi_pack.kit.pictures.palettes import SEGMENTATION_CLASSES
+from jodi_pack.nodes.jodi.labels import JodiDepth, JodiNormal, JodiSegmentation
+from jodi_pack.nodes.jodi.overview import JodiContactSheet, JodiEnsemble
+from jodi_pack.nodes.jodi.roles import JodiRoles
 from jodi_pack.tests.nodes.parts import image, parts, raises
 
 

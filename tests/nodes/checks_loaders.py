@@ -6,19 +6,22 @@ import comfy.sd
 import folder_paths
 import jodi_pack
 import torch
-from jodi_pack.jodi_core.checkpoint import read_state_dict
-from jodi_pack.jodi_core.config import JODI_1600M
 from jodi_pack.jodi_core.embedded import AUTOENCODER, TRANSFORMER
-from jodi_pack.jodi_core.errors import CheckpointError, JodiError, ShapeError
+from jodi_pack.jodi_core.model.config import JODI_1600M
+from jodi_pack.jodi_core.model.facts import VAEFacts, facts_of
 from jodi_pack.jodi_core.pipeline import JodiPipeline
-from jodi_pack.jodi_core.state_writer import write_state_dict
 from jodi_pack.jodi_core.text import ClosedVocabularyEncoder
 from jodi_pack.jodi_core.training.export import Parts, export
-from jodi_pack.nodes import _host, loaders
-from jodi_pack.nodes._facts import VAEFacts, check_vae, facts_of
-from jodi_pack.nodes._host_load import load_model
-from jodi_pack.nodes._host_vae import load_vae
-from jodi_pack.nodes.text import JodiTextEncode
+from jodi_pack.kit.errors import CheckpointError, JodiError, ShapeError
+from jodi_pack.kit.weights.read import read_state_dict
+from jodi_pack.kit.weights.write import write_state_dict
+from jodi_pack.nodes.host import sampler as _host
+from jodi_pack.nodes.host.dcae import load_vae
+from jodi_pack.nodes.host.jodi_load import load_model
+from jodi_pack.nodes.jodi import loaders
+from jodi_pack.nodes.jodi.text import JodiTextEncode
+from jodi_pack.nodes.wires import agreement
+from jodi_pack.nodes.wires.agreement import check_vae
 from jodi_pack.tests.helpers import TINY, tiny_autoencoder, tiny_transformer
 from jodi_pack.tests.nodes.checks_model import relative
 from jodi_pack.tests.nodes.parts import AE, raises
@@ -70,7 +73,7 @@ def check_every_input_explains_itself():
 @torch.inference_mode()
 def check_the_built_in_parts_belong_together():
     model, clip, vae = loaders.JodiLoad.execute(
-        loaders.BUILT_IN, loaders.BUILT_IN, loaders.BUILT_IN, "default"
+        agreement.BUILT_IN, agreement.BUILT_IN, agreement.BUILT_IN, "default"
     ).args
     assert isinstance(vae, comfy.sd.VAE) and isinstance(clip, comfy.sd.CLIP)
     facts = _host.jodi_facts(model)
@@ -82,7 +85,7 @@ def check_the_built_in_parts_belong_together():
 @torch.inference_mode()
 def check_the_built_in_model_equals_the_core_pipeline():
     """From a prompt to a picture through the host's own KSampler machinery, and by the core."""
-    built_in = loaders.BUILT_IN
+    built_in = agreement.BUILT_IN
     model, clip, vae = loaders.JodiLoad.execute(built_in, built_in, built_in, "fp32").args
     pipeline = JodiPipeline.embedded()
     plan = pipeline.plan(["image"])
@@ -95,7 +98,7 @@ def check_the_built_in_model_equals_the_core_pipeline():
     result = _host.run_sampler(
         model,
         prompt,
-        _host.with_prompt_mask(prompt, negative),
+        agreement.with_prompt_mask(prompt, negative),
         latent,
         noise=_host.jodi_noise(latent["samples"], 4),
         sampler=_host.jodi_sampler_object(),
@@ -124,7 +127,9 @@ def check_single_loaders_and_text_left_out(folder):
     assert _host.jodi_facts(loaded).title == "tiny"
     (loaded,) = loaders.JodiLoadVAE.execute(vae).args
     assert loaded.factor == AE.factor
-    _, clip, _ = loaders.JodiLoad.execute(loaders.BUILT_IN, loaders.BUILT_IN, "none", "bf16").args
+    _, clip, _ = loaders.JodiLoad.execute(
+        agreement.BUILT_IN, agreement.BUILT_IN, "none", "bf16"
+    ).args
     assert "text encoder" in clip.message
     with raises(CheckpointError, "old.pth", "pass"):  # no sizes in a bare pickle of odd sizes
         loaders.JodiLoadModel.execute(pickle, "default")
@@ -133,7 +138,7 @@ def check_single_loaders_and_text_left_out(folder):
 def check_parts_that_do_not_belong_together(folder):
     model = place(folder, "other.safetensors", "diffusion_models", transformer)
     vae = place(folder, "other.safetensors", "vae", autoencoder)
-    built_in = loaders.BUILT_IN
+    built_in = agreement.BUILT_IN
     with raises(ShapeError, "other works on latents of 5 channels", "latents of 32", "8 x 8"):
         loaders.JodiLoad.execute(model, built_in, built_in, "default")
     with raises(ShapeError, "jodi-nano works on", "latents of 5", "Load Jodi (built-in jodi-nano)"):

@@ -13,12 +13,16 @@ import comfy_extras.nodes_custom_sampler as custom
 import comfy_extras.nodes_easycache as easycache
 import comfy_extras.nodes_model_advanced as advanced
 import torch
-from jodi_pack.jodi_core.config import JODI_1600M
-from jodi_pack.jodi_core.denoiser import prepare_denoiser
-from jodi_pack.jodi_core.errors import JodiError, RoleError, ShapeError, TextError
-from jodi_pack.jodi_core.sampling import sample_euler
-from jodi_pack.jodi_core.text_cache import TextCache
-from jodi_pack.nodes import _host, _host_model, _host_run
+from jodi_pack.jodi_core.model.config import JODI_1600M
+from jodi_pack.jodi_core.model.denoiser import prepare_denoiser
+from jodi_pack.jodi_core.model.text_cache import TextCache
+from jodi_pack.kit.errors import JodiError, RoleError, ShapeError, TextError
+from jodi_pack.kit.sampling import sample_euler
+from jodi_pack.nodes.host import jodi_model as _host_model
+from jodi_pack.nodes.host import jodi_run
+from jodi_pack.nodes.host import jodi_run as _host_run
+from jodi_pack.nodes.host import sampler as _host
+from jodi_pack.nodes.wires import agreement
 from jodi_pack.tests.helpers import TINY, randn
 from jodi_pack.tests.nodes.parts import AE, GUIDANCE, parts, prompt_features, raises, text
 
@@ -230,7 +234,7 @@ def check_no_prompt_at_all_reads_the_null_text():
 
 def check_negative_read_with_the_prompts_mask():
     plan, positive, negative, latent, clean = job(["image"])
-    shared = _host.with_prompt_mask(positive, negative)
+    shared = agreement.with_prompt_mask(positive, negative)
     assert negative[0][1]["attention_mask"].sum() == 4  # the wire that came in is left alone
     expected = by_the_core(plan, positive, negative, clean, noise_like(latent), own_mask=False)
     assert relative(sample(positive, shared, latent), expected) < 1e-5
@@ -492,7 +496,7 @@ def check_conditions_are_told_apart_by_hooks():
     try:
         for hooks, copies in ((None, 1), (None, 1), ("some", 2), ("some", 3)):
             model.current_patcher.current_hooks = hooks
-            _host_model.prepared(run, x.clone(), lambda cache: made.append(1))
+            jodi_run.prepared(run, x.clone(), lambda cache: made.append(1))
             assert len(made) == copies
     finally:
         model.current_patcher = before

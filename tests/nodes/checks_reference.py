@@ -10,7 +10,9 @@ from pathlib import Path
 import jodi_pack
 import torch
 from jodi_pack.jodi_core.roles import Role
-from jodi_pack.nodes import _host, _host_load, _host_vae
+from jodi_pack.nodes.host import dcae as _host_vae
+from jodi_pack.nodes.host import jodi_load as _host_load
+from jodi_pack.nodes.host import sampler as _host
 from safetensors import safe_open
 
 ROOT = Path(jodi_pack.__file__).parent

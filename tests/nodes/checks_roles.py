@@ -3,13 +3,13 @@
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.embedded import AUTOENCODER, TRANSFORMER
-from jodi_pack.jodi_core.errors import ImageError, JodiError, RoleError, ShapeError
-from jodi_pack.jodi_core.images import fit
-from jodi_pack.jodi_core.palettes import SEGMENTATION_PALETTE
-from jodi_pack.nodes._host import vae_facts
-from jodi_pack.nodes._host_load import load_model
-from jodi_pack.nodes._host_vae import load_vae
-from jodi_pack.nodes.roles import JodiExtraDomain, JodiRoles
+from jodi_pack.kit.errors import ImageError, JodiError, RoleError, ShapeError
+from jodi_pack.kit.pictures.frame import fit
+from jodi_pack.kit.pictures.palettes import SEGMENTATION_PALETTE
+from jodi_pack.nodes.host.dcae import load_vae
+from jodi_pack.nodes.host.jodi_load import load_model
+from jodi_pack.nodes.host.sampler import vae_facts
+from jodi_pack.nodes.jodi.roles import JodiExtraDomain, JodiRoles
 from jodi_pack.tests.nodes.parts import AE, NATIVE, image, parts, raises, text
 
 LABELS = DOMAIN_NAMES[1:]

@@ -8,11 +8,11 @@ import comfy.utils
 import torch
 from comfy_extras.nodes_custom_sampler import CFGGuider, SamplerCustomAdvanced
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
-from jodi_pack.jodi_core.errors import JodiError, RoleError, ShapeError
 from jodi_pack.jodi_core.roles import RolePlan
-from jodi_pack.jodi_core.sampling import draw_noise
-from jodi_pack.nodes.roles import JodiRoles
-from jodi_pack.nodes.sampling import JodiSampler, JodiSamplerSelect, JodiScheduler
+from jodi_pack.kit.errors import JodiError, RoleError, ShapeError
+from jodi_pack.kit.sampling import draw_noise
+from jodi_pack.nodes.jodi.roles import JodiRoles
+from jodi_pack.nodes.jodi.sampling import JodiSampler, JodiSamplerSelect, JodiScheduler
 from jodi_pack.tests.helpers import relative_rms
 from jodi_pack.tests.nodes.parts import AE, GUIDANCE, image, parts, prompt_features, raises, text
 

@@ -12,10 +12,10 @@ import sentencepiece
 import torch
 import transformers
 from jodi_pack.jodi_core.embedded import TEXT_ENCODER, load_text_encoder
-from jodi_pack.jodi_core.errors import CheckpointError, JodiError
 from jodi_pack.jodi_core.text import INSTRUCTION_PREFIX, negative_window, prompt_window
-from jodi_pack.nodes import _host_text
-from jodi_pack.nodes.text import JodiTextEncode
+from jodi_pack.kit.errors import CheckpointError, JodiError
+from jodi_pack.nodes.host import jodi_text as _host_text
+from jodi_pack.nodes.jodi.text import JodiTextEncode
 from jodi_pack.tests.nodes.parts import raises
 from safetensors.torch import save_file
 

@@ -7,9 +7,12 @@ import latent_preview
 import torch
 import torch.nn.functional as F
 from comfy.cli_args import LatentPreviewMethod, args
-from jodi_pack.jodi_core.errors import CheckpointError, JodiError, ShapeError
-from jodi_pack.jodi_core.labels import preprocess
-from jodi_pack.nodes import _host, _host_latent, _host_load, _host_vae
+from jodi_pack.jodi_core.labels.maps import preprocess
+from jodi_pack.kit.errors import CheckpointError, JodiError, ShapeError
+from jodi_pack.nodes.host import dcae as _host_vae
+from jodi_pack.nodes.host import jodi_latent as _host_latent
+from jodi_pack.nodes.host import jodi_load as _host_load
+from jodi_pack.nodes.host import sampler as _host
 from jodi_pack.tests.helpers import randn
 from jodi_pack.tests.nodes.parts import AE, image, parts, raises
 
@@ -193,7 +196,7 @@ def check_preview_shows_active_domains_in_colour():
 def check_the_fit_brings_colours_back():
     """Fitted on drawn scenes: coarse pictures of other scenes come out in about their colours."""
     from jodi_pack.jodi_core.embedded import AUTOENCODER
-    from jodi_pack.jodi_core.training.scenes import render_scenes
+    from jodi_pack.kit.scenes.render import render_scenes
 
     vae = _host_vae.load_vae(AUTOENCODER)
     factors, bias = (torch.tensor(part) for part in vae.rgb_fit())

@@ -6,10 +6,12 @@ import comfy.lora
 import comfy.model_management
 import comfy.sd
 import torch
-from jodi_pack.jodi_core.checkpoint import load_transformer
+from jodi_pack.jodi_core.model.checkpoint import load_transformer
 from jodi_pack.jodi_core.pipeline import JodiPipeline
-from jodi_pack.jodi_core.state_writer import write_state_dict
-from jodi_pack.nodes import _host, _host_load
+from jodi_pack.kit.weights.write import write_state_dict
+from jodi_pack.nodes.host import jodi_load as _host_load
+from jodi_pack.nodes.host import patcher
+from jodi_pack.nodes.host import sampler as _host
 from jodi_pack.tests.helpers import TINY, randn, tiny_transformer
 from jodi_pack.tests.nodes.checks_model import by_the_core, job, noise_like, relative, sample
 from jodi_pack.tests.nodes.parts import AE, parts
@@ -138,7 +140,7 @@ def check_eight_bits_are_close(folder):
     bounds = {"fp8_e4m3fn": 1 / 10, "fp8_e5m2": 1 / 5, "bf16": 0.01, "fp16": 0.002}
     for name, bound in bounds.items():
         model = _host_load.load_model(path, name)
-        dtype = _host_load.WEIGHT_DTYPES[name]
+        dtype = patcher.WEIGHT_DTYPES[name]
         network = model.model.diffusion_model
         assert model.model_dtype() == network.blocks[0].attn.qkv.weight.dtype == dtype
         if name.startswith("fp8"):

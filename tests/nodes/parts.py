@@ -12,12 +12,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from jodi_pack.jodi_core.config import AutoencoderConfig
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.pipeline import JodiPipeline
-from jodi_pack.jodi_core.state_writer import write_state_dict
 from jodi_pack.jodi_core.text import TextFeatures
-from jodi_pack.nodes import _host_load, _host_vae
+from jodi_pack.kit.autoencoder.config import AutoencoderConfig
+from jodi_pack.kit.weights.write import write_state_dict
+from jodi_pack.nodes.host import dcae as _host_vae
+from jodi_pack.nodes.host import jodi_load as _host_load
 from jodi_pack.tests.helpers import TINY, randn, tiny_autoencoder, tiny_transformer
 
 AE = AutoencoderConfig(

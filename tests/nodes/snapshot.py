@@ -5,7 +5,7 @@ Run inside a ComfyUI, where the nodes can be loaded.
 
 import asyncio
 
-from jodi_pack.nodes import JodiExtension
+from jodi_pack.nodes.extension import JodiExtension
 
 # Combos of these list the files of the machine; only what every machine has is kept.
 FILE_INPUTS = {("JodiLoad", "model"), ("JodiLoad", "vae"), ("JodiLoad", "text_encoder")} | {

@@ -1,0 +1,1 @@
+"""Extras that trade exactness for speed; off unless asked for."""

@@ -1,0 +1,1 @@
+"""The rules of a job. The command line and the nodes both call them."""

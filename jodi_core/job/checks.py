@@ -1,0 +1,71 @@
+"""Whether the parts of one job fit each other: its pictures, its size, its number of rows."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from ...kit.errors import RoleError, ShapeError
+from ..roles import RolePlan
+from ..text import TextFeatures
+
+Text = str | Sequence[str] | TextFeatures | None
+
+
+def check_pictures(plan: RolePlan, names: Sequence[str], pictures: Mapping[str, Tensor]) -> None:
+    """Raises: RoleError unless the plan is over `names` and has one picture per condition."""
+    if plan.names != tuple(names):
+        raise RoleError(
+            f"the plan is for {', '.join(plan.names)}; the model has {', '.join(names)}"
+        )
+    expected, given = set(plan.condition_names), set(pictures)
+    if expected != given:
+        missing = ", ".join(sorted(expected - given)) or "none"
+        extra = ", ".join(sorted(given - expected)) or "none"
+        raise RoleError(
+            f"the plan ({plan.text()}) and the pictures differ: missing {missing}; not asked for "
+            f"{extra}. Give one picture for every condition"
+        )
+
+
+def count_rows(pictures: Mapping[str, Tensor], texts: Mapping[str, Text], batch: int | None) -> int:
+    """Rows of the job: `batch`, or as many as the largest part has. Every part has 1 row or all.
+
+    Raises: ShapeError naming the parts that have another number of rows.
+    """
+    counts = {name: len(picture) for name, picture in pictures.items()}
+    for name, text in texts.items():
+        if isinstance(text, TextFeatures):
+            counts[name] = len(text.mask)
+        elif text is not None:
+            counts[name] = 1 if isinstance(text, str) else len(text)
+    batch = max(counts.values(), default=1) if batch is None else batch
+    if batch < 1:
+        raise ShapeError(f"a batch needs at least 1 row, got {batch}")
+    wrong = [f"{name} has {n}" for name, n in counts.items() if n not in (1, batch)]
+    if wrong:
+        raise ShapeError(f"the batch is {batch} rows, but {', '.join(wrong)}; give 1 or {batch}")
+    return batch
+
+
+def choose_size(
+    pictures: Mapping[str, Tensor],
+    size: tuple[int, int] | None,
+    *,
+    default: tuple[int, int],
+    factor: int,
+) -> tuple[int, int]:
+    """(H, W) of the job in pixels: `size`, or that of the pictures, or else `default`.
+
+    Raises: ShapeError when they differ, or a side is no positive multiple of `factor`.
+    """
+    sizes = {tuple(p.shape[-2:]) for p in pictures.values()} | ({tuple(size)} if size else set())
+    if len(sizes) > 1:
+        listed = ", ".join(f"{h}x{w}" for h, w in sorted(sizes))
+        raise ShapeError(f"all pictures of one job need one size, got {listed}; fit them first")
+    height, width = sizes.pop() if sizes else default
+    if height % factor or width % factor or min(height, width) <= 0:
+        raise ShapeError(
+            f"sides must be positive multiples of {factor}, got {height}x{width}; fit the pictures "
+            "first"
+        )
+    return height, width

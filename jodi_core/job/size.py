@@ -1,0 +1,98 @@
+"""The size a job works at, and regions of it on the latent grid.
+
+Shapes: M masks (one, or one for each row), L domains, H W pixels, h w latent grid.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ...kit.errors import JodiError
+from ...kit.pictures.sizes import _positive, area_size, snap_size
+
+SIZE_CHOICES = ("trained shape", "picture ratio", "picture size", "width and height")
+
+
+def choose_size(
+    choice: str,
+    first: tuple[int, int] | None,
+    *,
+    factor: int,
+    native: tuple[int, int],
+    explicit: tuple[int, int],
+) -> tuple[int, int]:
+    """(height, width) in multiples of `factor`.
+
+    choice: "trained shape" is the nearest of the model's aspect-ratio bins, as published;
+    "picture ratio" keeps the first picture's own ratio at the model's pixel count; "picture size"
+    is the first picture's own size; "width and height" is `explicit`. Without a first picture
+    (`first` None) the first three are the native size.
+    Raises: JodiError for an unknown choice; ShapeError for sides that are not positive.
+    """
+    if choice not in SIZE_CHOICES:
+        raise JodiError(f"size is {choice!r}; use one of {', '.join(SIZE_CHOICES)}")
+    if choice == "width and height":
+        return snap_size(*explicit, factor)
+    if first is None:
+        return snap_size(*native, factor)
+    if choice == "picture size":
+        return snap_size(*first, factor)
+    pixels = native[0] * native[1]
+    if choice == "picture ratio":
+        return area_size(*first, pixels, factor)
+    shape = nearest_bin(*first, scaled_bins(factor, round(math.sqrt(pixels))))
+    return shape.height, shape.width
+
+
+class AspectBin(NamedTuple):
+    """A size the model was trained at; `label` is its height/width as the release writes it."""
+
+    label: str
+    height: int
+    width: int
+
+
+ASPECT_BINS: tuple[AspectBin, ...] = (
+    AspectBin("0.25", 512, 2048),
+    AspectBin("0.33", 576, 1728),
+    AspectBin("0.4", 640, 1600),
+    AspectBin("0.5", 704, 1408),
+    AspectBin("0.67", 768, 1152),
+    AspectBin("0.75", 864, 1152),
+    AspectBin("0.82", 896, 1088),
+    AspectBin("1.0", 1024, 1024),
+    AspectBin("1.21", 1088, 896),
+    AspectBin("1.33", 1152, 864),
+    AspectBin("1.5", 1152, 768),
+    AspectBin("2.0", 1408, 704),
+    AspectBin("2.5", 1600, 640),
+    AspectBin("3.0", 1728, 576),
+    AspectBin("4.0", 2048, 512),
+)
+
+
+_BIN_FACTOR, _BIN_BASE = 32, 1024
+
+
+def nearest_bin(height: int, width: int, bins: Sequence[AspectBin] = ASPECT_BINS) -> AspectBin:
+    """The bin whose label is nearest to height/width; the first wins a tie.
+
+    The distance is linear in the ratio, as released, which treats tall and wide differently.
+    """
+    _positive("picture size", height, width)
+    return min(bins, key=lambda b: abs(float(b.label) - height / width))
+
+
+def scaled_bins(factor: int, base: int | None = None) -> tuple[AspectBin, ...]:
+    """The bins of a model with another autoencoder factor or working size.
+
+    base: side of the square bin in pixels; by default 32 x factor, which keeps the latent grids of
+    the released model. Sides are the nearest multiples of `factor`, at least one.
+    """
+    base = _BIN_FACTOR * factor if base is None else base
+    _positive("factor and base", factor, base)
+    scale = base / _BIN_BASE
+    return tuple(
+        AspectBin(b.label, *snap_size(b.height * scale, b.width * scale, factor))
+        for b in ASPECT_BINS
+    )

@@ -1,0 +1,1 @@
+"""Label maps: ours, and other programs' conventions."""

@@ -1,0 +1,63 @@
+"""Prepared texts of the last few prompts, found again by content."""
+
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from .attention import TextKeys, TwoKeys
+
+Inputs = tuple[Tensor | None, ...]
+Prepared = Sequence[TextKeys | TwoKeys]  # of every block
+
+KEPT = 256 << 20  # bytes; a full text window of the released model has 54 MB in half precision
+
+
+class TextCache:
+    """Keeps what a model made of a text, for the next job with the same words.
+
+    Bounded in entries and bytes; the one unused for longest goes first. An entry is found by the
+    values of its inputs, never by their identity.
+    """
+
+    def __init__(self, entries: int = 4, limit: int = KEPT):
+        self.entries = entries
+        self.limit = limit
+        self._weights: Hashable = None
+        self._known: list[tuple[Inputs, Prepared]] = []
+
+    def get(self, inputs: Inputs, make: Callable[[], Prepared]) -> Prepared:
+        """What `make` made for equal inputs before, or makes now."""
+        for i, (known, value) in enumerate(self._known):
+            if all(map(same_tensor, known, inputs)):
+                self._known.append(self._known.pop(i))
+                return value
+        value = make()
+        self._known = [*self._known, (inputs, value)][-self.entries :]
+        while self.nbytes > self.limit:
+            self._known.pop(0)
+        return value
+
+    def made_with(self, weights: Hashable) -> None:
+        """Say which weights are in use. What others made is forgotten."""
+        if weights != self._weights:
+            self.clear()
+        self._weights = weights
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._known.clear()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is kept."""
+        return sum(text.nbytes for _, value in self._known for text in value)
+
+
+def same_tensor(a: Tensor | None, b: Tensor | None) -> bool:
+    """Whether two tensors agree in shape, type, place and every value. Missing ones agree."""
+    if a is None or b is None:
+        return a is b
+    if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):
+        return False
+    return a is b or torch.equal(a, b)

@@ -1,0 +1,246 @@
+"""Role-switch training of a small Jodi on stored latents.
+
+Source: arXiv 2505.19084 section 3 and github VIPL-GENUN/Jodi @ c21bdcb, with its training faults
+left out: the loss counts generated domains only, time is not truncated, weights are averaged.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from ...kit.training.muon import Muon
+from ...kit.training.state import Ema, RunFolder, learning_rate_factor, parameters_as
+from ..domains import DOMAIN_NAMES
+from ..model.config import TransformerConfig
+from ..model.transformer import JodiTransformer, init_weights
+from ..roles import Role
+from ..text import ClosedVocabularyEncoder
+from .fit_init import fit_init
+from .role_sampling import sample_roles
+
+NANO_CAPTION_LENGTH = 32
+TEXT_DROPOUT = 0.1
+FLOW_SHIFT = 3.0
+FIRST_SHARE = 0.2  # of the run, on the tasks that teach reading
+
+
+def nano_config(text: ClosedVocabularyEncoder, latent_channels: int) -> TransformerConfig:
+    """The embedded model's sizes, for the text encoder and latents at hand."""
+    return TransformerConfig(
+        hidden_size=224,
+        depth=6,
+        cross_attention_heads=7,
+        # Wider heads than the released 32: the attention state, width * head dim, is all that
+        # domains can tell each other, and a head needs a feature for each of the 64 places.
+        linear_head_dim=112,
+        caption_channels=text.channels,
+        caption_length=text.caption_length,
+        latent_channels=latent_channels,
+    )
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """steps may differ between a run and its continuation: the rate then decays to the new end.
+
+    tokens: tokens of one micro-batch; its rows follow from how many domains are active. Each has
+    one role pattern, so a step should have several: the optimiser's steps are of one length, and
+    would otherwise swing from task to task.
+    """
+
+    steps: int
+    tokens: int = 1024
+    micro_batches: int = 4
+    muon_lr: float = 0.02
+    adam_lr: float = 2e-3
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    warmup: int = 100
+    seed: int = 0
+    save_every: int = 200
+    log_every: int = 50
+    dtype: torch.dtype = torch.bfloat16
+
+
+def train_transformer(
+    latents: Tensor,
+    captions: list[str],
+    text: ClosedVocabularyEncoder,
+    folder: Path,
+    settings: TrainingSettings,
+    *,
+    start_from: JodiTransformer | None = None,
+    device: str = "cpu",
+    report=None,
+) -> JodiTransformer:
+    """Train, resuming from `folder` if it holds a state, and return the averaged model.
+
+    latents: (N, L, z, h, w) scaled; captions: N. start_from: a model to continue from (a fresh one
+    otherwise). report: called with a dict at every log line.
+    """
+    run = RunFolder(folder)
+    model = start_from or _fresh_model(text, latents, settings.seed)
+    model = model.to(device).float()
+    optimizers = _optimizers(model, settings)
+    ema, first = Ema(model, settings.ema), 0
+    if state := run.load():
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        ema.weights = {name: average.to(device) for name, average in state["ema"].items()}
+        first = state["step"]
+
+    curves, started, samples = _Curves(model.config.num_domains), time.time(), 0
+    for step in range(first, settings.steps):
+        rng = np.random.default_rng((settings.seed, step))
+        for _ in range(settings.micro_batches):
+            first_tasks = step < FIRST_SHARE * settings.steps
+            batch = _draw_batch(rng, latents, captions, text, settings, device, first_tasks)
+            losses = _losses(model, batch, settings.dtype)
+            (losses.mean() / settings.micro_batches).backward()
+            curves.add(batch, losses.detach().cpu())
+            samples += len(batch.clean)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        _step(optimizers, settings, step)
+        ema.update(model, step)
+        if (step + 1) % settings.log_every == 0:
+            row = {"step": step + 1, **curves.means()}
+            row["samples_per_s"] = round(samples / (time.time() - started), 1)
+            run.log(**row)
+            if report:
+                report(row)
+            started, samples = time.time(), 0
+        if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
+            run.save(
+                {
+                    "step": step + 1,
+                    "model": model.state_dict(),
+                    "optimizers": [o.state_dict() for o in optimizers],
+                    "ema": ema.weights,
+                }
+            )
+    ema.copy_to(model)
+    return model.eval()
+
+
+@dataclass
+class _Batch:
+    clean: Tensor  # (B, L, z, h, w)
+    noise: Tensor
+    sigma: Tensor  # (B,)
+    role: Tensor  # (B, L)
+    caption: Tensor  # (B, 1, S, Cc)
+    mask: Tensor  # (B, S)
+    task: str
+    generated: list[int]
+
+
+def _draw_batch(rng, latents, captions, text, settings, device, first_tasks=False) -> _Batch:
+    """Rows of one role pattern: equal patterns run as one group, at a cost that follows it."""
+    domains, (h, w) = latents.shape[1], latents.shape[-2:]
+    task, roles = sample_roles(rng, domains - 1, first_tasks)
+    active = sum(role != Role.IGNORE for role in roles)
+    rows = max(1, round(settings.tokens / (active * h * w)))
+    chosen = rng.integers(len(latents), size=rows)
+    clean = latents[torch.from_numpy(chosen)].float()
+    noise = torch.from_numpy(rng.standard_normal(clean.shape, dtype=np.float32))
+    # Logit-normal time, shifted as in sampling; one level per row, shared by its domains.
+    base = 1 / (1 + np.exp(-rng.standard_normal(rows)))
+    sigma = FLOW_SHIFT * base / (1 + (FLOW_SHIFT - 1) * base)
+    dropped = rng.random(rows) < TEXT_DROPOUT
+    features = text(["" if d else captions[i] for i, d in zip(chosen, dropped, strict=True)])
+    # A dropped prompt is the null text with every token readable, as the model sees it when the
+    # image is given.
+    mask = features.mask.masked_fill(torch.from_numpy(dropped)[:, None], 1)
+    return _Batch(
+        clean=clean.to(device),
+        noise=noise.to(device),
+        sigma=torch.from_numpy(sigma).float().to(device),
+        role=torch.tensor([roles] * rows, device=device),
+        caption=features.caption.to(device),
+        mask=mask.to(device),
+        task=str(task),
+        generated=[i for i, role in enumerate(roles) if role == Role.GENERATE],
+    )
+
+
+def _losses(model: JodiTransformer, batch: _Batch, dtype: torch.dtype) -> Tensor:
+    """Squared velocity error of each generated domain in each row: (B, G)."""
+    sigma = batch.sigma[:, None, None, None, None]
+    noisy = torch.lerp(batch.clean, batch.noise, sigma)
+    tensors = {**parameters_as(model, dtype), **dict(model.named_buffers())}
+    velocity = functional_call(
+        model,
+        tensors,
+        (
+            noisy.to(dtype),
+            batch.sigma * 1000,
+            batch.caption.to(dtype),
+            batch.mask,
+            batch.role,
+            batch.clean.to(dtype),
+        ),
+    )
+    target = batch.noise - batch.clean
+    picked = batch.generated
+    return (velocity[:, picked].float() - target[:, picked]).square().mean((2, 3, 4))
+
+
+def _fresh_model(text: ClosedVocabularyEncoder, latents: Tensor, seed: int) -> JodiTransformer:
+    model = JodiTransformer(nano_config(text, latents.shape[2]))
+    init_weights(model, seed)
+    fit_init(model, latents, seed)
+    # The null text is what the encoder gives for an empty prompt, as in the released weights.
+    model.y_embedder.y_embedding.copy_(text([""]).caption[0, 0])
+    return model
+
+
+def _optimizers(model: JodiTransformer, settings: TrainingSettings):
+    matrices, rest = [], []
+    for name, p in model.named_parameters():
+        hidden = name.startswith("blocks.") and p.dim() >= 2
+        if hidden and "table" not in name and "depth_conv" not in name:
+            matrices.append((name, p))
+        else:
+            rest.append(p)
+    return [
+        Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay),
+        torch.optim.AdamW(rest, lr=settings.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+def _step(optimizers, settings: TrainingSettings, step: int) -> None:
+    factor = learning_rate_factor(step, settings.steps, settings.warmup)
+    for optimizer, lr in zip(optimizers, (settings.muon_lr, settings.adam_lr), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * factor
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+class _Curves:
+    """Mean losses between two reports: per domain, and per task."""
+
+    def __init__(self, domains: int):
+        self.names = DOMAIN_NAMES[:domains]
+        self.sums: dict[str, list[float]] = {}
+
+    def add(self, batch: _Batch, losses: Tensor) -> None:
+        for slot, index in enumerate(batch.generated):
+            self._add(self.names[index], float(losses[:, slot].mean()))
+        self._add(f"task.{batch.task}", float(losses.mean()))
+
+    def means(self) -> dict[str, float]:
+        result = {k: round(total / count, 4) for k, (total, count) in sorted(self.sums.items())}
+        self.sums.clear()
+        return result
+
+    def _add(self, name: str, value: float) -> None:
+        entry = self.sums.setdefault(name, [0.0, 0])
+        entry[0] += value
+        entry[1] += 1

@@ -1,0 +1,1 @@
+"""What every model here is built from; it knows no model."""

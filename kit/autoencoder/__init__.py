@@ -1,0 +1,1 @@
+"""The DC-AE, the autoencoder that the models share."""

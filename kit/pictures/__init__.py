@@ -1,0 +1,1 @@
+"""Pictures: files, fitting and the way back, sizes, palettes, contact sheets."""

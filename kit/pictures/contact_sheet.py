@@ -1,0 +1,147 @@
+"""Many small pictures with titles on one large one, to look at side by side.
+
+Drawn with Pillow and its built-in font, so that no font file is needed. H W pixels.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from ..errors import ImageError
+from .files import MAX_PIXELS, to_uint8
+
+Cell = tuple[str, Tensor]
+Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
+
+SIDE = 192
+"""Pixels that the longer side of a picture takes on a sheet: three times the embedded model's."""
+
+BACKGROUND, TITLE, HEADING = (26, 27, 30), (168, 171, 178), (236, 237, 240)
+TITLE_SIZE, HEADING_SIZE, GAP = 12, 15, 8
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[Cell]], *, headings: Sequence[str] | None = None, side: int = SIDE
+) -> Tensor:
+    """Rows of titled pictures as one picture (3, H, W) float32 in [0, 1].
+
+    rows: of (title, picture), picture (3, h, w), (1, h, w) or (h, w) floating in [0, 1]; sizes may
+    differ and rows may be of different length. headings: a line of text above each row, "" for
+    none. side: see `thumbnail`. Text that does not fit is cut with an ellipsis.
+    Raises: ImageError for no pictures, shapes that are no picture, NaN, a wrong number of headings,
+    or a sheet larger than any picture that may be opened.
+    """
+    if not any(rows):
+        raise ImageError("a contact sheet needs at least one picture, got none")
+    headings = [""] * len(rows) if headings is None else list(headings)
+    if len(headings) != len(rows):
+        raise ImageError(f"{len(headings)} headings for {len(rows)} rows; give one for each")
+    widths, heights = _columns_and_rows([[shown_size(p, side) for _, p in row] for row in rows])
+    title_height, heading_height = TITLE_SIZE + 6, HEADING_SIZE + 9
+    longest = max(font(HEADING_SIZE).getlength(_plain(h, HEADING_SIZE)) for h in headings)
+    width = GAP + max(sum(w + GAP for w in widths), min(int(longest) + GAP, 3 * side))
+    height = GAP + sum(
+        h + title_height + GAP + (heading_height if heading else 0)
+        for h, heading in zip(heights, headings, strict=True)
+    )
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"a sheet of {width} x {height} pixels is too large (at most {MAX_PIXELS:,} pixels); "
+            "put fewer rows on it or make the pictures smaller"
+        )
+    sheet = Image.new("RGB", (width, height), BACKGROUND)
+    draw, top = ImageDraw.Draw(sheet), GAP
+    for row, row_height, heading in zip(rows, heights, headings, strict=True):
+        if heading:
+            write(draw, (GAP, top), heading, HEADING_SIZE, HEADING, width - 2 * GAP)
+            top += heading_height
+        left = GAP
+        for (title, picture), column in zip(row, widths, strict=False):
+            write(draw, (left, top), title, TITLE_SIZE, TITLE, column)
+            sheet.paste(_image(picture, side), (left, top + title_height))
+            left += column + GAP
+        top += row_height + title_height + GAP
+    return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).to(torch.float32).div_(255)
+
+
+def thumbnail(picture: Tensor, side: int = SIDE) -> Tensor:
+    """The picture with its longer side at most `side` pixels: (3, h, w) or (h, w) -> (3, H, W).
+
+    Larger ones are shrunk smoothly; smaller ones are enlarged by a whole factor, pixel by pixel, so
+    that what is seen is what is there.
+    Raises: ImageError for a shape that is no picture.
+    """
+    height, width = shown_size(picture, side)
+    picture = picture.detach().to("cpu", torch.float32)
+    picture = picture.expand(3, *picture.shape[-2:])
+    if max(picture.shape[1:]) > side:
+        size = (height, width)
+        return F.interpolate(picture[None], size, mode="bilinear", antialias=True)[0]
+    factor = height // picture.shape[1]
+    return picture.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+
+
+def shown_size(picture: Tensor, side: int = SIDE) -> tuple[int, int]:
+    """Height and width of the picture's thumbnail. Raises: ImageError as `thumbnail`."""
+    plane = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[0] in (1, 3))
+    if not plane or picture.numel() == 0:
+        raise ImageError(
+            "expected a picture of shape (3, height, width) or (height, width), got "
+            f"{tuple(picture.shape)}"
+        )
+    if not picture.is_floating_point():
+        raise ImageError(f"expected a picture in 0..1, got {picture.dtype}; divide by 255")
+    height, width = picture.shape[-2:]
+    longest = max(height, width)
+    if longest > side:
+        return max(1, round(height * side / longest)), max(1, round(width * side / longest))
+    factor = side // longest
+    return height * factor, width * factor
+
+
+def font(size: int) -> Font:
+    """Pillow's own font, at `size` pixels where this Pillow can scale it."""
+    try:
+        return ImageFont.load_default(size)
+    except (TypeError, ImportError, OSError):  # Pillow 10.0, or one without FreeType
+        return ImageFont.load_default()
+
+
+def write(
+    draw: ImageDraw.ImageDraw,
+    at: tuple[float, float],
+    text: str,
+    size: int,
+    color: tuple[int, int, int],
+    width: float | None = None,
+) -> None:
+    """One line of text with its upper left corner at (x, y), cut to `width` pixels."""
+    face, text = font(size), _plain(text, size)
+    if width is not None and face.getlength(text) > width:
+        while text and face.getlength(text + "...") > width:
+            text = text[:-1]
+        text = text.rstrip() + "..."
+    draw.text(at, text, font=face, fill=color)
+
+
+def _plain(text: str, size: int) -> str:
+    text = " ".join(text.split())
+    if isinstance(font(size), ImageFont.FreeTypeFont):
+        return text
+    return text.encode("latin-1", "replace").decode("latin-1")  # all that the bitmap font has
+
+
+def _image(picture: Tensor, side: int) -> Image.Image:
+    pixels = to_uint8(thumbnail(picture, side)).permute(1, 2, 0).contiguous()
+    return Image.fromarray(pixels.numpy())
+
+
+def _columns_and_rows(sizes: list[list[tuple[int, int]]]) -> tuple[list[int], list[int]]:
+    """Width of each column and height of each row of pictures (height, width)."""
+    columns = max(len(row) for row in sizes)
+    widths = [max(row[i][1] for row in sizes if i < len(row)) for i in range(columns)]
+    return widths, [max((height for height, _ in row), default=0) for row in sizes]

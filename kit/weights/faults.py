@@ -1,0 +1,124 @@
+"""What is wrong with a set of tensors, and what that pattern usually means."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from torch import Tensor
+
+from ...jodi_core.model.config import TransformerConfig
+from ..autoencoder.config import AutoencoderConfig
+from ..errors import CheckpointError
+from .read import few
+
+Config = TypeVar("Config", TransformerConfig, AutoencoderConfig)
+
+
+@dataclass(frozen=True)
+class KeyFaults:
+    """How the tensors found differ from those expected. Misshaped: name, expected, found."""
+
+    expected: Mapping[str, tuple[int, ...]]
+    missing: Sequence[str]
+    unexpected: Sequence[str]
+    misshaped: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.misshaped)
+
+    def text(self) -> str:
+        parts = []
+        if self.missing:
+            parts.append(
+                f"missing {len(self.missing)} of {len(self.expected)}: {few(self.missing)}"
+            )
+        if self.misshaped:
+            shapes = [f"{n} (expected {e}, came {c})" for n, e, c in self.misshaped]
+            parts.append(f"misshaped {len(shapes)}: {few(shapes)}")
+        if self.unexpected:
+            parts.append(f"unexpected {len(self.unexpected)}: {few(self.unexpected)}")
+        return "; ".join(parts)
+
+
+def key_faults(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> KeyFaults:
+    """The differences between tensors and the shapes expected, in the order of either."""
+    return KeyFaults(
+        expected=expected,
+        missing=[name for name in expected if name not in state],
+        unexpected=[name for name in state if name not in expected],
+        misshaped=[
+            (name, shape, tuple(state[name].shape))
+            for name, shape in expected.items()
+            if name in state and tuple(state[name].shape) != shape
+        ],
+    )
+
+
+def strict_keys(
+    state: Mapping[str, Tensor],
+    expected: Mapping[str, tuple[int, ...]],
+    config: Config,
+    explain: Callable[[KeyFaults, Config], str],
+):
+    """Pass when `state` has exactly the tensors expected.
+
+    Raises: CheckpointError with the first few faults of each sort, their number, what they mean.
+    """
+    faults = key_faults(state, expected)
+    if faults:
+        raise CheckpointError(
+            f"the tensors are not those of {_describe(config)}: {faults.text()}. "
+            f"{explain(faults, config)}"
+        )
+
+
+def _explain_common(faults: KeyFaults) -> str | None:
+    scales = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale", ".comfy_quant")
+    if any(name.endswith(scales) for name in faults.unexpected):
+        return "It is quantised (scales beside the weights). Use a file that was not quantised."
+    if len(faults.missing) > len(faults.expected) // 2 and not faults.unexpected:
+        return (
+            "More than half is missing: one part of a model split into several files, or a save "
+            "that stopped early. Use the complete file."
+        )
+    return None
+
+
+def _describe(config) -> str:
+    if isinstance(config, TransformerConfig):
+        return (
+            f"a Jodi transformer of width {config.hidden_size}, depth {config.depth} and "
+            f"{config.num_domains} domains"
+        )
+    return f"a DC-AE with stages of width {', '.join(map(str, config.widths))}"
+
+
+def _none_left(faults: KeyFaults, prefix: str) -> bool:
+    """Whether every tensor under `prefix` is missing."""
+    missing = set(faults.missing)
+    return all(name in missing for name in faults.expected if name.startswith(prefix))
+
+
+def _lost(faults: KeyFaults, pattern: str) -> list[int]:
+    """Indices of which every expected tensor is missing."""
+    regex = re.compile(pattern)
+    missing = set(faults.missing)
+    kept, seen = set(), set()
+    for name in faults.expected:
+        if match := regex.match(name):
+            seen.add(int(match.group(1)))
+            if name not in missing:
+                kept.add(int(match.group(1)))
+    return sorted(seen - kept)
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """[1, 2, 3, 7] -> "1-3, 7"."""
+    runs: list[list[int]] = []
+    for n in numbers:
+        if runs and n == runs[-1][1] + 1:
+            runs[-1][1] = n
+        else:
+            runs.append([n, n])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)

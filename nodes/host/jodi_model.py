@@ -1,0 +1,289 @@
+"""Jodi as a MODEL of the host: its own classes around the core's transformer.
+
+The host's layer classes are injected, so weight casting, partial offload, LoRA and Cancel inside
+a step work as for its own models. Domains stand third, (B, z, L, h, w), where video models have
+time; the core wants them second.
+Shapes: B rows, L domains, z latent channels, h w latent grid, S text tokens, Cc text channels.
+"""
+
+import math
+import weakref
+from collections.abc import Callable
+from typing import ClassVar
+
+import comfy.conds
+import comfy.model_base
+import comfy.model_management
+import comfy.patcher_extension
+import comfy.supported_models_base
+import torch
+from torch import Tensor
+
+from ...jodi_core.model.config import JODI_1600M, TransformerConfig
+from ...jodi_core.model.facts import ModelFacts, VAEFacts, vae_of
+from ...jodi_core.model.text_cache import TextCache
+from ...jodi_core.model.transformer import JodiTransformer
+from ...jodi_core.roles import Role
+from ...kit.errors import RoleError, ShapeError, TextError
+from ..wires.agreement import check_latent, check_roles
+from .jodi_latent import JodiLatent
+from .jodi_run import Prepared, RunCond, RunEntry, prepared, repeats
+
+TEXT, MASK, ROLES, CLEAN, RUN = "c_crossattn", "jodi_mask", "jodi_roles", "jodi_clean", "jodi_run"
+VAE = "jodi_vae"
+
+
+class JodiDiffusion(JodiTransformer):
+    """The core's transformer under the host's calling convention. Keys are the checkpoint's."""
+
+    def __init__(self, config: TransformerConfig, *, dtype, compute_dtype, operations):
+        super().__init__(config, operations=operations, device="meta")
+        self.dtype = dtype  # of the large weights; the host asks for it by this name
+        self.round_timestep = config == JODI_1600M and compute_dtype == torch.bfloat16
+
+    def forward(self, x: Tensor, timestep: Tensor, context=None, transformer_options=None, **conds):
+        """x (B, z, L, h, w), timestep (B,) in 0..1000 -> velocity (B, z, L, h, w)."""
+        wrappers = comfy.patcher_extension.get_all_wrappers(
+            comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options or {}
+        )
+        executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(
+            self.evaluate_batch, self, wrappers
+        )
+        return executor.execute(
+            x, timestep, context, transformer_options=transformer_options or {}, **conds
+        )
+
+    def evaluate_batch(self, x, timestep, context=None, *, transformer_options=None, **conds):
+        x = x.transpose(1, 2)
+        roles, mask, clean = conds[ROLES], conds.get(MASK), conds.get(CLEAN)
+        clean = None if clean is None else clean.transpose(1, 2)
+        run = conds[RUN]
+        half = len(x) // 2
+
+        def prepare(cache: TextCache | None) -> Prepared:
+            # Two entries that differ in nothing but the text are one evaluation for both.
+            both = run.pair(x) and repeats(2, roles, clean)
+            options = {"round_timestep": self.round_timestep, "cache": cache}
+            if not both:
+                made = self.prepare(roles, context, mask, clean, like=x, **options)
+            else:
+                if not repeats(2, context, mask):
+                    options["second_text"] = context[half:], None if mask is None else mask[half:]
+                made = self.prepare(
+                    roles[:half],
+                    None if context is None else context[:half],
+                    None if mask is None else mask[:half],
+                    None if clean is None else clean[:half],
+                    like=x[:half],
+                    **options,
+                )
+            return Prepared(made, both)
+
+        ready = prepared(run, x, prepare)
+        if ready.both:
+            x, timestep = x[:half], timestep[:half]
+        velocity = self.velocities(x, timestep / 1000, ready.context)
+        if ready.both and len(velocity) == 1:
+            velocity = velocity * 2
+        return torch.cat(velocity).transpose(1, 2)
+
+
+class JodiConfig(comfy.supported_models_base.BASE):
+    """What the host wants to know before it builds a model."""
+
+    unet_extra_config: ClassVar = {}
+    sampling_settings: ClassVar = {"shift": 3.0}
+    supported_inference_dtypes: ClassVar = [torch.bfloat16, torch.float32]
+    memory_usage_factor = 1.0  # not used: JodiHostModel.memory_required counts
+
+    def __init__(self, config: TransformerConfig, facts: ModelFacts):
+        super().__init__({"config": config})
+        self.latent_format = JodiLatent(
+            config.latent_channels, config.num_domains, facts.vae_factor, facts.latent_scale
+        )
+
+    def model_type(self, state_dict, prefix=""):
+        return comfy.model_base.ModelType.FLOW
+
+    def inpaint_model(self) -> bool:
+        return False
+
+
+class JodiHostModel(comfy.model_base.BaseModel):
+    """Jodi under the host's sampling. facts: of the file it came from."""
+
+    def __init__(self, model_config: JodiConfig, facts: ModelFacts, build: Callable):
+        super().__init__(model_config, comfy.model_base.ModelType.FLOW, unet_model=build)
+        self.facts = facts
+        self.text_cache = TextCache(entries=2)  # of the last prompt and negative prompt
+        self._first = (lambda: None, None)  # noise of a run, and roles of its first entry
+
+    def extra_conds(self, **kwargs) -> dict:
+        """The tensors of one CONDITIONING entry, checked against the latent it meets.
+
+        Without roles (a plain prompt) every domain of the latent is generated. Text is left out
+        where every row has the image given, since the network does not read it then.
+        Raises: ShapeError, RoleError or TextError that says which node makes the right wire.
+        """
+        noise, device = kwargs["noise"], kwargs["device"]
+        self._check_latent(noise)
+        self._check_vae(kwargs.get(VAE))
+        roles = self._roles(kwargs.get(ROLES), len(noise))
+        conds = {ROLES: comfy.conds.CONDRegular(roles.to(device))}
+        conds[RUN] = RunCond(RunEntry(self), _active(roles))
+        clean = self._clean(kwargs.get(CLEAN), roles, noise)
+        self._check_together(noise, kwargs.get("latent_image"), kwargs.get(ROLES), clean)
+        if clean is not None:
+            conds[CLEAN] = comfy.conds.CONDNoiseShape(clean.to(device))
+        if not (roles[:, 0] == Role.CONDITION).all():
+            text, mask = self._text(kwargs.get("cross_attn"), kwargs.get("attention_mask"))
+            # CONDCrossAttn would repeat tokens to a common length, which masks do not survive.
+            conds[TEXT] = comfy.conds.CONDRegular(text.to(device))
+            conds[MASK] = comfy.conds.CONDRegular(mask.to(device))
+        return conds
+
+    def extra_conds_shapes(self, **kwargs) -> dict:
+        roles = kwargs.get(ROLES)
+        domains = self.diffusion_model.config.num_domains
+        return {RUN: [1, domains if roles is None else _active(roles)]}
+
+    def memory_required(self, input_shape, cond_shapes=None) -> float:
+        """Bytes of activations of one evaluation: proportional to the active domains' tokens.
+
+        Counted, not measured on a device: the widest moment is the mix-FFN, which holds the tokens
+        (1 width), its expansion before and after the activation and the convolution's result
+        (2 * mlp_ratio widths each) and the gated half; the attention's float32 queries, keys,
+        values and outputs (4 widths) come at another time. Text keys and values last all run.
+        """
+        config = self.diffusion_model.config
+        active = [shape[-1] for shape in (cond_shapes or {}).get(RUN, [])]
+        domains = max(active, default=config.num_domains)
+        cells = math.prod(input_shape[3:]) if len(input_shape) == 5 else math.prod(input_shape[2:])
+        tokens = input_shape[0] * domains * cells / config.patch_size**2
+        size = comfy.model_management.dtype_size(self._compute_dtype())
+        ffn = (2 + 7 * config.mlp_ratio) * size
+        attention = (5 * size) + 4 * 4
+        text = 2 * config.depth * input_shape[0] * config.caption_length * config.hidden_size * size
+        return 1.1 * tokens * config.hidden_size * max(ffn, attention) + text
+
+    def _apply_model(
+        self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds
+    ):
+        denoised = super()._apply_model(
+            x, t, c_concat, c_crossattn, control, transformer_options or {}, **conds
+        )
+        # Conditions come out as given and ignored domains as zero, in every sampler and preview.
+        roles = conds[ROLES].to(x.device)[:, None, :, None, None]
+        denoised = denoised.masked_fill(roles == Role.IGNORE, 0)
+        clean = conds.get(CLEAN)
+        if clean is None:
+            return denoised
+        return torch.where(roles == Role.CONDITION, clean.to(denoised), denoised)
+
+    def _compute_dtype(self) -> torch.dtype:
+        return self.get_dtype() if self.manual_cast_dtype is None else self.manual_cast_dtype
+
+    def _check_latent(self, noise: Tensor) -> None:
+        config = self.diffusion_model.config
+        expected = (config.latent_channels, config.num_domains)
+        if noise.ndim == 5 and tuple(noise.shape[1:3]) == expected:
+            return
+        if noise.ndim == 5 and noise.shape[1] == expected[0]:
+            found = f"{noise.shape[2]} domains"
+        else:
+            found = f"a latent of shape {tuple(noise.shape)}"
+        raise ShapeError(
+            f"this model samples {expected[1]} domains of {expected[0]} channels, a LATENT of "
+            f"shape (batch, {expected[0]}, {expected[1]}, h, w), got {found}; make the LATENT with "
+            "Jodi Roles"
+        )
+
+    def _check_together(self, noise, latent, roles: Tensor | None, clean: Tensor | None) -> None:
+        """Whether this entry, those before it in the run and the LATENT are of one job.
+
+        Without noise the LATENT is in the middle of sampling, and holds noise of its own.
+        Raises: ShapeError.
+        """
+        if roles is not None and latent is not None and noise.any():
+            check_latent(latent, roles.to(latent.device), clean)
+        run, first = self._first
+        if run() is not noise:
+            self._first = (weakref.ref(noise), roles)
+        elif first is None or roles is None:
+            if first is not roles:
+                known = roles if first is None else first
+                check_roles(known[0].tolist(), None, "positive or negative", "the other")
+        elif first.shape != roles.shape or not torch.equal(first.cpu(), roles.cpu()):
+            check_roles(first[0].tolist(), roles, "negative, or a part of it,", "positive")
+
+    def _check_vae(self, made_by: VAEFacts | None) -> None:
+        wanted = vae_of(self.facts)
+        if made_by is not None and not made_by.equals(wanted):
+            raise ShapeError(
+                f"the CONDITIONING and the LATENT were made for a model that works on latents of "
+                f"{made_by}; this model, {self.facts.title}, works on {wanted}. Connect the same "
+                "MODEL to Jodi Roles and to the sampler"
+            )
+
+    def _roles(self, roles: Tensor | None, batch: int) -> Tensor:
+        domains = self.diffusion_model.config.num_domains
+        if roles is None:
+            return torch.full((1, domains), int(Role.GENERATE))
+        if roles.ndim != 2 or roles.shape[1] != domains or len(roles) not in (1, batch):
+            raise RoleError(
+                f"the CONDITIONING has roles of shape {tuple(roles.shape)}, the model needs (1 or "
+                f"{batch}, {domains}); wire Jodi Roles to this model and to this latent"
+            )
+        if not (roles == Role.GENERATE).any(1).all():
+            raise RoleError("a row generates nothing; set a role to generate in Jodi Roles")
+        return roles.long()
+
+    def _clean(self, clean: Tensor | None, roles: Tensor, noise: Tensor) -> Tensor | None:
+        if not (roles == Role.CONDITION).any():
+            return None  # then it holds nothing, and the LATENT may be of another size
+        if clean is None:
+            raise RoleError(
+                "a domain has the role condition, but the CONDITIONING brings no latent of it; "
+                "wire Jodi Roles to positive and negative"
+            )
+        if clean.shape[1:] != noise.shape[1:] or len(clean) not in (1, len(noise)):
+            raise ShapeError(
+                f"the conditions are latents of shape {tuple(clean.shape)}, the LATENT to sample "
+                f"has {tuple(noise.shape)}; take both from the same Jodi Roles. After a node that "
+                "changed the LATENT's size, sample with the CONDITIONING of another Jodi Roles, "
+                "set to the new size (size: width and height)"
+            )
+        return self.process_latent_in(clean)
+
+    def _text(self, text: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        config = self.diffusion_model.config
+        if text is None or not text.numel():
+            return self.null_text()
+        if text.ndim != 3 or text.shape[-1] != config.caption_channels:
+            raise TextError(
+                f"the CONDITIONING holds text of shape {tuple(text.shape)}, this model reads "
+                f"(batch, tokens, {config.caption_channels}); encode the prompt with Jodi Text "
+                "Encode and the text encoder that belongs to the model"
+            )
+        if mask is None:
+            mask = torch.ones(text.shape[:2], dtype=torch.long)
+        mask = mask.reshape(-1, mask.shape[-1])
+        if mask.shape[-1] != text.shape[1]:
+            raise TextError(
+                f"the CONDITIONING's attention mask covers {mask.shape[-1]} tokens, its text has "
+                f"{text.shape[1]}; encode the prompt again with Jodi Text Encode"
+            )
+        return text, (mask > 0).long()
+
+    def null_text(self) -> tuple[Tensor, Tensor]:
+        """The empty prompt as the model stores it: features (1, S, Cc) float32, mask (1, S).
+
+        All of it is read: so the model met it in training.
+        """
+        null = self.diffusion_model.y_embedder.y_embedding.detach().float()
+        return null[None], torch.ones(1, len(null), dtype=torch.long, device=null.device)
+
+
+def _active(roles: Tensor) -> int:
+    """Active domains of the busiest row."""
+    return int((roles != Role.IGNORE).sum(1).max())

@@ -1,0 +1,1 @@
+"""The Jodi nodes, thin."""

@@ -1,0 +1,139 @@
+"""Whether the wires of a job belong together, told by what they hold.
+
+Wires of two jobs of one size fit each other in shape. Sampling them would make a picture of
+neither, and decoding would name it by the wrong roles.
+Shapes: B rows, L domains, z latent channels, h w latent grid.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ...jodi_core.domains import names_of
+from ...jodi_core.model.facts import ModelFacts, VAEFacts, embedded_autoencoder, vae_of
+from ...jodi_core.roles import Role
+from ...kit.autoencoder.config import DC_AE_F32C32
+from ...kit.errors import ShapeError
+from .job import Job
+from .rows import alike, roles_of, rows_of
+
+EMPTY = 1e-4  # some samplers leave rounding errors where the model says zero
+TOGETHER = "take positive, negative and the LATENT from the same Jodi Roles"
+
+
+def check_finite(values: Tensor, what: str) -> None:
+    """Raises: ShapeError when there is anything that is no number. what: begins the message."""
+    if not values.isfinite().all():
+        raise ShapeError(
+            f"{what} values that are not finite (NaN or infinity), so there is no picture in it; "
+            "most likely half precision overflowed: run model and VAE in bf16 or fp32, not in fp16"
+        )
+
+
+def filled_rows(samples: Tensor, index: int) -> Tensor:
+    """Which rows of (B, z, L, h, w) hold anything in one domain: (B,) bool."""
+    return samples[:, :, index].abs().flatten(1).amax(1) > EMPTY
+
+
+def check_latent(
+    samples: Tensor, roles: Tensor, clean: Tensor | None, names: Sequence[str] | None = None
+) -> None:
+    """Whether a LATENT is of the job that a CONDITIONING describes.
+
+    Shapes: samples (B, z, L, h, w); roles (1 or B, L); clean as samples, or with one row. A LATENT
+    without any content passes: it is what empty latents of other nodes are.
+    Raises: ShapeError, naming the domain.
+    """
+    if not samples.any():
+        return
+    names = names or names_of(samples.shape[2])
+    roles = roles.to(samples.device)
+    for index, name in enumerate(names):
+        filled = filled_rows(samples, index)
+        if (filled & (roles[:, index] == Role.IGNORE)).any():
+            raise ShapeError(
+                f"the LATENT holds something in {name}, which the CONDITIONING leaves out; "
+                f"{TOGETHER} (if they are, a node between flipped, turned or cropped the domains)"
+            )
+        given = (roles[:, index] == Role.CONDITION)[:, None, None, None]
+        if clean is None or clean.shape[1:] != samples.shape[1:] or not given.any():
+            continue
+        if not alike(samples[:, :, index], clean[:, :, index], given):
+            raise ShapeError(
+                f"the LATENT and the CONDITIONING hold different pictures of {name}; {TOGETHER}"
+            )
+
+
+def check_roles(roles: Sequence[int], other: Tensor | None, wire: str, whose: str) -> None:
+    """Whether `other` (1 or B, L) are these roles in every row.
+
+    Raises: ShapeError naming the wires: `wire` has the other roles, `whose` has these.
+    """
+    known = torch.tensor([int(role) for role in roles])
+    if other is not None and other.shape[-1] == len(known) and (other.cpu() == known).all():
+        return
+    if other is None:
+        problem = f"{wire} holds no roles, while {whose} does"
+    else:
+        problem = f"the roles of {wire} are not those of {whose}"
+    raise ShapeError(f"{problem}; {TOGETHER}")
+
+
+BUILT_IN = "built-in jodi-nano"  # the choice in the loaders
+
+
+def check_vae(model: ModelFacts, vae: VAEFacts) -> None:
+    """Raises: ShapeError, naming the VAE that belongs to the model, when it is another one."""
+    wanted = vae_of(model)
+    if vae.equals(wanted):
+        return
+    raise ShapeError(
+        f"the model {model.title} works on latents of {wanted}; this VAE makes latents of {vae}. "
+        f"Connect the VAE that belongs to it: {_vae_name(wanted)}"
+    )
+
+
+def _vae_name(wanted: VAEFacts) -> str:
+    """Which VAE makes such latents, and where it is had."""
+    if wanted.equals(VAEFacts.of(embedded_autoencoder())):
+        return f"the built-in one of Load Jodi ({BUILT_IN})"
+    if wanted.equals(VAEFacts.of(DC_AE_F32C32)):
+        return "dc-ae-f32c32-sana-1.0 in models/vae (Load Jodi or Load Jodi VAE)"
+    return "the file it was trained with, in models/vae (Load Jodi or Load Jodi VAE)"
+
+
+def with_prompt_mask(positive: list, negative: list) -> list:
+    """The negative CONDITIONING, read only as far as the prompt is long, as published.
+
+    The released code masks both halves of the guidance with the prompt's mask. Entries of another
+    length, or a prompt in several entries, keep their own masks.
+    """
+    if len(positive) != 1:
+        return negative
+    mask = positive[0][1].get("attention_mask")
+    if mask is None:
+        return negative
+    shared = {"attention_mask": mask}
+    return [
+        [cond, {**extra, **shared} if cond.shape[1] == mask.shape[-1] else extra]
+        for cond, extra in negative
+    ]
+
+
+def check_together(latent: Mapping, job: Job, numbers: Sequence[int], **conditionings) -> None:
+    """Whether a LATENT and CONDITIONINGs, by the names of their sockets, are of one job.
+
+    numbers: for each row of the LATENT its row in them.
+    Raises: ShapeError that names the wires which disagree.
+    """
+    for wire, conditioning in conditionings.items():
+        for _, values in conditioning:
+            roles, clean = values.get("jodi_roles"), values.get("jodi_clean")
+            first = roles_of(conditionings["positive"])
+            if roles is None or (len(first) == len(roles) == 1 and not torch.equal(first, roles)):
+                check_roles(first[0].tolist(), roles, wire, "positive")
+            if job.roles is not None:
+                check_roles(job.roles, roles, wire, "the LATENT")
+            clean = None if clean is None else rows_of(clean, numbers)
+            check_latent(latent["samples"], rows_of(roles, numbers), clean, job.names)

@@ -1,0 +1,98 @@
+"""The entry that travels with a Jodi LATENT."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ...jodi_core.domains import DOMAIN_NAMES, domain_index, names_of
+from ...jodi_core.model.facts import VAEFacts
+from ...jodi_core.roles import Role
+from ...kit.errors import ShapeError
+from ...kit.pictures.frame import Frame
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a LATENT says of the job it belongs to.
+
+    names: its domains. roles: one tuple for all rows, or None when that is not known (a node
+    dropped it, or rows differ). frames: one per row, None where the original is not known. vae:
+    whose latents they are, where that is known.
+    """
+
+    names: tuple[str, ...]
+    roles: tuple[int, ...] | None
+    frames: tuple[Frame | None, ...]
+    vae: VAEFacts | None = None
+
+    def index(self, name: str) -> int:
+        """Place of a domain. Raises: JodiError, listing the names, when there is none."""
+        return domain_index(name, self.names)
+
+    def role(self, index: int) -> Role | None:
+        return None if self.roles is None else Role(self.roles[index])
+
+
+def job_entry(
+    names: Sequence[str],
+    roles: Sequence[int],
+    frame: Frame | None,
+    size: tuple[int, int],
+    rows: int,
+    vae: VAEFacts,
+) -> dict:
+    """The `jodi` entry of a LATENT whose rows share one role plan and one frame."""
+    return {
+        "names": list(names),
+        "roles": [[int(role) for role in roles]] * rows,
+        "frames": [frame] * rows,
+        "size": tuple(size),
+        "vae": vae,
+    }
+
+
+def read_job(latent: Mapping) -> Job:
+    """The job of a LATENT, as far as it is known.
+
+    Raises: ShapeError when the samples are not those of a joint model, or are over other domains
+    than the entry says.
+    """
+    samples = latent["samples"]
+    if samples.ndim != 5:
+        raise ShapeError(
+            "expected a LATENT of Jodi with the domains on its third axis, got samples of shape "
+            f"{tuple(samples.shape)}; connect the LATENT of Jodi Roles or Jodi Sampler"
+        )
+    rows, count = samples.shape[0], samples.shape[2]
+    entry = latent.get("jodi") or {}
+    names = tuple(entry.get("names") or (names_of(count) if count > 8 else DOMAIN_NAMES))
+    if len(names) != count:
+        raise ShapeError(
+            f"expected a LATENT with {len(names)} domains ({', '.join(names)}), got {count}; "
+            "connect the LATENT of Jodi Roles or Jodi Sampler"
+        )
+    if _of_several_jobs(len(entry.get("roles", [])), latent.get("batch_index"), rows):
+        return Job(names, None, (None,) * rows, entry.get("vae"))
+    roles = {tuple(row) for row in entry.get("roles", [])}
+    frames = _frames(list(entry.get("frames", [])), latent.get("batch_index"), rows)
+    return Job(names, roles.pop() if len(roles) == 1 else None, frames, entry.get("vae"))
+
+
+def _of_several_jobs(known: int, batch_index: Sequence[int] | None, rows: int) -> bool:
+    """Whether rows of other jobs were put behind those of this one, whose entry was kept.
+
+    Joined batches count their rows anew, so numbers repeat. The same number for all of the job's
+    own rows only asks for the same noise.
+    """
+    if batch_index is None or len(batch_index) != rows:
+        return False
+    numbers = set(batch_index)
+    return len(numbers) < rows and not (len(numbers) == 1 and rows == known)
+
+
+def _frames(known: list, batch_index: Sequence[int] | None, rows: int) -> tuple[Frame | None, ...]:
+    """A frame for each row: nodes that pick rows of a LATENT leave this entry as it was."""
+    if len(set(known)) == 1:
+        return (known[0],) * rows
+    if len(known) != rows and batch_index is not None and len(batch_index) == rows:
+        known = [known[i] if i < len(known) else None for i in batch_index]
+    return tuple(known) if len(known) == rows else (None,) * rows

@@ -1,0 +1,33 @@
+"""Pictures as the host's IMAGE and MASK."""
+
+import torch
+from torch import Tensor
+
+from ...jodi_core.labels.foreign import read_classes
+from ...kit.errors import ImageError
+
+
+def picture_of(image: Tensor, name: str) -> Tensor:
+    """IMAGE (B, H, W, C) -> (B, 3, H, W) float32; grey is repeated, opacity left out.
+
+    Raises: ImageError, naming the socket, for anything else.
+    """
+    if not isinstance(image, Tensor) or image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
+        shape = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ImageError(f"{name}: expected an IMAGE (batch, height, width, 3), got {shape}")
+    if not len(image):
+        raise ImageError(f"{name}: the IMAGE holds no pictures; connect one with at least one")
+    picture = image[..., :3].movedim(-1, 1).to(torch.float32)
+    return picture.expand(-1, 3, -1, -1)
+
+
+def image_of(picture: Tensor) -> Tensor:
+    """(B, 3, H, W) -> IMAGE (B, H, W, 3), contiguous float32."""
+    return picture.movedim(1, -1).to(torch.float32).contiguous()
+
+
+def mask_of(picture: Tensor, kind: str = "gray") -> Tensor:
+    """(B, 3, H, W) of a domain of that kind -> MASK (B, H, W): brightness, or any class at all."""
+    if kind == "palette":
+        return (read_classes(picture) > 0).to(torch.float32)
+    return picture.mean(dim=1)

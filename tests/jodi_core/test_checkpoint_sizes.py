@@ -1,0 +1,207 @@
+"""Sizes read from shapes, metadata, published models and arguments; contradictions are named."""
+
+import dataclasses
+import json
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jodi_pack.jodi_core.model.checkpoint import infer_transformer_config
+from jodi_pack.jodi_core.model.config import JODI_1600M, TransformerConfig
+from jodi_pack.jodi_core.model.transformer import JodiTransformer
+from jodi_pack.kit.autoencoder import keys as autoencoder_keys
+from jodi_pack.kit.autoencoder.checkpoint import infer_autoencoder_config
+from jodi_pack.kit.autoencoder.config import AutoencoderConfig
+from jodi_pack.kit.autoencoder.dcae import DCAE
+from jodi_pack.kit.errors import CheckpointError
+
+TINY = TransformerConfig(
+    hidden_size=64,
+    depth=2,
+    cross_attention_heads=2,
+    caption_channels=16,
+    caption_length=5,
+    latent_channels=4,
+    num_labels=3,
+    pe_base_size=4,
+    frequency_size=32,
+)
+TINY_AE = AutoencoderConfig(
+    widths=(8, 16),
+    encoder_depths=(1, 2),
+    decoder_depths=(2, 1),
+    block_types=("ResBlock", "EViTS5_GLU"),
+    latent_channels=4,
+    scaling_factor=0.5,
+    attention_head_dim=8,
+)
+
+
+def random_state(model_class, config, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    shapes = model_class(config, device="meta").state_dict()
+    return {n: torch.randn(t.shape, generator=generator).to(dtype) for n, t in shapes.items()}
+
+
+@pytest.fixture
+def state():
+    return random_state(JodiTransformer, TINY)
+
+
+@pytest.fixture
+def vae_state():
+    return random_state(DCAE, TINY_AE)
+
+
+def refused(call, *expected):
+    with pytest.raises(CheckpointError) as caught:
+        call()
+    text = str(caught.value)
+    for pattern in expected:
+        assert re.search(pattern, text), text
+    assert "\n" not in text
+    return text
+
+
+class TestTransformerConfig:
+    def test_metadata_tells_all(self, state):
+        assert infer_transformer_config(state, {"config": TINY.to_json()}) == TINY
+
+    def test_unreleased_size_needs_the_arguments_it_names(self, state):
+        text = refused(lambda: infer_transformer_config(state), "width 64")
+        names = re.findall(r"(\w+)=(?=,| or)", text)
+        assert names == ["cross_attention_heads", "linear_head_dim", "pe_base_size"]
+        assert infer_transformer_config(state, **{n: getattr(TINY, n) for n in names}) == TINY
+        refused(
+            lambda: infer_transformer_config(state, cross_attention_heads=2, linear_head_dim=32),
+            "pass pe_base_size= or",
+        )
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("hidden_size", 128),
+            ("num_labels", 7),
+            ("caption_length", 300),
+            ("caption_channels", 32),
+            ("latent_channels", 8),
+            ("patch_size", 2),
+            ("mlp_ratio", 4.0),
+            ("frequency_size", 64),
+        ],
+    )
+    def test_metadata_against_shapes_names_both(self, state, field, value):
+        config = dataclasses.replace(TINY, **{field: value})
+        told = {"num_labels": "domains", "mlp_ratio": "mlp_size"}.get(field, field)
+        text = refused(lambda: infer_transformer_config(state, {"config": config.to_json()}))
+        assert re.search(rf"{told} is \d+ by the tensors, \d+ by its metadata", text), text
+
+    def test_arguments_against_metadata_name_both(self, state):
+        refused(
+            lambda: infer_transformer_config(
+                state, {"config": TINY.to_json()}, cross_attention_heads=4
+            ),
+            "cross_attention_heads is 2 by the metadata, 4 by the caller",
+        )
+
+    def test_partial_metadata_is_completed_from_shapes(self, state):
+        stored = {"cross_attention_heads": 2, "pe_base_size": 4}
+        assert infer_transformer_config(state, {"config": json.dumps(stored)}) == TINY
+
+    @pytest.mark.parametrize(
+        ("config", "told"),
+        [
+            ("{", "not JSON"),
+            ("[1]", "list"),
+            ('{"wheels": 4}', "no field wheels"),
+            ('{"cross_attention_heads": "2"}', "cross_attention_heads is '2'"),
+            ('{"cross_attention_heads": 2.0}', "whole number"),
+            ('{"cross_attention_heads": 3}', "divisible"),
+            ('{"cross_attention_heads": 2, "mlp_ratio": "x"}', "mlp_ratio|sizes"),
+        ],
+    )
+    def test_unusable_metadata(self, state, config, told):
+        refused(lambda: infer_transformer_config(state, {"config": config}), told)
+
+    def test_published_sizes_by_width(self):
+        def shapes(config):
+            return JodiTransformer(config, device="meta").state_dict()
+
+        small = TransformerConfig(
+            hidden_size=1152,
+            depth=28,
+            cross_attention_heads=16,
+            caption_channels=2304,
+            caption_length=300,
+        )
+        assert infer_transformer_config(shapes(small)) == small
+        patch_two = dataclasses.replace(JODI_1600M, patch_size=2, pe_base_size=16)
+        assert infer_transformer_config(shapes(patch_two)) == patch_two
+        fewer = dataclasses.replace(JODI_1600M, num_labels=3)
+        assert infer_transformer_config(shapes(fewer)) == fewer
+
+    @settings(deadline=None)
+    @given(width=st.integers(1, 100).map(lambda n: 32 * n), size=st.integers(1, 20_000))
+    def test_any_mlp_width_comes_back(self, width, size):
+        facts = {
+            "domain_embedding": torch.empty(4, width, device="meta"),
+            "x_embedders.0.proj.weight": torch.empty(width, 4, 1, 1, device="meta"),
+            "y_embedder.y_embedding": torch.empty(5, 16, device="meta"),
+            "t_embedder.mlp.0.weight": torch.empty(width, 32, device="meta"),
+            "blocks.0.mlp.point_conv.conv.weight": torch.empty(width, size, 1, 1, device="meta"),
+        }
+        stored = json.dumps({"cross_attention_heads": 1, "pe_base_size": 4})
+        assert infer_transformer_config(facts, {"config": stored}).mlp_size == size
+
+
+class TestAutoencoderConfig:
+    @pytest.mark.parametrize("naming", autoencoder_keys.NAMINGS)
+    def test_shapes_and_metadata(self, vae_state, naming):
+        state = autoencoder_keys.to_naming(vae_state, naming)
+        assert infer_autoencoder_config(state, {"config": TINY_AE.to_json()}) == TINY_AE
+        assert infer_autoencoder_config(state, scaling_factor=0.5) == TINY_AE
+
+    def test_diffusers_words_in_the_metadata(self, vae_state):
+        stored = {
+            "block_types": ["ResBlock", "EfficientViTBlock"],
+            "qkv_multiscales": [[], [5]],
+            "attention_head_dim": 8,
+            "scaling_factor": 0.5,
+        }
+        assert infer_autoencoder_config(vae_state, {"config": json.dumps(stored)}) == TINY_AE
+        stored["qkv_multiscales"] = [[], [3, 5]]
+        metadata = {"config": json.dumps(stored)}
+        refused(lambda: infer_autoencoder_config(vae_state, metadata), "kernel of 5")
+
+    def test_the_scale_is_never_guessed(self, vae_state):
+        refused(lambda: infer_autoencoder_config(vae_state), "pass scaling_factor=")
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("widths", (8, 24)),
+            ("encoder_depths", (1, 3)),
+            ("block_types", ("ResBlock", "ResBlock")),
+            ("latent_channels", 8),
+            ("attention_head_dim", 16),
+            ("in_channels", 1),
+        ],
+    )
+    def test_metadata_against_shapes_names_both(self, vae_state, field, value):
+        stored = {**json.loads(TINY_AE.to_json()), field: value}
+        text = refused(
+            lambda: infer_autoencoder_config(vae_state, {"config": json.dumps(stored)}), field
+        )
+        assert "by the tensors" in text
+        assert str(value) in text
+
+    def test_an_autoencoder_of_another_series(self, vae_state):
+        lost = {
+            n: t for n, t in vae_state.items() if not n.startswith("encoder.stages.0.op_list.0")
+        }
+        refused(
+            lambda: infer_autoencoder_config(lost, scaling_factor=1.0),
+            "stage 0 .* 0 encoder and 2 decoder",
+        )

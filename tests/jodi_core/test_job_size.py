@@ -1,0 +1,90 @@
+"""The size of a job, and regions of it on the latent grid."""
+
+import pytest
+import torch
+from jodi_pack.jodi_core.job.region import change_mask, region_on_grid
+from jodi_pack.jodi_core.job.size import SIZE_CHOICES, choose_size
+from jodi_pack.jodi_core.roles import RolePlan
+from jodi_pack.kit.errors import ImageError, JodiError, ShapeError
+
+RELEASED = {"factor": 32, "native": (1024, 1024), "explicit": (700, 1300)}
+NANO = {"factor": 8, "native": (64, 64), "explicit": (70, 130)}
+
+
+@pytest.mark.parametrize(
+    ("choice", "first", "about", "size"),
+    [
+        ("trained shape", (1080, 1920), RELEASED, (704, 1408)),
+        ("trained shape", (900, 1200), RELEASED, (864, 1152)),
+        ("trained shape", (10, 500), RELEASED, (512, 2048)),
+        ("trained shape", None, RELEASED, (1024, 1024)),
+        ("picture ratio", (1080, 1920), RELEASED, (768, 1376)),
+        ("picture ratio", None, NANO, (64, 64)),
+        ("picture size", (1080, 1920), RELEASED, (1088, 1920)),
+        ("picture size", (3, 3), RELEASED, (32, 32)),
+        ("width and height", (1080, 1920), RELEASED, (704, 1312)),
+        ("width and height", None, NANO, (72, 128)),
+        ("trained shape", (300, 300), NANO, (64, 64)),
+    ],
+)
+def test_sizes(choice, first, about, size):
+    assert choose_size(choice, first, **about) == size
+
+
+@pytest.mark.parametrize("choice", SIZE_CHOICES)
+@pytest.mark.parametrize("first", [None, (1, 1), (17, 4000), (999, 1001)])
+def test_sides_are_multiples_of_the_factor(choice, first):
+    for about in (RELEASED, NANO):
+        height, width = choose_size(choice, first, **about)
+        assert min(height, width) > 0
+        assert height % about["factor"] == width % about["factor"] == 0
+
+
+def test_wrong_sizes():
+    with pytest.raises(JodiError, match="trained shape"):
+        choose_size("largest", None, **NANO)
+    with pytest.raises(ShapeError):
+        choose_size("width and height", None, factor=8, native=(64, 64), explicit=(0, 64))
+
+
+def test_a_cell_is_free_when_any_of_its_pixels_is():
+    mask = torch.zeros(2, 64, 128)
+    mask[0, 9, 17] = 1  # row 1, column 2 of cells of 8 pixels
+    mask[1, :, 64:] = 0.5
+    region = region_on_grid(mask, (64, 128), (8, 16))
+    assert region.shape == (2, 8, 16)
+    assert region[0].nonzero().tolist() == [[1, 2]] and region[0, 1, 2] == 1
+    assert region[1, :, :8].eq(0).all() and region[1, :, 8:].eq(0.5).all()
+
+
+def test_a_mask_follows_the_crop_of_its_picture():
+    mask = torch.zeros(1, 100, 300)
+    mask[:, :, :90] = 1  # the left of a wide picture, all of it cropped away
+    assert region_on_grid(mask, (64, 64), (8, 8)).eq(0).all()
+    assert region_on_grid(mask, (64, 64), (8, 8), "pad")[0, :, 0].eq(1).all()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        torch.zeros(4, 4),
+        torch.zeros(1, 4, 4, dtype=torch.uint8),
+        torch.full((1, 4, 4), 255.0),
+        torch.full((1, 4, 4), float("nan")),
+        torch.zeros(0, 4, 4),
+    ],
+)
+def test_what_is_no_mask_is_refused(mask):
+    with pytest.raises(ImageError, match="expected a mask"):
+        region_on_grid(mask, (64, 64), (8, 8))
+
+
+def test_change_mask():
+    plan = RolePlan.parse("image=generate, depth=generate, normal=condition")
+    region = torch.rand(3, 4, 5)
+    mask = change_mask(plan, (4, 5), {3: region})
+    assert mask.shape == (3, 1, 8, 4, 5)
+    assert mask[:, 0, 0].eq(1).all()
+    assert torch.equal(mask[:, 0, 3], region)
+    assert mask[:, 0, [1, 2, 4, 5, 6, 7]].eq(0).all()
+    assert change_mask(plan, (4, 5), {}).shape == (1, 1, 8, 4, 5)
