@@ -10,7 +10,6 @@ from .options import (
     UsageError,
     add_command,
     add_model_options,
-    add_step_cache_option,
     finite,
     names_list,
     parse_size,
@@ -78,7 +77,6 @@ def add(commands) -> None:
         metavar="N",
         help="training scenes that the baselines are averaged over (default: 256)",
     )
-    add_step_cache_option(parser)
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     add_model_options(parser)
 
@@ -104,7 +102,6 @@ def run(args, console: Console) -> int:
             batch=args.batch,
             parts=args.parts,
             training_scenes=args.baseline_scenes,
-            approximate_step_cache=args.approximate_step_cache,
             progress=lambda done, total, what: update(done, total),
         )
     console.result(report.summary())

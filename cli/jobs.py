@@ -18,7 +18,7 @@ from ..kit.pictures.files import save_png
 from ..kit.pictures.frame import Frame
 from .inputs import SHEET, Job, Problem, named_apart
 from .pictures import Maps, endings, fit_all, job_size, read_picture, save_result
-from .progress import Console, stoppable
+from .progress import Console, Stop, stoppable
 
 SHEET_ROWS, SHEET_SIDE = 40, 192
 
@@ -53,32 +53,38 @@ def run_jobs(
 ) -> int:
     """Run every job, write results and a contact sheet, and return the exit status.
 
-    args: the options of `options`. problems: what has failed before.
+    args: the options of `options`. problems: what has failed before. Ctrl-C ends the work after the
+    step or the files in progress; the contact sheet of what is done is written all the same.
+    Raises: Interrupted or KeyboardInterrupt after Ctrl-C.
     """
     console.note(plan.summary(pipeline.trained_roles))
     outcome, started = Outcome(problems=list(problems)), time.monotonic()
     inputs = [path for job in jobs for path in job.pictures.values()]
     stems = named_apart([job.stem for job in jobs], endings(plan.generated_names), args.out, inputs)
     starts = {id(job): args.out / stem for job, stem in zip(jobs, stems, strict=True)}
-    try:
-        for group in _groups(pipeline, jobs, args, outcome):
-            try:
-                result = _run_group(pipeline, plan, group, args, console, len(jobs), outcome)
-            except (JodiError, RuntimeError, MemoryError) as error:
-                message = _group_problem(error)
-                outcome.problems += [(_name(ready.job), message) for ready in group]
-                continue
-            for row, ready in enumerate(group):
-                start = starts[id(ready.job)]
+    with stoppable(console) as stop:
+        try:
+            for group in _groups(pipeline, jobs, args, outcome):
+                if stop.asked:
+                    break
+                title = _title(group, outcome, len(jobs))
                 try:
-                    _save_row(pipeline, result, row, ready, start, args, console)
-                except JodiError as error:
-                    outcome.problems.append((_name(ready.job), str(error)))
+                    result = _run_group(pipeline, plan, group, args, console, title, stop)
+                except (JodiError, RuntimeError, MemoryError) as error:
+                    message = _group_problem(error)
+                    outcome.problems += [(_name(ready.job), message) for ready in group]
                     continue
-                _remember(result, row, ready, start.name, outcome)
-                outcome.done += 1
-    finally:
-        _save_sheet(outcome, args.out, inputs, console)
+                for row, ready in enumerate(group):
+                    start = starts[id(ready.job)]
+                    try:
+                        _save_row(pipeline, result, row, ready, start, args, console)
+                    except JodiError as error:
+                        outcome.problems.append((_name(ready.job), str(error)))
+                        continue
+                    _remember(result, row, ready, start.name, outcome)
+                    outcome.done += 1
+        finally:
+            _save_sheet(outcome, args.out, inputs, console)
     seconds = time.monotonic() - started
     console.note(
         f"{outcome.done} of {outcome.done + len(outcome.problems)} done in {seconds:.1f} s"
@@ -112,6 +118,14 @@ def _groups(pipeline, jobs: Sequence[Job], args, outcome: Outcome) -> Iterator[l
         yield group
 
 
+def _title(group: list[Ready], outcome: Outcome, total: int) -> str:
+    first = group[0].job.stem
+    if total == 1:
+        return first
+    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+    return f"{first}{more} ({outcome.done + len(outcome.problems) + 1} of {total})"
+
+
 def _name(job: Job) -> str:
     paths = list(job.pictures.values())
     return str(paths[0]) if len(paths) == 1 else job.stem
@@ -135,14 +149,10 @@ def _run_group(
     group: list[Ready],
     args,
     console: Console,
-    total: int,
-    outcome: Outcome,
+    title: str,
+    stop: Stop,
 ) -> Result:
-    first = group[0].job
-    number = outcome.done + len(outcome.problems) + 1
-    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-    title = f"{first.stem}{more} ({number} of {total})" if total > 1 else first.stem
-    with stoppable(console) as stop, console.bar(title) as update:
+    with console.bar(title) as update:
 
         def after_step(info) -> bool:
             update(info.step, info.steps)
@@ -165,7 +175,6 @@ def _run_group(
             seed=[ready.job.seed for ready in group],
             sampler=args.sampler,
             tile=args.tile,
-            approximate_step_cache=args.approximate_step_cache,
             callback=after_step,
         )
 
@@ -195,8 +204,6 @@ def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, arg
         "near": args.near,
         "normals": args.normals,
     }
-    if "approximate" in result.settings:
-        settings["approximate"] = result.settings["approximate"]
     if job.text is not None:
         settings["text_features"] = args.text_features.name
     maps = Maps(args.near, args.normals)

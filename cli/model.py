@@ -41,8 +41,6 @@ def load_pipeline(args) -> JodiPipeline:
     device, dtype = choose_device(args.device), parse_dtype(args.dtype)
     model, vae = (None if part == EMBEDDED else part for part in (args.model, args.vae))
     pipeline = JodiPipeline.from_files(model, vae, device=str(device), dtype=dtype)
-    if args.approximate_fp8:
-        pipeline.approximate_fp8()
     if args.compile:
         pipeline.compile()
     if args.text_encoder is None:

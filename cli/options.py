@@ -82,22 +82,6 @@ def add_device_options(group) -> None:
         action="store_true",
         help="torch.compile the network: slower at first, for many runs of one kind on a GPU",
     )
-    group.add_argument(
-        "--approximate-fp8",
-        action="store_true",
-        help="approximate: matrix products in eight-bit floats, on CUDA cards of compute "
-        "capability 8.9 and above; docs/approximate.md says what is lost",
-    )
-
-
-def add_step_cache_option(group) -> None:
-    group.add_argument(
-        "--approximate-step-cache",
-        type=threshold,
-        metavar="X",
-        help="approximate: skip the later blocks at steps where the first one's output moved by "
-        "less than this share, such as 0.2; docs/approximate.md says what is lost",
-    )
 
 
 def add_sampling_options(parser, *, text: bool) -> None:
@@ -107,7 +91,7 @@ def add_sampling_options(parser, *, text: bool) -> None:
         "--steps",
         type=positive,
         help="network evaluations (default: 10 with a picture, else 20); 2 with a picture is "
-        "approximate, see docs/approximate.md",
+        "a quick look, see docs/few_steps.md",
     )
     group.add_argument("--sampler", choices=sorted(SAMPLERS), default="dpmpp_2m")
     group.add_argument(
@@ -131,7 +115,6 @@ def add_sampling_options(parser, *, text: bool) -> None:
         metavar="PIXELS",
         help="encode and decode in tiles of this side, for sizes too large for memory",
     )
-    add_step_cache_option(group)
     if text:
         add_text_options(parser, group)
 
@@ -230,14 +213,6 @@ def finite(text: str) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
-    return value
-
-
-def threshold(text: str) -> float:
-    """A number of at least 0."""
-    value = finite(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
     return value
 
 

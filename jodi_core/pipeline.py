@@ -13,8 +13,6 @@ from torch import Tensor
 
 from ..kit.autoencoder.checkpoint import load_autoencoder
 from ..kit.sampling import StepCallback
-from .approximate.fp8 import approximate_fp8
-from .approximate.step_cache import StepCache
 from .embedded import AUTOENCODER, TRANSFORMER, load_text_encoder
 from .job.checks import check_pictures, choose_size, count_rows
 from .labels import maps as labels
@@ -87,15 +85,6 @@ class JodiPipeline(Stages):
         self._compiled = CompiledBlocks(self.transformer, **options)
         return self
 
-    def approximate_fp8(self, *, emulate: bool = False) -> "JodiPipeline":
-        """Approximate from now on: see `approximate_fp8.approximate_fp8`, which says what raises.
-
-        Every result's settings say so.
-        """
-        approximate_fp8(self.transformer, emulate=emulate)
-        self._fp8 = "emulated" if emulate else "on the card"
-        return self
-
     def perceive(self, image: Tensor, labels: Iterable[str] | None = None, **options) -> Result:
         """Image (B, 3, H, W) in [0, 1] -> labels (all of them by default). Text has no effect."""
         wanted = self.names[1:] if labels is None else labels
@@ -136,7 +125,6 @@ class JodiPipeline(Stages):
         sampler: str = "dpmpp_2m",
         callback: StepCallback | None = None,
         tile: int | None = None,
-        approximate_step_cache: float | None = None,
         **options,
     ) -> Result:
         """Any role plan from pictures and text to pictures.
@@ -146,8 +134,7 @@ class JodiPipeline(Stages):
         the conditions and prompts when not given. Row i uses seed + i, or its own of a list. steps
         and guidance: 10 and 1 for perception, 20 and the model's own otherwise. text,
         negative_text: stored features in place of prompts. callback: see `sampling.StepInfo`.
-        tile: see `DCAE.encode`. approximate_step_cache: a threshold, see
-        `approximate_step_cache.StepCache`; None, the default, is exact. options: see `sample`.
+        tile: see `DCAE.encode`. options: see `sample`.
         Raises: RoleError, ShapeError or TextError for input that does not fit; Interrupted when
         the callback stopped it.
         """
@@ -165,9 +152,6 @@ class JodiPipeline(Stages):
             text = text or self.encode_text(prompt)
             if guidance != 1 and negative_text is None:
                 negative_text = self.encode_text(negative, like=text)
-        cache = None
-        if approximate_step_cache is not None:
-            cache = StepCache(approximate_step_cache)
         latents = self.sample(
             plan,
             clean,
@@ -178,7 +162,6 @@ class JodiPipeline(Stages):
             seed=seed,
             sampler=sampler,
             callback=callback,
-            approximate_step_cache=cache,
             **options,
         )
         raw = self.decode(latents, plan.generated_names, tile=tile)
@@ -200,19 +183,7 @@ class JodiPipeline(Stages):
             "dtype": str(self.dtype).removeprefix("torch."),
             **{k: v for k, v in options.items() if isinstance(v, (bool, int, float, str))},
         }
-        if approximate := self._approximations(cache):
-            settings["approximate"] = approximate
         return Result(plan, latents, raw, pictures, settings)
-
-    def _approximations(self, cache: StepCache | None) -> dict:
-        """What was not exact in a job, as plain values; empty when all was."""
-        made = {}
-        if cache is not None:
-            share = cache.saved / max(cache.evaluations, 1)
-            made["step_cache"] = {"threshold": cache.threshold, "saved": round(share, 4)}
-        if self._fp8 is not None:
-            made["fp8"] = self._fp8
-        return made
 
     def default_guidance(self, plan: RolePlan) -> float:
         """1 when the image is given (guidance has no effect then), else the model's own value."""

@@ -1,8 +1,8 @@
 """The stages of one job, each callable alone.
 
 encode_conditions -> encode_text -> sample -> decode. A caller on a small machine can free the text
-encoder before sampling, or decode later. What is kept between calls changes no result: prepared
-texts and encoded pictures, found again by content.
+encoder before sampling, or decode later. Encoded pictures are kept between calls and found again by
+content; that changes no result.
 Shapes: B rows, L domains, z latent channels, h w latent grid, H W pixels.
 """
 
@@ -12,20 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..kit.autoencoder.cache import EncodeCache, WeightState
+from ..kit.autoencoder.cache import EncodeCache
 from ..kit.autoencoder.config import DC_AE_F32C32
 from ..kit.autoencoder.dcae import DCAE
 from ..kit.autoencoder.tiling import within_memory
 from ..kit.errors import JodiError, RoleError, ShapeError, TextError
 from ..kit.sampling import SAMPLERS, StepCallback, draw_noise, flow_sigmas, hold_region
-from .approximate.step_cache import StepCache
 from .domains import DOMAIN_NAMES, domain_index
 from .labels import maps as labels
 from .model.compilation import CompiledBlocks
 from .model.config import JODI_1600M
 from .model.denoiser import prepare_denoiser
 from .model.facts import STEPS
-from .model.text_cache import TextCache
 from .model.transformer import JodiTransformer
 from .roles import RolePlan
 from .text import ClosedVocabularyEncoder, TextFeatures
@@ -58,11 +56,8 @@ class Stages:
         self.transformer = transformer.eval()
         self.autoencoder = autoencoder.eval()
         self.text_encoder = text_encoder
-        self._texts = TextCache()
-        self._text_weights = WeightState()
         self._encodings = EncodeCache()
         self._compiled: CompiledBlocks | None = None
-        self._fp8: str | None = None
         self.metadata = dict(metadata or {})
         names = json.loads(self.metadata.get("domains", "null")) or DOMAIN_NAMES
         self.names = tuple(names[: transformer.config.num_domains])
@@ -197,7 +192,6 @@ class Stages:
         hold: Tensor | None = None,
         own_mask: bool = False,
         round_timestep: bool | None = None,
-        approximate_step_cache: StepCache | None = None,
     ) -> Tensor:
         """Latents (B, L, z, h, w) float32: generated domains sampled, conditions as given.
 
@@ -205,7 +199,7 @@ class Stages:
         from clean latents `init` (partial denoising). hold: (B or 1, L or 1, 1, h, w), 1 keeps
         `init` there to the end. own_mask: mask the negative text with its own mask; the released
         code masks it with the prompt's. round_timestep: round time to bfloat16; None does so where
-        the released pipeline would. approximate_step_cache: reuse later blocks over steps.
+        the released pipeline would.
         """
         if sampler not in SAMPLERS:
             raise JodiError(f"sampler {sampler!r} is unknown; use {' or '.join(SAMPLERS)}")
@@ -222,9 +216,6 @@ class Stages:
             released = self.transformer.config == JODI_1600M
             round_timestep = released and self.dtype == torch.bfloat16
         sigmas = flow_sigmas(steps, shift, start=start)
-        unchanged = self._text_weights.unchanged(self.transformer)
-        if not unchanged:
-            self._texts.clear()
         if self._compiled is not None:
             active = len(plan.generated), len(plan.conditions)
             self._compiled.admit((clean.shape, active, plan.uses_text, guidance == 1))
@@ -238,8 +229,6 @@ class Stages:
             guidance=guidance,
             own_mask=own_mask,
             round_timestep=round_timestep,
-            cache=None if unchanged is None else self._texts,
-            step_cache=approximate_step_cache,
         )
         x = noise
         if init is not None:

@@ -1,16 +1,12 @@
 """What one job holds constant over its sampling steps, and how its rows are grouped."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...kit.errors import ShapeError, TextError
 from .attention import TextKeys, TwoKeys
-
-if TYPE_CHECKING:
-    from ..approximate.step_cache import GroupCache
 
 
 @dataclass
@@ -31,7 +27,6 @@ class PreparedContext:
         role_modulation: Tensor  # (A, 6, C)
         condition_tokens: Tensor | None  # (R, conditions, T, C)
         texts: list[tuple[TextKeys | TwoKeys, ...]]  # of every block: one, or one for each text
-        step_cache: "GroupCache | None" = None  # approximate: see `approximate_step_cache`
 
     groups: list[Group]
     shape: tuple[int, ...]  # of the latents: (B, L, z, h, w)

@@ -9,7 +9,6 @@ Shapes: B rows, L domains, A active domains, T tokens per domain, C width, S tex
 z latent channels, h w latent grid.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import cast
@@ -193,34 +192,24 @@ class JodiTransformer(nn.Module):
         if group.condition_tokens is not None:
             tokens = torch.cat([tokens, group.condition_tokens], dim=1)
         texts = len(group.texts[0])
-        later = functools.partial(self._run_blocks, group, context.grid, slice(1, None))
-        tokens = self._run_blocks(group, context.grid, slice(1), tokens, t_modulation, group.texts)
-        if len(t) > 1:  # one noise level a row, and now one row for each text
-            t, t_modulation = t.repeat(texts, 1), t_modulation.repeat(texts, 1, 1)
-        if group.step_cache is None:
-            tokens = later(tokens, t_modulation, group.texts)
-        else:  # approximate, and only where a caller asked for it
-            tokens = group.step_cache.answer(tokens, t_modulation, group.texts, later)
+        for i, block in enumerate(self.blocks):
+            tokens = block(
+                tokens,
+                t_modulation,
+                group.role_modulation,
+                group.texts[i],
+                context.grid,
+                spread=i == 0,
+                # Conditions feed only keys and values of the last block: nothing reads them after.
+                keep=len(group.generated) if i + 1 == len(self.blocks) else None,
+            )
+            if i == 0 and len(t) > 1:  # one noise level a row, and now one row for each text
+                t, t_modulation = t.repeat(texts, 1), t_modulation.repeat(texts, 1, 1)
         results = []
         for slot, index in enumerate(group.generated):
             out = self.final_layers[index](tokens[:, slot], t + group.role_vector[slot])
             results.append(self._unpatchify(out, context.grid).unflatten(0, (texts, -1)))
         return results
-
-    def _run_blocks(self, group, grid, part: slice, tokens, t_modulation, texts) -> Tensor:
-        """Some of the blocks in order. texts: of all blocks, for the rows of `tokens`."""
-        for i in range(len(self.blocks))[part]:
-            tokens = self.blocks[i](
-                tokens,
-                t_modulation,
-                group.role_modulation,
-                texts[i],
-                grid,
-                spread=i == 0,
-                # Conditions feed only keys and values of the last block: nothing reads them after.
-                keep=len(group.generated) if i + 1 == len(self.blocks) else None,
-            )
-        return tokens
 
     def _embed(self, x: Tensor, domains: list[int], position: Tensor) -> Tensor:
         """Latents (B, L, z, h, w) of the named domains -> tokens (B, len(domains), T, C)."""
