@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..kit.autoencoder.cache import EncodeCache
@@ -260,7 +261,7 @@ class Stages:
         if not names:
             return {}
         chosen = latents[:, [domain_index(name, self.names) for name in names]]
-        rows = chosen.transpose(0, 1).flatten(0, 1).to(self.device, self.dtype)
+        rows = rearrange(chosen, "b l z h w -> (l b) z h w").to(self.device, self.dtype)
         pixels = rows[0, 0].numel() * self.autoencoder.config.factor**2
         pictures = within_memory(
             self.autoencoder.decode,

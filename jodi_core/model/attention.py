@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...kernels import dispatch, reference
@@ -152,9 +153,9 @@ class TextCrossAttention(nn.Module):
         v = v_B2C.to(wide)
         proj, proj_bias = (part.to(wide) for part in transposed_weight(self.proj, v_B2C))
         # One row for each head: the difference of the values there, zero in other heads.
-        per_head = (v[:, 0] - v[:, 1]).unflatten(-1, heads)
-        rows = torch.diag_embed(per_head.transpose(1, 2)).permute(0, 2, 3, 1)
-        steps = torch.cat([rows.flatten(2) @ proj, v[:, 1:] @ proj + proj_bias], dim=1)
+        per_head = rearrange(v[:, 0] - v[:, 1], "b (h d) -> b d h", h=self.num_heads)
+        rows = rearrange(torch.diag_embed(per_head), "b d row h -> b row (h d)")
+        steps = torch.cat([rows @ proj, v[:, 1:] @ proj + proj_bias], dim=1)
         return TwoKeys(direction, offset, steps.to(k_B2C.dtype))
 
     def _split(self, x_BNC: Tensor) -> Tensor:

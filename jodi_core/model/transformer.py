@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...kit.errors import RoleError, ShapeError
@@ -186,8 +187,8 @@ class JodiTransformer(nn.Module):
                 out[:, rows, index] = prediction[slot]
         return out.unbind()
 
-    def _run_group(self, x, t, t_modulation, group, context) -> list[Tensor]:
-        """Rows (R, L, z, h, w) -> for each generated domain (texts or 1, R, z, h, w)."""
+    def _run_group(self, x, t, t_modulation, group, context) -> Tensor:
+        """Rows (R, L, z, h, w) -> generated domains, texts or 1, (G, V, R, z, h, w)."""
         tokens = self._embed(x, group.generated, context.position)
         if group.condition_tokens is not None:
             tokens = torch.cat([tokens, group.condition_tokens], dim=1)
@@ -205,23 +206,22 @@ class JodiTransformer(nn.Module):
             )
             if i == 0 and len(t) > 1:  # one noise level a row, and now one row for each text
                 t, t_modulation = t.repeat(texts, 1), t_modulation.repeat(texts, 1, 1)
-        results = []
-        for slot, index in enumerate(group.generated):
-            out = self.final_layers[index](tokens[:, slot], t + group.role_vector[slot])
-            results.append(self._unpatchify(out, context.grid).unflatten(0, (texts, -1)))
-        return results
+        patches = [
+            self.final_layers[index](tokens[:, slot], t + group.role_vector[slot])
+            for slot, index in enumerate(group.generated)
+        ]
+        return rearrange(
+            torch.stack(patches),
+            "domain (text row) (i j) (p q z) -> domain text row z (i p) (j q)",
+            text=texts,
+            i=context.grid[0],
+            p=self.config.patch_size,
+            q=self.config.patch_size,
+        )
 
     def _embed(self, x: Tensor, domains: list[int], position: Tensor) -> Tensor:
         """Latents (B, L, z, h, w) of the named domains -> tokens (B, len(domains), T, C)."""
         return torch.stack([self.x_embedders[i](x[:, i]) for i in domains], dim=1) + position
-
-    def _unpatchify(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, T, p*p*z), each ordered (row, column, channel) -> (B, z, h, w)."""
-        p, (rows, columns) = self.config.patch_size, grid
-        x = tokens.reshape(tokens.shape[0], rows, columns, p, p, self.config.latent_channels)
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(
-            tokens.shape[0], self.config.latent_channels, rows * p, columns * p
-        )
 
     def _role_vectors(self, pattern: tuple[int, ...], active: list[int], like: Tensor) -> Tensor:
         """Sum of role and domain embeddings of the active domains, (A, C)."""
