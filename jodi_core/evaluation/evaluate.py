@@ -77,7 +77,7 @@ def evaluate(
             f"{batch}, {steps}, {control_steps} and {training_scenes}"
         )
     begun = time.perf_counter()
-    run = _Run(pipeline, (height, width), steps, control_steps, guidance, show)
+    run = _Evaluation(pipeline, (height, width), steps, control_steps, guidance, show)
     statistics = training_statistics((height, width), training_scenes)
     run.baselines = {name: BaselineBoard(name, statistics) for name in run.names}
     total, done = -(-scenes // batch) * len(wanted), 0
@@ -100,7 +100,7 @@ def evaluate(
     return Report(values, run.strips)
 
 
-class _Run:
+class _Evaluation:
     """The state of one evaluation: tallies by key, and a few pictures to show."""
 
     def __init__(self, pipeline, size, steps, control_steps, guidance, show):

@@ -61,7 +61,7 @@ class JodiBlock(nn.Module):
         table = (self.scale_shift_table.to(x) + t_modulation).unsqueeze(1) + role_modulation
         modulation = table.unbind(2)
         kept = x.shape[1] if keep is None else keep
-        parts = self._parts(x, kept)
+        parts = self._split_work(x, kept)
         if parts:
             return self._forward_in_parts(x, modulation, texts, grid, spread, kept, parts)
         shift1, scale1, *_ = modulation
@@ -89,7 +89,7 @@ class JodiBlock(nn.Module):
         for row, domains in parts:
             piece = x[row : row + 1, domains]
             z = dispatch.layer_norm_modulate(
-                piece, _of(shift1, row, domains), _of(scale1, row, domains), self.eps
+                piece, _select(shift1, row, domains), _select(scale1, row, domains), self.eps
             )
             q, state = self.attn.read(z)
             states[row] = states[row].add_(state) if row in states else state
@@ -104,15 +104,15 @@ class JodiBlock(nn.Module):
             update = self.attn.answer(queries.pop((row, domains.start)), states[row])
             piece = x[row : row + 1, domains]
             piece = reference.gated_residual(
-                piece, update.view(piece.shape), _of(gate1, row, domains)
+                piece, update.view(piece.shape), _select(gate1, row, domains)
             )
-            local = [_of(m, row, domains) for m in rest]
+            local = [_select(m, row, domains) for m in rest]
             for target in range(row, len(out), len(x)):
                 text = texts[target // per_text].row(target % per_text)
                 out[target : target + 1, domains] = self._refine(piece, (text,), grid, *local)
         return out
 
-    def _parts(self, x: Tensor, kept: int) -> list[Part]:
+    def _split_work(self, x: Tensor, kept: int) -> list[Part]:
         """Rows and runs of domains to walk over, the kept apart from the others; [] for no need."""
         if x.device.type != "cpu" or torch.is_grad_enabled():
             return []
@@ -125,7 +125,7 @@ class JodiBlock(nn.Module):
         return [(row, run) for row in range(len(x)) for run in runs]
 
 
-def _of(modulation: Tensor, row: int, domains: slice) -> Tensor:
+def _select(modulation: Tensor, row: int, domains: slice) -> Tensor:
     """(B or 1, A, C) -> (1, domains, C)."""
     row = row if len(modulation) > 1 else 0
     return modulation[row : row + 1, domains]

@@ -10,7 +10,9 @@ from .attention import TextKeys, TwoKeys
 Inputs = tuple[Tensor | None, ...]
 Prepared = Sequence[TextKeys | TwoKeys]  # of every block
 
-KEPT = 256 << 20  # bytes; a full text window of the released model has 54 MB in half precision
+TEXT_BYTES = 256 << 20  # a full text window of the released model has 54 MB in half precision
+    256 << 20
+)  # bytes; a full text window of the released model has 54 MB in half precision
 
 
 class TextCache:
@@ -20,7 +22,7 @@ class TextCache:
     values of its inputs, never by their identity.
     """
 
-    def __init__(self, entries: int = 4, limit: int = KEPT):
+    def __init__(self, entries: int = 4, limit: int = TEXT_BYTES):
         self.entries = entries
         self.limit = limit
         self._weights: Hashable = None

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-KEPT = 64 << 20  # bytes of latents; one 1024x1024 picture has 128 kB
+ENCODING_BYTES = 64 << 20  # of latents; one 1024x1024 picture has 128 kB
 
 
 class EncodeCache:
@@ -18,7 +18,7 @@ class EncodeCache:
     shape the result; never by identity. Results are handed out as copies.
     """
 
-    def __init__(self, limit: int = KEPT):
+    def __init__(self, limit: int = ENCODING_BYTES):
         self.limit = limit
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
         self._weights = WeightState()
