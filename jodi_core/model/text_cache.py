@@ -11,8 +11,6 @@ Inputs = tuple[Tensor | None, ...]
 Prepared = Sequence[TextKeys | TwoKeys]  # of every block
 
 TEXT_BYTES = 256 << 20  # a full text window of the released model has 54 MB in half precision
-    256 << 20
-)  # bytes; a full text window of the released model has 54 MB in half precision
 
 
 class TextCache:
