@@ -52,6 +52,7 @@ def test_offset_and_camera_matter():
     assert (wrong * right).sum(1).mean() < 0.999
 
 
+@pytest.mark.slow
 def test_exact_scenes_fit_and_mixed_ones_do_not(scenes):
     tallies = {}
     maps = _maps(scenes)
@@ -74,6 +75,7 @@ def test_flat_normals_do_not_pass_for_the_normals_of_a_scene(scenes):
     assert angle.mean() > 25
 
 
+@pytest.mark.slow
 def test_fit_degrades_with_noise(scenes):
     normal, depth = scenes.pictures[:, 4], scenes.pictures[:, 3]
     noise = torch.randn(normal.shape, generator=torch.Generator().manual_seed(0))

@@ -93,6 +93,7 @@ def test_scattering_joints_everywhere_does_not_help():
     assert counts.confirmed == 18 and counts.found == 0
 
 
+@pytest.mark.slow
 def test_reading_real_scenes_and_its_decline_with_displacement_and_blur():
     scenes = render_scenes(range(3000, 3024), 64)
     picture = scenes.pictures[:, 7]

@@ -240,6 +240,7 @@ class TestSceneStore:
         expected = torch.stack([scenes.pictures[s, d] for s, d in ((4, 3), (0, 0), (2, 7))]) * 2 - 1
         assert got.shape == (3, 3, 16, 16) and torch.allclose(got, expected, atol=1.01 / 255)
 
+    @pytest.mark.slow
     def test_a_kill_costs_no_more_than_the_last_save(self, tmp_path):
         def kill(done, total):
             if done == 20:
@@ -316,6 +317,7 @@ def train(folder, settings=SETTINGS, **options):
 
 
 class TestTrainTransformer:
+    @pytest.mark.slow
     def test_resuming_after_a_kill_gives_the_very_same_weights(self, tmp_path):
         def kill(row):
             if row["step"] == 5:
@@ -334,6 +336,7 @@ class TestTrainTransformer:
                 row.pop("time"), row.pop("samples_per_s")
         assert logs[0] == logs[1] and [r["step"] for r in logs[0]] == [1, 2, 3, 4, 5, 6]
 
+    @pytest.mark.slow
     def test_the_result_is_the_average_and_a_finished_run_is_not_run_again(self, tmp_path):
         model = train(tmp_path)
         state = RunFolder(tmp_path).load()
@@ -356,6 +359,7 @@ class TestTrainTransformer:
         model = train(tmp_path, dataclasses.replace(SETTINGS, steps=3, dtype=torch.bfloat16))
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())
 
+    @pytest.mark.slow
     def test_a_few_scenes_are_learned(self, tmp_path):
         settings = dataclasses.replace(
             SETTINGS, steps=60, tokens=64, save_every=60, log_every=15, adam_lr=5e-3
@@ -386,6 +390,7 @@ class TestTrainAutoencoder:
             **options,
         )
 
+    @pytest.mark.slow
     def test_resuming_after_a_kill_gives_the_very_same_weights(self, store, tmp_path, monkeypatch):
         whole = self.train(store, tmp_path / "whole")
         save = RunFolder.save

@@ -242,6 +242,7 @@ class TestNeverHalfAFile:
         assert not force or out.read_text() == "old"
 
     @pytest.mark.skipif(os.name == "nt", reason="no interrupt signal for one process")
+    @pytest.mark.slow
     def test_ctrl_c_on_a_running_program(self, source, out):
         """A real interrupt signal, to a real process, while it writes."""
         program = (
