@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...kernels import dispatch, reference
-from ...kit.layers import depthwise_glu_conv, expanding_conv, pointwise_conv
+from ...kit.layers import make_depthwise_glu_conv, make_expanding_conv, make_pointwise_conv
 from .attention import JointLinearAttention, TextCrossAttention, TextKeys, TwoKeys
 from .config import TransformerConfig
 
@@ -53,10 +53,10 @@ class JodiBlock(nn.Module):
         """One block.
 
         Shapes: x (B, A, T, C), which may be written over; t_modulation (B or 1, 6, C);
-        role_modulation (A, 6, C) -> (B, A, T, C), or only the first `keep` domains, when no one
+        role_modulation (A, 6, C) -> (B, A, T, C), or only the first `keep` domains, where nothing
         reads the others.
-        texts: V of them share the rows: the first B / V read the first, and so on. spread: x is
-        still the same for all texts and comes once; the result has V * B rows.
+        texts: V texts share the rows: the first B / V rows read the first text, and so on. spread:
+        the rows of x stand for all texts, and the result has V * B rows.
         """
         table = (self.scale_shift_table.to(x) + t_modulation).unsqueeze(1) + role_modulation
         modulation = table.unbind(2)
@@ -113,7 +113,8 @@ class JodiBlock(nn.Module):
         return out
 
     def _split_work(self, x: Tensor, kept: int) -> list[Part]:
-        """Rows and runs of domains to walk over, the kept apart from the others; [] for no need."""
+        """Rows and runs of domains to walk over, the kept domains apart from the others; [] where
+        the whole tensor is small enough."""
         if x.device.type != "cpu" or torch.is_grad_enabled():
             return []
         domain_bytes = x.shape[2] * self.mlp.expanded * x.element_size()
@@ -138,13 +139,14 @@ class MixFFN(nn.Module):
         super().__init__()
         kwargs = {"device": device, "dtype": dtype}
         self.expanded = 2 * hidden
-        self.inverted_conv = _Conv(expanding_conv(operations)(width, 2 * hidden, 1, **kwargs))
+        self.inverted_conv = _Conv(make_expanding_conv(operations)(width, 2 * hidden, 1, **kwargs))
         self.depth_conv = _Conv(
-            depthwise_glu_conv(operations)(
+            make_depthwise_glu_conv(operations)(
                 2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **kwargs
             )
         )
-        self.point_conv = _Conv(pointwise_conv(operations)(hidden, width, 1, bias=False, **kwargs))
+        pointwise = make_pointwise_conv(operations)
+        self.point_conv = _Conv(pointwise(hidden, width, 1, bias=False, **kwargs))
 
     def forward(self, x_BATC: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, A, T, C) -> (B, A, T, C), each domain on its own grid."""

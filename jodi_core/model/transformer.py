@@ -46,7 +46,7 @@ class JodiTransformer(nn.Module):
         self.t_embedder = TimestepEmbedder(width, config.frequency_size, **kwargs)
         self.t_block = nn.Sequential(nn.SiLU(), operations.Linear(width, 6 * width, **tensor))
         self.y_embedder = CaptionEmbedder(config, **kwargs)
-        self.attention_y_norm = self.y_embedder.norm_of(config, **tensor)
+        self.attention_y_norm = self.y_embedder.make_norm(config, **tensor)
         self.role_embedder = operations.Embedding(3, width, **tensor)
         self.role_block = nn.Sequential(nn.SiLU(), operations.Linear(width, 6 * width, **tensor))
         blocks = nn.ModuleList(JodiBlock(config, **kwargs) for _ in range(config.depth))

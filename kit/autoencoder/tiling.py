@@ -17,8 +17,8 @@ def within_memory(
 ) -> Tensor:
     """network(part, tile=tile) over parts of the rows of x, as many at a time as memory allows.
 
-    bytes_per_row: what one row needs at its peak. When memory runs out all the same: one row at a
-    time, then tiles (close, not exact), with a warning. Result: float32 on the CPU.
+    bytes_per_row: what one row needs at its peak. If memory runs out all the same, rows are done
+    one at a time, then in tiles (close, not exact), with a warning. Result: float32 on the CPU.
     Raises: torch.OutOfMemoryError when even a tile does not fit.
     """
     fit = max(1, min(len(x), int(SHARE * free_memory(x.device) / max(1, bytes_per_row))))
@@ -38,7 +38,7 @@ def within_memory(
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that tensors can still take on a device; 0 where that is not known, or is a CPU's.
+    """Bytes that tensors can still take on a CUDA device; 0 for any other device.
 
     On a CPU several pictures at once are no faster than one after another.
     """
@@ -59,8 +59,8 @@ def map_tiles(
     height, width = x.shape[-2:]
     out: Tensor | None = None
     weight: Tensor | None = None
-    for top in tile_starts(height, tile, step):
-        for left in tile_starts(width, tile, step):
+    for top in place_tiles(height, tile, step):
+        for left in place_tiles(width, tile, step):
             piece = x[..., top : top + tile, left : left + tile]
             result = network(piece).float()
             if out is None or weight is None:
@@ -76,7 +76,7 @@ def map_tiles(
     return (out / weight).to(x.dtype)
 
 
-def tile_starts(length: int, tile: int, step: int) -> list[int]:
+def place_tiles(length: int, tile: int, step: int) -> list[int]:
     """First cell of each tile, so that tiles cover `length` and overlap by a quarter or more."""
     if length <= tile:
         return [0]

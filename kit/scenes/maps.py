@@ -18,7 +18,7 @@ LIMB_INTENSITY = 0.6
 """OpenPose draws limbs at this share of their colour, and joints at full colour on top."""
 
 
-def depth_picture(depth: Tensor, valid: Tensor) -> Tensor:
+def draw_depth(depth: Tensor, valid: Tensor) -> Tensor:
     """Disparity stretched to its own range per picture; the sky has disparity 0.
 
     Shapes: depth (B, H, W) metres, valid (B, H, W) -> (B, 3, H, W). A flat map gives zeros.
@@ -30,18 +30,18 @@ def depth_picture(depth: Tensor, valid: Tensor) -> Tensor:
     return stretched.unsqueeze(1).expand(-1, 3, -1, -1)
 
 
-def normal_picture(normal: Tensor) -> Tensor:
+def draw_normals(normal: Tensor) -> Tensor:
     """(B, 3, H, W) unit vectors in model axes -> picture, (n + 1) / 2."""
     return (normal + 1.0) * 0.5
 
 
-def palette_picture(classes: Tensor) -> Tensor:
+def draw_classes(classes: Tensor) -> Tensor:
     """(B, H, W) class indices -> their palette colours."""
     table = torch.tensor(SEGMENTATION_PALETTE, dtype=torch.float32, device=classes.device) / 255.0
     return table[classes.long()].permute(0, 3, 1, 2)
 
 
-def line_pictures(
+def draw_lines(
     depth: Tensor,
     normal: Tensor,
     albedo: Tensor,
@@ -142,7 +142,7 @@ def _grey(x: Tensor) -> Tensor:
     return x.unsqueeze(1).expand(-1, 3, -1, -1)
 
 
-def skeleton_picture(keypoints: Tensor, height: int, width: int) -> Tensor:
+def draw_skeleton(keypoints: Tensor, height: int, width: int) -> Tensor:
     """Skeletons in the standard colours on black; a limb needs both of its ends visible.
 
     Shapes: keypoints (B, P, 18, 3) pixel x, y and visible (0 or 1) -> (B, 3, H, W).

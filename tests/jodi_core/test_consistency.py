@@ -100,11 +100,11 @@ def test_picture_of_albedo_under_one_light_is_explained_exactly():
     shading = 0.6 + 0.3 * (normal * torch.tensor([0.4, 0.8, 0.4]).view(1, 3, 1, 1)).sum(1, True)
     picture = linear_to_srgb(srgb_to_linear(albedo) * shading)
     classes = torch.randint(0, 3, (2, 16, 16), generator=g)
-    normal_picture = (normal + 1) / 2
-    exact = consistency.picture_against_albedo(picture, albedo, normal_picture, classes)
+    draw_normals = (normal + 1) / 2
+    exact = consistency.picture_against_albedo(picture, albedo, draw_normals, classes)
     assert exact.min() > 60
     grey = torch.full_like(albedo, 0.5)
-    assert consistency.picture_against_albedo(picture, grey, normal_picture, classes).max() < 20
+    assert consistency.picture_against_albedo(picture, grey, draw_normals, classes).max() < 20
 
 
 def test_caption_checks_by_hand():
