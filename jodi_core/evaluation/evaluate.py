@@ -16,7 +16,7 @@ from ...kit.errors import JodiError, ShapeError
 from ...kit.scenes.render import TRAIN_SEED_END, SceneBatch, evaluation_seeds, render_scenes
 from ..domains import DOMAIN_NAMES, domain_index
 from ..labels.maps import postprocess
-from ..model.facts import PERCEPTION_STEPS, STEPS
+from ..model.facts import STEPS
 from ..pipeline import JodiPipeline, Result
 from . import joint
 from .baselines import BaselineBoard, training_statistics
@@ -45,7 +45,7 @@ def evaluate(
     scenes: int = 512,
     first_seed: int = TRAIN_SEED_END,
     size: int | tuple[int, int] | None = None,
-    steps: int = PERCEPTION_STEPS,
+    steps: int | None = None,
     control_steps: int = STEPS,
     guidance: float | None = None,
     batch: int = 32,
@@ -60,8 +60,9 @@ def evaluate(
 
     scenes, first_seed: seeds first_seed.. are used, at least 2^24. size: (height, width) or one
     number; the pipeline's own by default. steps: of single-label perception and of all labels at
-    once, always without guidance. control_steps, guidance: of the tasks that read text; guidance
-    None is the pipeline's own. batch: scenes in memory at a time. parts: which of `PARTS` to do.
+    once, always without guidance. control_steps, guidance: of the tasks that read text. None of
+    steps and guidance is the pipeline's own. batch: scenes in memory at a time. parts: which of
+    `PARTS` to do.
     training_scenes: how many the baselines are averaged over. resamples: of the bootstrap. show:
     scenes whose pictures are kept for the report. approximate_step_cache: see `JodiPipeline.run`;
     None is exact. progress(done, total, what) after every run.
@@ -74,6 +75,7 @@ def evaluate(
     seeds = evaluation_seeds(first_seed, scenes)
     height, width = _checked_size(pipeline, size)
     wanted = _checked_parts(parts)
+    steps = pipeline.facts.perception_steps if steps is None else steps
     if min(batch, steps, control_steps, training_scenes) < 1:
         raise JodiError(
             "batch, steps, control_steps and training_scenes must be at least 1, got "
@@ -262,7 +264,7 @@ class _Run:
             "control.prompt": "caption" if self.pipeline.text_encoder is not None else "none",
             "perception.guidance": 1.0,
             "parts": ",".join(parts),
-            "model": self.pipeline.metadata.get("title", "unnamed model"),
+            "model": self.pipeline.facts.title,
             "device": str(self.pipeline.device),
             "dtype": str(self.pipeline.dtype).removeprefix("torch."),
             **self.approximate,
