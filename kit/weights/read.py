@@ -152,15 +152,15 @@ def _read_safetensors(path: Path, size: int) -> tuple[dict[str, Tensor], dict[st
 def _check_header(path: Path, file, size: int) -> dict[str, str]:
     """The metadata, when the lengths that the header promises are those of the file."""
     (header_bytes,) = struct.unpack("<Q", file.read(8))
-    if 8 + header_bytes > size:
-        raise CheckpointError(
-            f"{path} is truncated: its safetensors header needs {8 + header_bytes:,} bytes, "
-            f"the whole file has {size:,}. {AGAIN}."
-        )
     if header_bytes > _HEADER_LIMIT:
         raise CheckpointError(
             f"{path} names a safetensors header of {header_bytes:,} bytes; at most "
             f"{_HEADER_LIMIT:,} are read, so its first bytes are damaged. {AGAIN}."
+        )
+    if 8 + header_bytes > size:
+        raise CheckpointError(
+            f"{path} is truncated: its safetensors header needs {8 + header_bytes:,} bytes, "
+            f"the whole file has {size:,}. {AGAIN}."
         )
     try:
         entries = json.loads(file.read(header_bytes))
