@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..jodi_core.model.checkpoint import transformer_from_state
+from ..jodi_core.model.checkpoint import TRANSFORMER
 from ..jodi_core.model.denoiser import prepare_denoiser
 from ..jodi_core.pipeline import JodiPipeline
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.text import TextFeatures
-from ..kit.autoencoder.checkpoint import autoencoder_from_state
+from ..kit.autoencoder.checkpoint import AUTOENCODER
 from ..kit.sampling import flow_sigmas
+from ..kit.weights.loading import load_state
 from .baseline_autoencoder import BaselineAutoencoder
 from .baseline_pipeline import BaselinePipeline
 from .baseline_transformer import BaselineTransformer
@@ -59,8 +60,8 @@ class Subject:
         if "ours" in sides:
             options = {"dtype": self.dtype, "device": self.device}
             self.ours = JodiPipeline(
-                transformer_from_state(states[0], config=self.config, **options),
-                autoencoder_from_state(states[1], config=self.vae_config, **options),
+                load_state(states[0], TRANSFORMER, config=self.config, **options),
+                load_state(states[1], AUTOENCODER, config=self.vae_config, **options),
             )
         if "baseline" in sides:
             transformer.load_state_dict(states[0], assign=True)

@@ -89,7 +89,7 @@ def run(args, console: Console) -> int:
         args.seed,
         console,
     )
-    title = pipeline.metadata.get("title", "the model")
+    title = pipeline.facts.title
     console.note(f"{title} on {len(samples)} scenes it has never seen, {demo.size[0]} px")
     for step in (_picture_to_labels, _labels_to_picture, _prompt_to_both, _maps_to_both):
         step(demo)

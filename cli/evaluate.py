@@ -55,8 +55,7 @@ def add(commands) -> None:
     parser.add_argument(
         "--steps",
         type=positive,
-        default=PERCEPTION_STEPS,
-        help=f"of perception (default: {PERCEPTION_STEPS})",
+        help=f"of perception (default: the model's own, {PERCEPTION_STEPS} where it has none)",
     )
     parser.add_argument(
         "--control-steps",

@@ -216,6 +216,14 @@ def finite(text: str) -> float:
     return value
 
 
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = finite(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value
+
+
 def names_list(text: str) -> list[str]:
     """Comma-separated names; the model checks them, as it knows its own."""
     names = [name.strip() for name in text.split(",") if name.strip()]

@@ -8,7 +8,7 @@ from ..jodi_core.embedded import ASSETS, SAMPLES
 from ..jodi_core.training.export import GUIDANCE, TITLE
 from ..jodi_core.training.transformer import TrainingSettings
 from ..kit.weights.convert import DTYPES
-from .options import EMBEDDED, add_command, finite, positive
+from .options import EMBEDDED, add_command, finite, positive, share
 
 EXAMPLES = """
 jodi train scenes      --run runs/nano --count 20000
@@ -83,12 +83,16 @@ def _scenes(parser) -> None:
 def _autoencoder(parser) -> None:
     _steps(parser)
     parser.add_argument("--batch", type=positive, default=16, metavar="N", help="default: 16")
-    parser.add_argument("--lr", type=finite, default=1.5e-3, help="learning rate (default: 0.0015)")
+    for name, value, what in (("muon-lr", 0.003, "dense convolutions"), ("lr", 7e-4, "all else")):
+        parser.add_argument(
+            f"--{name}",
+            type=finite,
+            default=value,
+            help=f"learning rate of {what} (default: {value})",
+        )
     _seed_and_saves(parser, 250)
     _continue_from(parser)
-    parser.add_argument(
-        "--no-compile", dest="compile", action="store_false", help="do without torch.compile"
-    )
+    _training_dtype(parser)
 
 
 def _latents(parser) -> None:
@@ -120,11 +124,26 @@ def _transformer(parser) -> None:
             default=value,
             help=f"{title} (default: {value})",
         )
+    parser.add_argument(
+        "--full-noise",
+        type=share,
+        default=DEFAULTS.full_noise,
+        metavar="SHARE",
+        help="of the rows that make labels, trained to be read in one evaluation "
+        f"(default: {DEFAULTS.full_noise})",
+    )
+    parser.add_argument(
+        "--processes",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="that share an update on a CPU, one thread each (default: 1, with all threads)",
+    )
     _seed_and_saves(parser, DEFAULTS.save_every)
     _continue_from(parser)
     _vae(parser)
     parser.add_argument("--device", default="auto", help="cpu or cuda (default: cuda if there)")
-    _dtype(parser, "bfloat16")
+    _training_dtype(parser)
 
 
 def _export(parser) -> None:
@@ -188,6 +207,16 @@ def _vae(parser) -> None:
         "--vae",
         metavar="FILE",
         help=f"autoencoder, or `{EMBEDDED}` (default: the run's own)",
+    )
+
+
+def _training_dtype(parser) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", *sorted(DTYPES)),
+        default="auto",
+        metavar="DTYPE",
+        help="of the arithmetic (default: bfloat16 where this machine is faster with it)",
     )
 
 

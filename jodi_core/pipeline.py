@@ -11,14 +11,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..kit.autoencoder.checkpoint import load_autoencoder
+from ..kit.autoencoder import checkpoint as dcae
 from ..kit.sampling import StepCallback
+from ..kit.weights.loading import load
 from .embedded import AUTOENCODER, TRANSFORMER, load_text_encoder
 from .job.checks import check_pictures, choose_size, count_rows
 from .labels import maps as labels
-from .model.checkpoint import load_transformer
+from .model import checkpoint
 from .model.compilation import CompiledBlocks
-from .model.facts import GUIDANCE, PERCEPTION_STEPS, STEPS
+from .model.facts import STEPS
 from .model.precision import cpu_dtype
 from .roles import RolePlan
 from .stages import Pictures, Stages
@@ -68,13 +69,16 @@ class JodiPipeline(Stages):
         """
         if dtype is None and torch.device(device).type != "cpu":
             dtype = torch.bfloat16
-        transformer, metadata = load_transformer(model or TRANSFORMER, device=device, dtype=dtype)
+        file = TRANSFORMER if model is None else model
+        loaded = load(file, checkpoint.TRANSFORMER, device=device, dtype=dtype)
+        transformer = loaded.model
         if dtype is None:
             dtype = cpu_dtype(transformer.config)
             transformer = transformer.to(dtype)
-        autoencoder, _ = load_autoencoder(vae or AUTOENCODER, device=device, dtype=dtype)
+        file = AUTOENCODER if vae is None else vae
+        autoencoder = load(file, dcae.AUTOENCODER, device=device, dtype=dtype).model
         text_encoder = load_text_encoder().to(device) if model is None else None
-        return cls(transformer, autoencoder, text_encoder, metadata)
+        return cls(transformer, autoencoder, text_encoder, loaded.metadata, loaded.facts)
 
     def compile(self, **options) -> "JodiPipeline":
         """Compile the network's blocks from the next run on; options: see `CompiledBlocks`.
@@ -132,7 +136,7 @@ class JodiPipeline(Stages):
         conditions: one picture (B or 1, 3, H, W) in [0, 1] for every domain whose role is
         condition, all of one size, sides multiples of `factor`. size (H, W) and batch: taken from
         the conditions and prompts when not given. Row i uses seed + i, or its own of a list. steps
-        and guidance: 10 and 1 for perception, 20 and the model's own otherwise. text,
+        and guidance: the model's own (10) and 1 for perception, 20 and its own otherwise. text,
         negative_text: stored features in place of prompts. callback: see `sampling.StepInfo`.
         tile: see `DCAE.encode`. options: see `sample`.
         Raises: RoleError, ShapeError or TextError for input that does not fit; Interrupted when
@@ -146,7 +150,7 @@ class JodiPipeline(Stages):
         size = choose_size(conditions, size, default=self.native_size, factor=self.factor)
         clean = self.encode_conditions(plan, conditions, size, batch, tile=tile)
         if steps is None:
-            steps = STEPS if plan.uses_text else PERCEPTION_STEPS
+            steps = STEPS if plan.uses_text else self.facts.perception_steps
         guidance = self.default_guidance(plan) if guidance is None else guidance
         if plan.uses_text:
             text = text or self.encode_text(prompt)
@@ -165,7 +169,7 @@ class JodiPipeline(Stages):
             **options,
         )
         raw = self.decode(latents, plan.generated_names, tile=tile)
-        pictures = {name: labels.postprocess(name, x) for name, x in raw.items()}
+        pictures = {name: labels.postprocess(self.domain(name), x) for name, x in raw.items()}
         for name in plan.condition_names:
             pictures[name] = conditions[name].float().cpu().expand(batch, 3, -1, -1)
         settings = {
@@ -179,7 +183,7 @@ class JodiPipeline(Stages):
             "sampler": sampler,
             "size": list(size),
             "batch": batch,
-            "model": self.metadata.get("title", "unnamed model"),
+            "model": self.facts.title,
             "dtype": str(self.dtype).removeprefix("torch."),
             **{k: v for k, v in options.items() if isinstance(v, (bool, int, float, str))},
         }
@@ -187,4 +191,4 @@ class JodiPipeline(Stages):
 
     def default_guidance(self, plan: RolePlan) -> float:
         """1 when the image is given (guidance has no effect then), else the model's own value."""
-        return float(self.metadata.get("guidance", GUIDANCE)) if plan.uses_text else 1.0
+        return self.facts.guidance if plan.uses_text else 1.0

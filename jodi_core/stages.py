@@ -6,7 +6,6 @@ content; that changes no result.
 Shapes: B rows, L domains, z latent channels, h w latent grid, H W pixels.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -14,17 +13,16 @@ from einops import rearrange
 from torch import Tensor
 
 from ..kit.autoencoder.cache import EncodeCache
-from ..kit.autoencoder.config import DC_AE_F32C32
 from ..kit.autoencoder.dcae import DCAE
 from ..kit.autoencoder.tiling import within_memory
 from ..kit.errors import JodiError, RoleError, ShapeError, TextError
 from ..kit.sampling import SAMPLERS, StepCallback, draw_noise, flow_sigmas, hold_region
-from .domains import DOMAIN_NAMES, domain_index
+from .domains import Domain, domain_index, domain_of
 from .labels import maps as labels
 from .model.compilation import CompiledBlocks
 from .model.config import JODI_1600M
 from .model.denoiser import prepare_denoiser
-from .model.facts import STEPS
+from .model.facts import STEPS, ModelFacts, VAEFacts, check_vae, read_facts
 from .model.transformer import JodiTransformer
 from .roles import RolePlan
 from .text import ClosedVocabularyEncoder, TextFeatures
@@ -41,32 +39,25 @@ class Stages:
         autoencoder: DCAE,
         text_encoder: ClosedVocabularyEncoder | None = None,
         metadata: Mapping[str, str] | None = None,
+        facts: ModelFacts | None = None,
     ):
-        if transformer.config.latent_channels != autoencoder.config.latent_channels:
-            raise ShapeError(
-                f"the model works on {transformer.config.latent_channels} latent channels, the "
-                f"autoencoder makes {autoencoder.config.latent_channels}; they must come from the "
-                "same release"
-            )
-        if transformer.config == JODI_1600M and autoencoder.config.factor != DC_AE_F32C32.factor:
-            raise ShapeError(
-                "the released model works on latents of the released autoencoder, DC-AE f32c32 "
-                f"with {DC_AE_F32C32.factor} pixels to a cell; this autoencoder has "
-                f"{autoencoder.config.factor}. Pass the released autoencoder's file as well"
-            )
+        """facts: of the transformer's file; None reads them from `metadata`, for parts in memory.
+
+        Raises: CheckpointError for metadata that cannot be true, ShapeError for parts that do not
+        belong together.
+        """
+        makes = VAEFacts.of(autoencoder.config)
+        if facts is None:
+            facts = read_facts(transformer.config, metadata or {}, "unnamed model", makes)
+        check_vae(facts, makes)
         self.transformer = transformer.eval()
         self.autoencoder = autoencoder.eval()
         self.text_encoder = text_encoder
         self._encodings = EncodeCache()
         self._compiled: CompiledBlocks | None = None
         self.metadata = dict(metadata or {})
-        names = json.loads(self.metadata.get("domains", "null")) or DOMAIN_NAMES
-        self.names = tuple(names[: transformer.config.num_domains])
-        if len(self.names) != transformer.config.num_domains:
-            raise JodiError(
-                f"the model has {transformer.config.num_domains} domains but its metadata names "
-                f"{len(self.names)}; convert it again with all names"
-            )
+        self.facts = facts
+        self.names = facts.names
 
     @property
     def device(self) -> torch.device:
@@ -84,13 +75,16 @@ class Stages:
     @property
     def native_size(self) -> tuple[int, int]:
         """The size (H, W) the model was trained at."""
-        side = int(self.metadata.get("native_size", 1024))
-        return side, side
+        return self.facts.native_size
 
     @property
     def trained_roles(self) -> str:
         """Which role patterns the model has met: "published" or "any"."""
-        return self.metadata.get("trained_roles", "published")
+        return self.facts.trained_roles
+
+    def domain(self, name: str) -> Domain:
+        """One of this model's domains; one beyond the eight is read as plain colour."""
+        return domain_of(name, domain_index(name, self.names))
 
     def plan(self, generate: Iterable[str], condition: Iterable[str] = ()) -> RolePlan:
         """A role plan over this model's domains."""
@@ -134,7 +128,7 @@ class Stages:
 
         A picture met before is not encoded again, until the autoencoder or its weights change.
         """
-        x = labels.preprocess(name, picture).to(self.dtype)
+        x = labels.preprocess(self.domain(name), picture).to(self.dtype)
 
         def encode() -> Tensor:
             pixels = x.shape[-2] * x.shape[-1]

@@ -123,7 +123,15 @@ class ClosedVocabularyEncoder(nn.Module):
     BEGIN, PAD = "<begin>", "<pad>"
     table: Tensor  # (words, D), orthogonal rows
 
-    def __init__(self, vocabulary: Sequence[str], caption_length: int, *, seed: int = 0):
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        caption_length: int,
+        *,
+        seed: int = 0,
+        table: Tensor | None = None,
+    ):
+        """table: the rows (words, D) where they are known; None draws orthogonal ones."""
         super().__init__()
         if len(set(vocabulary)) != len(vocabulary):
             raise TextError("the vocabulary lists a word twice")
@@ -131,10 +139,14 @@ class ClosedVocabularyEncoder(nn.Module):
         self.caption_length = caption_length
         self._ids = {word: i for i, word in enumerate((self.BEGIN, self.PAD, *vocabulary))}
         count = len(self._ids)
-        generator = torch.Generator().manual_seed(seed)
-        square = torch.randn(count, count, dtype=torch.float64, generator=generator)
-        orthonormal = torch.linalg.qr(square).Q * count**0.5
-        self.register_buffer("table", orthonormal.float())
+        if table is None:
+            generator = torch.Generator().manual_seed(seed)
+            square = torch.randn(count, count, dtype=torch.float64, generator=generator)
+            orthonormal = torch.linalg.qr(square).Q
+            table = orthonormal * count**0.5
+        # A host writes buffers as they lie in memory, and files hold them row by row.
+        rows = torch.as_tensor(table, dtype=torch.float32).contiguous()
+        self.register_buffer("table", rows)
 
     @property
     def channels(self) -> int:

@@ -15,7 +15,7 @@ from ...kit.errors import JodiError, ShapeError
 from ...kit.scenes.render import TRAIN_SEED_END, SceneBatch, evaluation_seeds, render_scenes
 from ..domains import DOMAIN_NAMES, domain_index
 from ..labels.maps import postprocess
-from ..model.facts import PERCEPTION_STEPS, STEPS
+from ..model.facts import STEPS
 from ..pipeline import JodiPipeline
 from . import joint
 from .baselines import BaselineBoard, training_statistics
@@ -44,7 +44,7 @@ def evaluate(
     scenes: int = 512,
     first_seed: int = TRAIN_SEED_END,
     size: int | tuple[int, int] | None = None,
-    steps: int = PERCEPTION_STEPS,
+    steps: int | None = None,
     control_steps: int = STEPS,
     guidance: float | None = None,
     batch: int = 32,
@@ -58,8 +58,9 @@ def evaluate(
 
     scenes, first_seed: seeds first_seed.. are used, at least 2^24. size: (height, width) or one
     number; the pipeline's own by default. steps: of single-label perception and of all labels at
-    once, always without guidance. control_steps, guidance: of the tasks that read text; guidance
-    None is the pipeline's own. batch: scenes in memory at a time. parts: which of `PARTS` to do.
+    once, always without guidance. control_steps, guidance: of the tasks that read text. None of
+    steps and guidance is the pipeline's own. batch: scenes in memory at a time. parts: which of
+    `PARTS` to do.
     training_scenes: how many the baselines are averaged over. resamples: of the bootstrap. show:
     scenes whose pictures are kept for the report. progress(done, total, what) after every run.
     Row i of a run uses its scene's seed as noise seed, so that results do not depend on `batch`.
@@ -71,6 +72,7 @@ def evaluate(
     seeds = evaluation_seeds(first_seed, scenes)
     height, width = _checked_size(pipeline, size)
     wanted = _checked_parts(parts)
+    steps = pipeline.facts.perception_steps if steps is None else steps
     if min(batch, steps, control_steps, training_scenes) < 1:
         raise JodiError(
             "batch, steps, control_steps and training_scenes must be at least 1, got "
@@ -243,7 +245,7 @@ class _Evaluation:
             "control.prompt": "caption" if self.pipeline.text_encoder is not None else "none",
             "perception.guidance": 1.0,
             "parts": ",".join(parts),
-            "model": self.pipeline.metadata.get("title", "unnamed model"),
+            "model": self.pipeline.facts.title,
             "device": str(self.pipeline.device),
             "dtype": str(self.pipeline.dtype).removeprefix("torch."),
         }

@@ -2,12 +2,13 @@
 
 import contextlib
 import json
-import os
 import time
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from ..weights.write import atomic_file
 
 
 class Ema:
@@ -43,9 +44,8 @@ class RunFolder:
 
     def save(self, state: dict) -> None:
         """Replace the saved state in one step: a kill leaves the old one or the new one."""
-        temporary = self.path / "state.pt.tmp"
-        torch.save(state, temporary)
-        os.replace(temporary, self.path / "state.pt")
+        with atomic_file(self.path / "state.pt", force=True) as file:
+            torch.save(state, file)
 
     def load(self) -> dict | None:
         """The saved state on the CPU, whatever device it was saved from; None for a fresh run."""

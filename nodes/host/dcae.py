@@ -17,15 +17,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...kit.autoencoder.cache import EncodeCache
-from ...kit.autoencoder.checkpoint import checked_autoencoder
+from ...kit.autoencoder.checkpoint import AUTOENCODER
 from ...kit.autoencoder.config import AutoencoderConfig
 from ...kit.autoencoder.dcae import DCAE
 from ...kit.errors import ShapeError
-from ...kit.weights.loading import cast
+from ...kit.weights.loading import name_source
+from ...kit.weights.read import pack_metadata
 from ..wires.agreement import EMPTY, check_finite
-from .files import read_file
+from .files import check_file
 from .jodi_latent import fit_colours, offer_for_preview
-from .patcher import managed
+from .patcher import cast_weight, managed
 
 log = logging.getLogger("jodi")
 
@@ -39,9 +40,9 @@ def load_vae(path, device=None, disable_dynamic: bool = False) -> "JodiVAE":
     disable_dynamic: the host asks so when it needs its plain patcher.
     Raises: CheckpointError for a file that is not a whole DC-AE, naming what it is.
     """
-    state, metadata = read_file(path, "dcae")
-    state, config = checked_autoencoder(state, metadata, source=str(path))
-    return JodiVAE(state, config, path, device, disable_dynamic)
+    checked = check_file(path, AUTOENCODER)
+    with name_source(str(path)):
+        return JodiVAE(checked.state, checked.config, path, device, disable_dynamic)
 
 
 class JodiVAE(comfy.sd.VAE):
@@ -141,6 +142,12 @@ class JodiVAE(comfy.sd.VAE):
             )
         return self._decode(samples[:, :, index], tile).movedim(1, -1)
 
+    def get_sd(self) -> dict[str, Tensor]:
+        """What VAESave writes: the weights, and the sizes that they do not tell."""
+        weights = {name: t.contiguous() for name, t in super().get_sd().items()}
+        about = {"kind": AUTOENCODER.kind.name, "config": self.config.to_json()}
+        return {**weights, **pack_metadata(about)}
+
     def rgb_fit(self) -> tuple[list[list[float]], list[float]]:
         """Linear map from this VAE's scaled latents to colours, fitted once on drawn scenes."""
         if self._rgb_fit is None:
@@ -225,7 +232,7 @@ def _network(state: Mapping[str, Tensor], config: AutoencoderConfig, dtype) -> D
     # steps, seen in depth.
     tail = "decoder.project_out."
     tensors = {
-        name: cast(name, tensor, torch.float32 if name.startswith(tail) else dtype)
+        name: cast_weight(name, tensor, torch.float32 if name.startswith(tail) else dtype)
         for name, tensor in state.items()
     }
     network.load_state_dict(tensors, strict=True, assign=True)

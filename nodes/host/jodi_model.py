@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from ...jodi_core.model.config import JODI_1600M, TransformerConfig
-from ...jodi_core.model.facts import ModelFacts, VAEFacts, vae_of
+from ...jodi_core.model.facts import ModelFacts, VAEFacts, write_facts
 from ...jodi_core.model.text_cache import TextCache
 from ...jodi_core.model.transformer import JodiTransformer
 from ...jodi_core.roles import Role
 from ...kit.errors import RoleError, ShapeError, TextError
+from ...kit.weights.read import pack_metadata
 from ..wires.agreement import check_latent, check_roles
 from .jodi_latent import JodiLatent
 from .jodi_run import Prepared, RunCond, RunEntry, prepared, repeats
@@ -98,6 +99,7 @@ class JodiConfig(comfy.supported_models_base.BASE):
 
     def __init__(self, config: TransformerConfig, facts: ModelFacts):
         super().__init__({"config": config})
+        self._about = write_facts(config, facts)
         self.latent_format = JodiLatent(
             config.latent_channels, config.num_domains, facts.vae_factor, facts.latent_scale
         )
@@ -107,6 +109,11 @@ class JodiConfig(comfy.supported_models_base.BASE):
 
     def inpaint_model(self) -> bool:
         return False
+
+    def process_unet_state_dict_for_saving(self, state_dict):
+        """What ModelSave writes: the weights, and what they do not tell of themselves."""
+        weights = {name: tensor.contiguous() for name, tensor in state_dict.items()}
+        return super().process_unet_state_dict_for_saving({**weights, **pack_metadata(self._about)})
 
 
 class JodiHostModel(comfy.model_base.BaseModel):
@@ -217,7 +224,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
             check_roles(first[0].tolist(), roles, "negative, or a part of it,", "positive")
 
     def _check_vae(self, made_by: VAEFacts | None) -> None:
-        wanted = vae_of(self.facts)
+        wanted = self.facts.vae
         if made_by is not None and not made_by.equals(wanted):
             raise ShapeError(
                 f"the CONDITIONING and the LATENT were made for a model that works on latents of "

@@ -13,6 +13,7 @@ from jodi_pack.jodi_core.model.transformer import JodiTransformer, init_weights
 from jodi_pack.jodi_core.roles import Role, RolePlan
 from jodi_pack.jodi_core.text import ClosedVocabularyEncoder
 from jodi_pack.jodi_core.training.role_sampling import TASKS, sample_roles
+from jodi_pack.jodi_core.training.run import PICTURE_SHARES
 from jodi_pack.jodi_core.training.transformer import TrainingSettings, train_transformer
 from jodi_pack.kit.autoencoder.dcae import DCAE
 from jodi_pack.kit.errors import JodiError
@@ -150,7 +151,7 @@ class TestRunFolder:
         run.save({"step": 1, "w": torch.ones(2)})
 
         def killed(state, path):
-            path.write_bytes(b"half a file")
+            path.write(b"half a file")
             raise KeyboardInterrupt
 
         monkeypatch.setattr(torch, "save", killed)
@@ -382,10 +383,10 @@ class TestTrainAutoencoder:
         return train_autoencoder(
             store,
             folder,
+            PICTURE_SHARES,
             steps=steps,
             config=config,
             batch=4,
-            compile=False,
             save_every=2,
             **options,
         )
