@@ -44,6 +44,8 @@ def check_a_saved_model_loads_back(folder):
 
 def check_a_merge_loads_back(folder):
     model, _, _ = built_in()
+    name = "diffusion_model.blocks.0.attn.qkv.weight"
+    ours = model.model.state_dict()[name].clone()  # a merge is written over it
     merge = nodes_model_merging.ModelMergeSimple()
     other = load_model(saved(folder, nodes_model_merging.ModelSave, "same", model=model), "fp32")
     with torch.inference_mode():
@@ -52,9 +54,7 @@ def check_a_merge_loads_back(folder):
     (merged,) = merge.merge(model, other, 0.5)
     file = saved(folder, nodes_model_merging.ModelSave, "merged", model=merged)
     again = load_model(file, "fp32")
-    name = "diffusion_model.blocks.0.attn.qkv.weight"
-    ours, mixed = model.model.state_dict()[name], again.model.state_dict()[name]
-    assert torch.allclose(mixed, 2 * ours, rtol=1e-5, atol=1e-7)
+    assert torch.allclose(again.model.state_dict()[name], 2 * ours, rtol=1e-5, atol=1e-7)
     assert _host.jodi_facts(again) == _host.jodi_facts(model)
 
 
