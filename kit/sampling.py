@@ -133,7 +133,8 @@ def draw_noise(shape: Sequence[int], seed: int | Sequence[int]) -> Tensor:
     """Standard normal noise (B, ...) float32, drawn on the CPU.
 
     Row i of seed n is row 0 of seed n + i, so a row is the same in a batch of any size and on any
-    device. Seeds are whole numbers of any size. Noise of all domains comes from one call: what is wired does not move it.
+    device. Seeds are whole numbers of any size. Noise of all domains comes from one call: what is
+    wired does not move it.
     """
     batch, *rest = shape
     if isinstance(seed, (int, Integral)):

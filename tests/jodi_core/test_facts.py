@@ -44,7 +44,6 @@ LIES = [
     ("native_size", "1_024"),
     ("native_size", "nan"),
     ("native_size", "1000000"),
-    ("native_size", "63"),  # no multiple of the eight pixels of a token
     ("native_size", "9" * 5000),
     ("domains", "5"),
     ("domains", "{}"),
@@ -96,6 +95,13 @@ def test_each_lie_has_its_sentence(key, value):
     assert text.startswith(f"m.safetensors: its metadata says that {key} is '{value[:20]}"[:60])
     assert "; expected " in text and "convert it again" in text
     assert len(text) < 700 and "\n" not in text
+
+
+def test_the_native_size_is_whole_tokens():
+    assert read_facts(TINY, {"native_size": "20", "vae_factor": "4"}, "x").native_size == (20, 20)
+    for about, vae in (({"vae_factor": "8"}, None), ({}, VAEFacts(5, 8, 1.0))):
+        with pytest.raises(CheckpointError, match="a multiple of 8"):
+            read_facts(TINY, {"native_size": "20", **about}, "x", vae)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from jodi_pack.tests.helpers import WORDS
 
 
 @pytest.fixture
-def encoder(self):
+def encoder():
     return ClosedVocabularyEncoder(WORDS, 8)
 
 
