@@ -228,7 +228,7 @@ def name_source(source: str):
 def _shapes_of(format: Format, config) -> dict[str, tuple[int, ...]]:
     try:
         model = format.build(config, device="meta")
-    except (RuntimeError, OverflowError, TypeError, ZeroDivisionError) as error:
+    except (RuntimeError, OverflowError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"the sizes it states make no network ({str(error).splitlines()[0][:120]}). Use the "
             "file that the training exported, or convert it again from its source."
