@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..config import JsonConfig
 from ..errors import CheckpointError
 from .kinds import require_kind
-from .loading import Format, cast, check, float_dtype, name_dtype
+from .loading import Format, cast, check, float_dtype, name_dtype, name_source
 from .read import read_state_dict
 from .write import Progress, checked_destination, write_state_dict
 
@@ -89,8 +90,13 @@ def convert(
         "dtype": name_dtype(dtype),
     }
     state = format.other_names(checked.state, naming)
+
+    def cast_named(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        with name_source(str(src)):
+            return cast(name, tensor, dtype)
+
     size = write_state_dict(
-        dst, state, described, dtype=dtype, convert=cast, force=force, progress=progress
+        dst, state, described, dtype=dtype, convert=cast_named, force=force, progress=progress
     )
     return Conversion(
         kind=format.kind.name,

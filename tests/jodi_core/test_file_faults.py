@@ -86,7 +86,8 @@ class TestClaims:
         ],
     )
     def test_sizes_of_the_transformer(self, save, state, claim, value):
-        refused(save(state, **{claim: value}), claim.split("_")[0])
+        told = {"num_labels": "domains", "mlp_ratio": "mlp_size"}.get(claim, claim)
+        refused(save(state, **{claim: value}), told)
 
     @pytest.mark.parametrize("claim", ["hidden_size", "caption_length", "caption_channels"])
     def test_a_claim_that_no_tensor_speaks_against(self, save, state, claim):
