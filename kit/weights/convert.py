@@ -11,7 +11,7 @@ from torch import Tensor
 from ..config import JsonConfig
 from ..errors import CheckpointError
 from .kinds import require_kind
-from .loading import Format, cast, check, float_dtype, name_dtype, name_source
+from .loading import Checked, Format, cast, check, float_dtype, name_dtype, name_source
 from .read import read_state_dict
 from .write import Progress, checked_destination, write_state_dict
 
@@ -77,18 +77,7 @@ def convert(
     _check_config_type(config, format.config)
     checked = check(content, format, kind=kind, config=config, source=str(src))
     dtype = dtype or float_dtype(checked.state)
-    sha256 = file_sha256(src)
-    described = {
-        **format.adds(checked.config),
-        **content.metadata,
-        "format": "pt",
-        "jodi_format": FORMAT_VERSION,
-        "kind": format.kind.name,
-        "config": checked.config.to_json(),
-        "source": src.name,
-        "source_sha256": sha256,
-        "dtype": name_dtype(dtype),
-    }
+    described = _describe(checked, format, src, dtype)
     state = format.other_names(checked.state, naming)
 
     def cast_named(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -102,13 +91,28 @@ def convert(
         kind=format.kind.name,
         source=src,
         destination=dst,
-        source_sha256=sha256,
+        source_sha256=described["source_sha256"],
         dtype=described["dtype"],
         tensors=len(state),
         parameters=sum(t.numel() for t in state.values()),
         bytes=size,
         config=checked.config,
     )
+
+
+def _describe(checked: Checked, format: Format, src: Path, dtype: torch.dtype) -> dict[str, str]:
+    """The metadata of the new file."""
+    return {
+        **format.adds(checked.config),
+        **checked.metadata,
+        "format": "pt",
+        "jodi_format": FORMAT_VERSION,
+        "kind": format.kind.name,
+        "config": checked.config.to_json(),
+        "source": src.name,
+        "source_sha256": file_sha256(src),
+        "dtype": name_dtype(dtype),
+    }
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
