@@ -202,7 +202,7 @@ def test_metadata_in_a_tensor_is_read_as_the_files_own(tmp_path):
     assert set(content.tensors) == set(tiny_transformer().state_dict())
     for damage in (torch.zeros(4), torch.full((9,), 65, dtype=torch.uint8)):
         name = "model.diffusion_model.jodi_metadata"
-        write_state_dict(tmp_path / "d.safetensors", {**state, name: damage}, {})
+        write_state_dict(tmp_path / "d.safetensors", {**state, name: damage}, {}, force=True)
         with pytest.raises(CheckpointError, match="describes itself, cannot be read"):
             read_state_dict(tmp_path / "d.safetensors")
 
