@@ -163,7 +163,7 @@ def _picture(path: Path) -> Lines:
         raise JodiError(
             f"{path} is a picture without settings inside: jodi did not make it"
         ) from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CheckpointError(f"{path} cannot be read as a PNG ({error})") from None
     yield "what", f"a picture made by jodi, {size[0]}x{size[1]}"
     for key, value in settings.items():

@@ -120,7 +120,7 @@ def read_text_features(path: Path | None, channels: int) -> TextFeatures | None:
             f"{path}: expected floating-point caption (B, 1, S, {channels}) and mask (B, S), got "
             f"{tuple(caption.shape)} and {tuple(mask.shape)}"
         )
-    if not torch.isfinite(caption).all():
+    if not torch.isfinite(caption.float()).all():
         raise TextError(f"{path}: caption holds NaN or infinity; encode the text again in float32")
     return TextFeatures(caption.float(), (mask != 0).long())
 

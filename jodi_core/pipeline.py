@@ -69,16 +69,16 @@ class JodiPipeline(Stages):
         """
         if dtype is None and torch.device(device).type != "cpu":
             dtype = torch.bfloat16
-        file = TRANSFORMER if model is None else model
-        loaded = load(file, checkpoint.TRANSFORMER, device=device, dtype=dtype)
+        source = TRANSFORMER if model is None else model
+        loaded = load(source, checkpoint.TRANSFORMER, device=device, dtype=dtype)
         transformer = loaded.model
         if dtype is None:
             dtype = cpu_dtype(transformer.config)
             transformer = transformer.to(dtype)
-        file = AUTOENCODER if vae is None else vae
-        autoencoder = load(file, dcae.AUTOENCODER, device=device, dtype=dtype).model
+        latents = AUTOENCODER if vae is None else vae
+        autoencoder = load(latents, dcae.AUTOENCODER, device=device, dtype=dtype).model
         text_encoder = load_text_encoder().to(device) if model is None else None
-        return cls(transformer, autoencoder, text_encoder, loaded.metadata, loaded.facts)
+        return cls(transformer, autoencoder, text_encoder, loaded.metadata, str(source))
 
     def compile(self, **options) -> "JodiPipeline":
         """Compile the network's blocks from the next run on; options: see `CompiledBlocks`.

@@ -22,7 +22,7 @@ from .labels import maps as labels
 from .model.compilation import CompiledBlocks
 from .model.config import JODI_1600M
 from .model.denoiser import prepare_denoiser
-from .model.facts import STEPS, ModelFacts, VAEFacts, check_vae, read_facts
+from .model.facts import STEPS, VAEFacts, check_vae, read_facts
 from .model.transformer import JodiTransformer
 from .roles import RolePlan
 from .text import ClosedVocabularyEncoder, TextFeatures
@@ -39,16 +39,17 @@ class Stages:
         autoencoder: DCAE,
         text_encoder: ClosedVocabularyEncoder | None = None,
         metadata: Mapping[str, str] | None = None,
-        facts: ModelFacts | None = None,
+        source: str = "unnamed model",
     ):
-        """facts: of the transformer's file; None reads them from `metadata`, for parts in memory.
+        """metadata: of the transformer's file; source: its name, and the title where it has none.
 
+        A file that does not say which latents its model works on takes those of this autoencoder,
+        but for the released model.
         Raises: CheckpointError for metadata that cannot be true, ShapeError for parts that do not
         belong together.
         """
         makes = VAEFacts.of(autoencoder.config)
-        if facts is None:
-            facts = read_facts(transformer.config, metadata or {}, "unnamed model", makes)
+        facts = read_facts(transformer.config, metadata or {}, source, makes)
         check_vae(facts, makes)
         self.transformer = transformer.eval()
         self.autoencoder = autoencoder.eval()

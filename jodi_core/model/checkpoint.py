@@ -113,7 +113,7 @@ def _published_values(width: int, facts: Mapping[str, int]) -> dict:
         "depth": depth,
         "cross_attention_heads": cross_heads,
         # The published code divides a base of 32 latent cells by the patch size.
-        "pe_base_size": max(JODI_1600M.pe_base_size // facts.get("patch_size", 1), 1),
+        "pe_base_size": max(JODI_1600M.pe_base_size // max(facts.get("patch_size", 1), 1), 1),
     }
 
 
@@ -177,7 +177,7 @@ def _config_values(facts: Mapping[str, int]) -> dict:
         values["num_labels"] = values.pop("domains") - 1
     if "mlp_size" in values:
         mlp_size = values.pop("mlp_size")
-        if "hidden_size" in values:
+        if values.get("hidden_size"):
             values["mlp_ratio"] = _ratio(mlp_size, values["hidden_size"])
     return values
 

@@ -104,6 +104,7 @@ def read_facts(
     Raises: CheckpointError with a sentence for each fact that cannot be true.
     """
     released = config.caption_channels == JODI_1600M.caption_channels
+    guessed = vae is None and not released and "vae_factor" not in metadata
     if released or vae is None:
         vae = VAEFacts.of(DC_AE_F32C32 if released else embedded_autoencoder())
 
@@ -121,10 +122,11 @@ def read_facts(
 
     vae_factor = read("vae_factor", _power_of_two, "a power of two", vae.factor)
     factor = vae_factor * config.patch_size
+    multiple = config.patch_size if guessed else factor
     side = read(
         "native_size",
-        lambda text: _whole(text, _LARGEST_SIDE, factor),
-        f"a number of pixels, a multiple of {factor} up to {_LARGEST_SIDE}",
+        lambda text: _whole(text, _LARGEST_SIDE, multiple),
+        f"a number of pixels, a multiple of {multiple} up to {_LARGEST_SIDE}",
         max(factor, RELEASED_SIDE // factor * factor),
     )
     return ModelFacts(

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..config import JsonConfig
 from ..errors import CheckpointError
 from .kinds import require_kind
-from .loading import Format, cast, check, float_dtype, name_dtype
+from .loading import Checked, Format, cast, check, float_dtype, name_dtype, name_source
 from .read import read_state_dict
 from .write import Progress, checked_destination, write_state_dict
 
@@ -76,33 +77,42 @@ def convert(
     _check_config_type(config, format.config)
     checked = check(content, format, kind=kind, config=config, source=str(src))
     dtype = dtype or float_dtype(checked.state)
-    sha256 = file_sha256(src)
-    described = {
-        **format.adds(checked.config),
-        **content.metadata,
-        "format": "pt",
-        "jodi_format": FORMAT_VERSION,
-        "kind": format.kind.name,
-        "config": checked.config.to_json(),
-        "source": src.name,
-        "source_sha256": sha256,
-        "dtype": name_dtype(dtype),
-    }
+    described = _describe(checked, format, src, dtype)
     state = format.other_names(checked.state, naming)
+
+    def cast_named(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        with name_source(str(src)):
+            return cast(name, tensor, dtype)
+
     size = write_state_dict(
-        dst, state, described, dtype=dtype, convert=cast, force=force, progress=progress
+        dst, state, described, dtype=dtype, convert=cast_named, force=force, progress=progress
     )
     return Conversion(
         kind=format.kind.name,
         source=src,
         destination=dst,
-        source_sha256=sha256,
+        source_sha256=described["source_sha256"],
         dtype=described["dtype"],
         tensors=len(state),
         parameters=sum(t.numel() for t in state.values()),
         bytes=size,
         config=checked.config,
     )
+
+
+def _describe(checked: Checked, format: Format, src: Path, dtype: torch.dtype) -> dict[str, str]:
+    """The metadata of the new file."""
+    return {
+        **format.adds(checked.config),
+        **checked.metadata,
+        "format": "pt",
+        "jodi_format": FORMAT_VERSION,
+        "kind": format.kind.name,
+        "config": checked.config.to_json(),
+        "source": src.name,
+        "source_sha256": file_sha256(src),
+        "dtype": name_dtype(dtype),
+    }
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

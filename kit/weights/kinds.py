@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import CheckpointError
-from .read import few
+from ..errors import CheckpointError, few
 
 State = Mapping[str, Tensor]
 

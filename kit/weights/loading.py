@@ -151,7 +151,7 @@ def check(
         faults = key_faults(state, _shapes_of(format, found))
         if faults:
             require_keys(faults, format.describe(found), format.explain(faults, found))
-        _check_dtypes(state, dtypes)
+        check_dtypes(state, dtypes)
         facts = format.facts(found, content.metadata, source)
     return Checked(kind, state, found, facts, content.metadata, source)
 
@@ -228,7 +228,7 @@ def name_source(source: str):
 def _shapes_of(format: Format, config) -> dict[str, tuple[int, ...]]:
     try:
         model = format.build(config, device="meta")
-    except (RuntimeError, OverflowError, TypeError, ZeroDivisionError) as error:
+    except (RuntimeError, OverflowError, TypeError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"the sizes it states make no network ({str(error).splitlines()[0][:120]}). Use the "
             "file that the training exported, or convert it again from its source."
@@ -236,7 +236,8 @@ def _shapes_of(format: Format, config) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-def _check_dtypes(state: State, dtypes: tuple[torch.dtype, ...]) -> None:
+def check_dtypes(state: State, dtypes: tuple[torch.dtype, ...]) -> None:
+    """Pass when weights have these dtypes only. Raises: CheckpointError naming the first other."""
     for name, tensor in state.items():
         if tensor.dtype not in dtypes:
             _refuse_dtype(name, tensor.dtype)

@@ -166,6 +166,8 @@ def _check_header(path: Path, file, size: int) -> dict[str, str]:
         entries = json.loads(file.read(header_bytes))
         ends = [e["data_offsets"][1] for name, e in entries.items() if name != "__metadata__"]
         needed = 8 + header_bytes + max(ends, default=0)
+        if not isinstance(needed, int) or needed > 2**62:
+            raise ValueError("an end that no file reaches")
         metadata = {str(k): str(v) for k, v in (entries.get("__metadata__") or {}).items()}
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(

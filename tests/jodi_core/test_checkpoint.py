@@ -18,10 +18,12 @@ from jodi_pack.jodi_core.model.checkpoint import (
 from jodi_pack.jodi_core.model.config import JODI_1600M, TransformerConfig
 from jodi_pack.jodi_core.model.transformer import JodiTransformer
 from jodi_pack.kit.autoencoder import keys as autoencoder_keys
-from jodi_pack.kit.autoencoder.checkpoint import autoencoder_sizes, load_autoencoder
+from jodi_pack.kit.autoencoder.checkpoint import AUTOENCODER, autoencoder_sizes, load_autoencoder
 from jodi_pack.kit.autoencoder.config import DC_AE_F32C32, AutoencoderConfig
 from jodi_pack.kit.autoencoder.dcae import DCAE
 from jodi_pack.kit.errors import CheckpointError
+from jodi_pack.kit.weights import kinds
+from jodi_pack.kit.weights.convert import convert
 from jodi_pack.kit.weights.loading import load_state
 from safetensors.torch import save_file
 
@@ -184,6 +186,20 @@ class TestLoading:
         load_transformer(reference_dir / "jodi" / "model.safetensors")
         for name in ("dcae", "dcae_diffusers"):
             load_autoencoder(reference_dir / "dcae" / f"{name}.safetensors")
+
+
+def test_a_file_is_identified_once(save, state, tmp_path, monkeypatch):
+    path, seen = save(state, TINY), []
+
+    def counted(tensors, identify=kinds.identify):
+        seen.append(len(tensors))
+        return identify(tensors)
+
+    monkeypatch.setattr(kinds, "identify", counted)
+    load_transformer(path)
+    assert seen == [len(state)]
+    convert(path, tmp_path / "n.safetensors", (TRANSFORMER, AUTOENCODER))
+    assert len(seen) == 2
 
 
 class TestFaults:
