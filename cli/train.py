@@ -231,7 +231,7 @@ def samples(args, console: Console) -> int:
     paths = write_samples(args.to)
     made = read_samples(args.to)
     rows = [[(d.title, sample.pictures[d.name]) for d in DOMAINS] for sample in made]
-    sheet = contact_sheet(rows, headings=[sample.caption for sample in made], side=128)
+    sheet = contact_sheet(rows, headings=[sample.caption for sample in made])
     if args.sheet:
         save_png(args.sheet, sheet)
         console.result(str(args.sheet))
