@@ -55,6 +55,7 @@ def train_autoencoder(
     seed: int = 0,
     start_from: DCAE | None = None,
     save_every: int = 250,
+    seconds: float | None = None,
     report: Report | None = None,
 ) -> DCAE:
     """Train, resuming from `folder` if it holds a state, and return the averaged model.
@@ -68,7 +69,7 @@ def train_autoencoder(
     torch.manual_seed(seed)
     model = DCAE(config) if start_from is None else start_from
     task = _RoundTrip(model, store, shares, batch, dtype, (muon_lr, lr))
-    settings = LoopSettings(steps=steps, seed=seed, save_every=save_every)
+    settings = LoopSettings(steps=steps, seed=seed, save_every=save_every, seconds=seconds)
     try:
         run_training(task, folder, settings, report)
     finally:
@@ -87,7 +88,7 @@ class _RoundTrip:
         # The training pass. `encode` and `decode` stay as they are.
         model.forward = _noisy_round_trip.__get__(model)
 
-    def losses(self, rng: np.random.Generator, step: int) -> Losses:
+    def losses(self, rng: np.random.Generator, progress: float) -> Losses:
         config = self.model.config
         scenes = rng.integers(len(self.store), size=self.batch)
         kinds = rng.choice(len(self.names), size=self.batch, p=self.shares)
