@@ -106,12 +106,12 @@ def train_transformer(
     """
     model = start_from or _fresh_model(text, latents, settings.seed)
     model = model.to(device).float()
-    task = _RoleSwitch(model, latents, captions, text, settings, device)
+    task = RoleSwitchTask(model, latents, captions, text, settings, device)
     run_training(task, folder, settings.loop(), report)
     return model.eval()
 
 
-class _RoleSwitch:
+class RoleSwitchTask:
     """The task of a Jodi: whatever each domain's role, predict the velocity of those generated."""
 
     def __init__(self, model: JodiTransformer, latents, captions, text, settings, device: str):
