@@ -9,11 +9,14 @@ VENV   ?= .venv
 #     make clean && make test TORCH=torch==2.4.0
 TORCH ?= torch==2.13.0
 
+# Where the stages of a training leave what they made, so that the next start goes on from there.
+RUN ?= runs/nano
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-quick test-slow test-core test-host lint bench format clean help
+.PHONY: demo nano test test-quick test-slow test-core test-host lint bench format clean help
 
 help:
 	@echo "make demo    all three tasks on sample pictures -> output/demo/contact_sheet.png"
@@ -22,6 +25,7 @@ help:
 	@echo "make test-slow   what is slow: training, full sizes, ComfyUI's servers, its page in a browser"
 	@echo "make test-quick  what is quick and needs no ComfyUI: for every change"
 	@echo "make test-core   all that needs no ComfyUI;  make test-host  all that needs one"
+	@echo "make nano    jodi-nano from nothing, with a report card -> output/nano  (MINUTES=M, RUN=DIR)"
 	@echo "make lint    ruff and pyright                      (make format repairs what ruff can)"
 	@echo "make bench   ours against a plain baseline         (BENCH_JSON=FILE keeps the figures)"
 	@echo "make clean   remove $(VENV)"
@@ -29,6 +33,9 @@ help:
 
 demo: $(VENV)/.runtime
 	@$(BIN)/jodi demo
+
+nano: $(VENV)/.runtime
+	@$(BIN)/jodi train nano --run "$(RUN)" --force $(if $(MINUTES),--minutes $(MINUTES))
 
 # Every folder of tests belongs to one of these, so that a new one is never left out.
 HOST_TESTS := tests/nodes tests/host tests/browser

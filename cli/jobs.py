@@ -232,7 +232,7 @@ def _save_sheet(outcome: Outcome, folder: Path, inputs: list[Path], console: Con
         return
     (stem,) = named_apart([SHEET], [".png"], folder, inputs)
     path = folder / f"{stem}.png"
-    save_png(path, contact_sheet(outcome.rows, headings=outcome.headings, side=SHEET_SIDE))
+    save_png(path, contact_sheet(outcome.rows, headings=outcome.headings))
     shown = f" (the first {SHEET_ROWS})" if outcome.done > SHEET_ROWS else ""
     console.note(f"to look at{shown}: {path}")
 

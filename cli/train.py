@@ -33,6 +33,7 @@ from ..kit.weights.convert import DTYPES
 from ..kit.weights.loading import cast
 from ..kit.weights.write import write_state_dict
 from .model import choose_device
+from .nano import nano
 from .options import EMBEDDED
 from .progress import Console
 from .train_options import add_stages
@@ -62,7 +63,7 @@ def scenes(args, console: Console) -> int:
 
 def autoencoder(args, console: Console) -> int:
     """Train the autoencoder on the pictures of all domains."""
-    run = TrainingRun(args.run_folder)
+    run, device = TrainingRun(args.run_folder), str(choose_device(args.device))
     store = run.store()
     start = None
     if args.continue_from:
@@ -81,8 +82,10 @@ def autoencoder(args, console: Console) -> int:
             run.autoencoder,
             PICTURE_SHARES,
             start_from=start,
-            dtype=_dtype_of(args.dtype, "cpu"),
+            device=device,
+            dtype=_dtype_of(args.dtype, device),
             save_every=args.save_every,
+            seconds=_seconds(args.minutes),
             report=report,
             **train,
         )
@@ -101,7 +104,13 @@ def latents(args, console: Console) -> int:
     run = TrainingRun(args.run_folder)
     store, vae = run.store(), _vae(run, args.vae)
     with console.bar("encoding", "scene") as update:
-        z = run.encode(store, vae, dtype=DTYPES[args.dtype], progress=update)
+        z = run.encode(
+            store,
+            vae,
+            dtype=DTYPES[args.dtype],
+            device=str(choose_device(args.device)),
+            progress=update,
+        )
     spread = float(z[:512].float().std())
     console.note(f"latents {tuple(z.shape)}, standard deviation {spread:.3f} (1 is right)")
     console.result(str(run.latents))
@@ -130,6 +139,7 @@ def transformer(args, console: Console) -> int:
             save_every=args.save_every,
             dtype=_dtype_of(args.dtype, choose_device(args.device)),
             full_noise=args.full_noise,
+            seconds=_seconds(args.minutes),
             # Weights to go on from can read already.
             reading_share=0.0 if args.continue_from else TrainingSettings.reading_share,
         ),
@@ -231,7 +241,7 @@ def samples(args, console: Console) -> int:
     paths = write_samples(args.to)
     made = read_samples(args.to)
     rows = [[(d.title, sample.pictures[d.name]) for d in DOMAINS] for sample in made]
-    sheet = contact_sheet(rows, headings=[sample.caption for sample in made], side=128)
+    sheet = contact_sheet(rows, headings=[sample.caption for sample in made])
     if args.sheet:
         save_png(args.sheet, sheet)
         console.result(str(args.sheet))
@@ -242,6 +252,7 @@ def samples(args, console: Console) -> int:
 
 
 STAGES: dict[str, Callable] = {
+    "nano": nano,
     "scenes": scenes,
     "autoencoder": autoencoder,
     "latents": latents,
@@ -295,6 +306,10 @@ def _draw_curves(run: TrainingRun, stage: Path) -> Path | None:
     path = run.root / f"curves_{stage.name}.png"
     save_png(path, plot_curves(rows, f"{stage.name} of {run.root}: loss over steps"))
     return path
+
+
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else 60 * minutes
 
 
 def _dtype_of(given: str, device) -> torch.dtype:

@@ -55,7 +55,7 @@ class TrainingSettings:
     would otherwise swing from task to task. full_noise: share of the rows that make labels from a
     picture or from labels which train at (almost) pure noise, where one evaluation reads the whole
     answer. reading_share: of the run, at its start, spent on tasks with something given alone;
-    0 for weights that can read already.
+    0 for weights that can read already. seconds: see `LoopSettings`.
     """
 
     steps: int
@@ -72,6 +72,7 @@ class TrainingSettings:
     dtype: torch.dtype = torch.float32
     full_noise: float = 0.6
     reading_share: float = 0.2
+    seconds: float | None = None
 
     def loop(self) -> LoopSettings:
         """What the training loop needs of them."""
@@ -83,6 +84,7 @@ class TrainingSettings:
             ema=self.ema,
             save_every=self.save_every,
             log_every=self.log_every,
+            seconds=self.seconds,
         )
 
 
@@ -104,12 +106,12 @@ def train_transformer(
     """
     model = start_from or _fresh_model(text, latents, settings.seed)
     model = model.to(device).float()
-    task = _RoleSwitch(model, latents, captions, text, settings, device)
+    task = RoleSwitchTask(model, latents, captions, text, settings, device)
     run_training(task, folder, settings.loop(), report)
     return model.eval()
 
 
-class _RoleSwitch:
+class RoleSwitchTask:
     """The task of a Jodi: whatever each domain's role, predict the velocity of those generated."""
 
     def __init__(self, model: JodiTransformer, latents, captions, text, settings, device: str):
@@ -119,8 +121,8 @@ class _RoleSwitch:
         self.rates = (settings.muon_lr, settings.adam_lr)
         self.names = names_of(model.config.num_domains)
 
-    def losses(self, rng: np.random.Generator, step: int) -> Losses:
-        reading = step < self.settings.reading_share * self.settings.steps
+    def losses(self, rng: np.random.Generator, progress: float) -> Losses:
+        reading = progress < self.settings.reading_share
         batch = _draw_batch(
             rng, self.latents, self.captions, self.text, self.settings, self.device, reading
         )

@@ -54,7 +54,9 @@ def train_autoencoder(
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
     start_from: DCAE | None = None,
+    device: str = "cpu",
     save_every: int = 250,
+    seconds: float | None = None,
     report: Report | None = None,
 ) -> DCAE:
     """Train, resuming from `folder` if it holds a state, and return the averaged model.
@@ -66,17 +68,17 @@ def train_autoencoder(
     weights are kept in float32. report: called with a dict at every log line.
     """
     torch.manual_seed(seed)
-    model = DCAE(config) if start_from is None else start_from
-    task = _RoundTrip(model, store, shares, batch, dtype, (muon_lr, lr))
-    settings = LoopSettings(steps=steps, seed=seed, save_every=save_every)
+    model = (DCAE(config) if start_from is None else start_from).to(device)
+    task = RoundTripTask(model, store, shares, batch, dtype, (muon_lr, lr))
+    settings = LoopSettings(steps=steps, seed=seed, save_every=save_every, seconds=seconds)
     try:
         run_training(task, folder, settings, report)
     finally:
         del model.forward
-    return _with_unit_latents(model, store)
+    return _with_unit_latents(model.cpu(), store)
 
 
-class _RoundTrip:
+class RoundTripTask:
     """The task of a DC-AE: give every picture back, through latents with a little noise."""
 
     def __init__(self, model: DCAE, store: SceneStore, shares, batch: int, dtype, rates):
@@ -87,14 +89,15 @@ class _RoundTrip:
         # The training pass. `encode` and `decode` stay as they are.
         model.forward = _noisy_round_trip.__get__(model)
 
-    def losses(self, rng: np.random.Generator, step: int) -> Losses:
+    def losses(self, rng: np.random.Generator, progress: float) -> Losses:
         config = self.model.config
         scenes = rng.integers(len(self.store), size=self.batch)
         kinds = rng.choice(len(self.names), size=self.batch, p=self.shares)
-        x = self.store.batch(scenes, kinds)
+        device = next(self.model.parameters()).device
+        x = self.store.batch(scenes, kinds).to(device)
         cells = self.store.size // config.factor
         shape = (self.batch, config.latent_channels, cells, cells)
-        noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+        noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)).to(device)
         output, latent = functional_call(
             self.model, parameters_as(self.model, self.dtype), (x.to(self.dtype), noise)
         )

@@ -137,11 +137,11 @@ class TestEma:
 
 
 def test_learning_rate_climbs_stays_and_falls():
-    factors = [learning_rate_factor(step, 100, 10) for step in range(101)]
+    factors = [learning_rate_factor(step, step / 100, 10) for step in range(101)]
     assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert set(factors[10:70]) == {1.0}
     assert factors[70:] == pytest.approx([(100 - s) / 30 for s in range(70, 101)])
-    assert learning_rate_factor(0, 100, 0) == 1.0 and learning_rate_factor(120, 100, 10) == 0.0
+    assert learning_rate_factor(0, 0, 0) == 1.0 and learning_rate_factor(120, 1.2, 10) == 0.0
 
 
 class TestRunFolder:

@@ -1,8 +1,11 @@
 """The training loop: the data of every micro-batch, resuming, averages, rates."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
+from jodi_pack.kit.training import loop
 from jodi_pack.kit.training.loop import LoopSettings, Losses, run_training
 from jodi_pack.kit.training.state import RunFolder, learning_rate_factor
 
@@ -17,9 +20,9 @@ class Line:
         self.rates = [0.1]
         self.drawn = []
 
-    def losses(self, rng, step):
+    def losses(self, rng, progress):
         target = float(rng.standard_normal())
-        self.drawn.append((step, target))
+        self.drawn.append((round(progress * SETTINGS.steps), target))
         loss = 0.5 * (self.model.weight - target).square().sum()
         return Losses(loss, 3, [("loss", float(loss.detach()), 1.0)])
 
@@ -39,7 +42,7 @@ def by_hand(settings):
         ]
         grad = sum(w - t for t in targets) / settings.micro_batches
         grad *= min(1.0, settings.clip / (abs(grad) + 1e-6))
-        w -= 0.1 * learning_rate_factor(step, settings.steps, settings.warmup) * grad
+        w -= 0.1 * learning_rate_factor(step, step / settings.steps, settings.warmup) * grad
         decay = min(settings.ema, (1 + step) / (10 + step))
         average += (1 - decay) * (w - average)
     return w, average
@@ -56,10 +59,10 @@ def test_updates_are_those_of_the_definition(tmp_path):
 
 def test_a_stopped_run_goes_on_with_the_same_data(tmp_path):
     class Killed(Line):
-        def losses(self, rng, step):
-            if step == 5:
+        def losses(self, rng, progress):
+            if round(progress * SETTINGS.steps) == 5:
                 raise KeyboardInterrupt
-            return super().losses(rng, step)
+            return super().losses(rng, progress)
 
     whole, killed, resumed = Line(), Killed(), Line()
     run_training(whole, tmp_path / "whole", SETTINGS)
@@ -84,3 +87,18 @@ def test_denormals_count_again_after_a_run(tmp_path):
     before = bool((tiny * 1.0 != 0).all())
     run_training(Line(), tmp_path, SETTINGS)
     assert bool((tiny * 1.0 != 0).all()) == before
+
+
+def test_time_ends_a_training_and_is_counted_over_all_runs(tmp_path, monkeypatch):
+    """A clock that moves one second at each look: the updates follow from the seconds."""
+    now = iter(range(10_000))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(now)))
+    settings = dataclasses.replace(SETTINGS, steps=1000, seconds=6.0, save_every=2)
+    task = Line()
+    run_training(task, tmp_path, settings)
+    state = RunFolder(tmp_path).load()
+    assert 0 < state["step"] < 10 and len(task.drawn) == 2 * state["step"]
+    assert state["seconds"] >= 6
+    again = Line()
+    run_training(again, tmp_path, settings)
+    assert again.drawn == [] and torch.equal(again.model.weight, task.model.weight)
