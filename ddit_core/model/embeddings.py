@@ -94,15 +94,15 @@ class TimestepMLP(nn.Module):
     def __init__(self, config: DDiTConfig, operations=nn, device=None, dtype=None):
         super().__init__()
         kwargs = {"device": device, "dtype": dtype}
-        self.half = config.frequency_size // 2
+        self.frequencies = config.frequency_size // 2
         width = config.hidden_size
         self.linear_1 = operations.Linear(config.frequency_size, width, **kwargs)
         self.linear_2 = operations.Linear(width, width, **kwargs)
 
     def forward(self, timestep: Tensor, dtype: torch.dtype) -> Tensor:
         wide = torch.promote_types(dtype, torch.float32)
-        exponents = torch.arange(self.half, dtype=wide, device=timestep.device) / self.half
-        frequencies = torch.exp(-math.log(10000) * exponents)
+        exponents = torch.arange(self.frequencies, dtype=wide, device=timestep.device)
+        frequencies = torch.exp(-math.log(10000) * exponents / self.frequencies)
         angles = timestep.to(wide)[:, None] * frequencies
         waves = torch.cat([angles.cos(), angles.sin()], dim=-1)
         return self.linear_2(F.silu(self.linear_1(waves.to(dtype))))
