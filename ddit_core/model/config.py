@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from ...jodi_core.errors import JodiError
+from ...kit.errors import JodiError
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from ...jodi_core.errors import JodiError, TextError
-from ...jodi_core.sampling import Denoise
+from ...kit.errors import JodiError, TextError
+from ...kit.sampling import Denoise
 from .transformer import DDiTTransformer
 
 STEPS, GUIDANCE, SHIFT = 28, 7.0, 3.0

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...jodi_core.errors import ShapeError
+from ...kit.errors import ShapeError
 from .config import DDiTConfig
 
 

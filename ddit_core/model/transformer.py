@@ -22,7 +22,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from ...jodi_core.errors import ShapeError
+from ...kit.errors import ShapeError
 from .blocks import JointBlock, Read, layer_norm
 from .config import DDiTConfig
 from .context import Modulations, PictureContext, TextContext

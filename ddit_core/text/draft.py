@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...jodi_core.errors import TextError
+from ...kit.errors import TextError
 from .vocabulary import Vocabulary
 
 QUESTION = "Q: {} A:"

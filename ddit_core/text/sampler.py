@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...jodi_core.errors import Interrupted, JodiError, ShapeError, TextError
+from ...kit.errors import Interrupted, JodiError, ShapeError, TextError
 from .choose import draw_tokens, token_probabilities
 from .draft import Draft
 from .schedule import draw_reveal_steps, split_evenly

@@ -10,7 +10,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from ...jodi_core.errors import JodiError
+from ...kit.errors import JodiError
 
 # The published grid of times ends here, so this share of places outlives its last step.
 LAST_TIME = 1e-5

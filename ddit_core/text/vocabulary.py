@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ...jodi_core.errors import TextError
+from ...kit.errors import TextError
 
 
 @dataclass(frozen=True)
