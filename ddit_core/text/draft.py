@@ -63,30 +63,40 @@ class Draft:
                 flags[part.start : part.stop] = [True] * (part.stop - part.start)
         return tuple(flags)
 
-    def read(self, ids: Sequence[int], tokenizer: Tokenizer) -> str:
+    def read(self, ids: Sequence[int], tokenizer: Tokenizer, hole: str = "") -> str:
         """The text of a filled draft: locked words as typed, each blank up to its first end token.
 
-        Places that are still masked are left out.
+        hole: what stands for masked places, a whole run of them.
         """
         texts = []
         for part in self.parts:
             if isinstance(part, str):
                 texts.append(part)
             else:
-                texts.append(read_words(ids[part.start : part.stop], tokenizer))
+                texts.append(read_words(ids[part.start : part.stop], tokenizer, hole))
         return "".join(texts)
 
 
-def read_words(ids: Sequence[int], tokenizer: Tokenizer) -> str:
-    """The text of ids up to the first end token or pad, without marks."""
+def read_words(ids: Sequence[int], tokenizer: Tokenizer, hole: str = "") -> str:
+    """The text of ids up to the first end token or pad, without marks; `hole` for masked places."""
     vocabulary = tokenizer.vocabulary
-    words = []
+    runs: list[list[int]] = [[]]
     for token in (int(i) for i in ids):
         if vocabulary.ends(token):
             break
-        if token not in vocabulary.special:
-            words.append(token)
-    return tokenizer.text(words).strip() if words else ""
+        if token == vocabulary.mask and hole:
+            runs.append([])
+        elif token not in vocabulary.special:
+            runs[-1].append(token)
+    first, *rest = (tokenizer.text(words).strip() if words else "" for words in runs)
+    shown = [first, *(part for words in rest for part in (hole, words))]
+    kept = [part for i, part in enumerate(shown) if part and (part != hole or not _again(shown, i))]
+    return " ".join(kept)
+
+
+def _again(shown: list[str], index: int) -> bool:
+    """Whether the hole at `index` directly follows another one."""
+    return index >= 2 and shown[index - 2] == shown[index] and not shown[index - 1]
 
 
 def caption_draft(length: int, tokenizer: Tokenizer) -> Draft:
