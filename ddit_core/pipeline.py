@@ -175,9 +175,10 @@ class DDiTPipeline:
         seed: int | Sequence[int] = 0,
         callback: Callable[[TextProgress], bool | None] | None = None,
     ) -> TextResult:
-        """Drafts filled in from pictures (B, 3, H, W) in [0, 1], one of each for a row, or one for all.
+        """Drafts filled in from pictures (B, 3, H, W) in [0, 1].
 
-        Of a picture that is no square the middle is seen; whole: see `picture.fit_picture`.
+        As many of each, or one picture or one draft for all. Of a picture that is no square the
+        middle is seen; whole: see `picture.fit_picture`.
         options: how words are drawn. Row i uses seed + i, or its own of a list.
         Raises: ShapeError where the numbers do not match; Interrupted when the callback stopped it.
         """

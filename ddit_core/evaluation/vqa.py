@@ -18,12 +18,21 @@ _ARTICLES = ("a", "an", "the")
 _DIGIT_OF = {"none": "0", **{word: str(i) for i, word in enumerate(NUMBERS)}}
 
 # Shortened words with all their apostrophes; each is also known with any one of them left out.
-_SHORTENED = ["ain't", "aren't", "can't", "could've", "couldn't", "couldn't've", "didn't", "doesn't", "don't", "hadn't", "hadn't've", "hasn't", "haven't", "he'd", "he'd've", "he's", "how'd", "how'll", "how's", "isn't", "it'd", "it'd've", "it'll", "ma'am", "might've", "mightn't", "mightn't've", "must've", "mustn't", "needn't", "not've", "o'clock", "oughtn't", "'ow's'at", "shan't", "she'd've", "should've", "shouldn't", "shouldn't've", "somebody'd've", "somebody'll", "somebody's", "someone'd", "someone'd've", "someone'll", "someone's", "something'd", "something'd've", "something'll", "that's", "there'd", "there'd've", "there're", "there's", "they'd", "they'd've", "they'll", "they're", "they've", "'twas", "wasn't", "we'd've", "we've", "weren't", "what'll", "what're", "what's", "what've", "when's", "where'd", "where's", "where've", "who'd", "who'd've", "who'll", "who's", "who've", "why'll", "why're", "why's", "won't", "would've", "wouldn't", "wouldn't've", "y'all", "y'all'd've", "y'all'll", "you'd", "you'd've", "you'll", "you're", "you've"]
+_SHORTENED = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
+haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't
+mightn't've must've mustn't needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've
+shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd someone'd've someone'll
+someone's something'd something'd've something'll that's there'd there'd've there're there's
+they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's
+what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's
+won't would've wouldn't wouldn't've y'all y'all'd've y'all'll you'd you'd've you'll you're you've
+"""
 
 
 def _spellings() -> dict[str, str]:
     table = {"somebody'd": "somebodyd"}  # as published
-    for word in _SHORTENED:
+    for word in _SHORTENED.split():
         for i, letter in enumerate(word):
             if letter == "'":
                 table[word[:i] + word[i + 1 :]] = word
@@ -57,7 +66,7 @@ def _one_line(text: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    """Marks are dropped where a space is beside one or a number has a comma; else they part words."""
+    """A mark parts words, but is dropped beside a space and where a number has a comma."""
     out, in_number = text, _THOUSANDS.search(text) is not None
     for mark in _PUNCTUATION:
         beside_space = f"{mark} " in text or f" {mark}" in text
