@@ -103,8 +103,11 @@ def sample_text(
         asking = {i: places for i, row in enumerate(rows) if len(places := row.asks(step))}
         if not asking:
             continue
-        for i, logits in _evaluate(predict, rows, asking):
-            rows[i].answer(step, asking[i], logits)
+        # What the published grid leaves over, after its last step, goes to the likeliest token.
+        answers = _draw(predict, rows, asking, options, greedy=step == options.steps)
+        for (i, places), (tokens, confidence) in zip(asking.items(), answers, strict=True):
+            rows[i].answer(step, places, tokens, confidence)
+            rows[i].evaluations += 1
         if callback is not None:
             state = TextStep(min(step + 1, options.steps), options.steps, _ids_of(rows))
             if callback(state) is False:
@@ -114,11 +117,11 @@ def sample_text(
     return TextSample(_ids_of(rows), tuple(row.evaluations for row in rows))
 
 
-def _evaluate(predict: Predict, rows: Sequence["_Row"], asking: dict[int, Tensor]):
-    """For each row that asks, its index and its logits (P, V)."""
-    widest = max(len(places) for places in asking.values())
+def _draw(predict: Predict, rows: "Sequence[_Row]", asking: dict[int, Tensor], options, greedy):
+    """For each row that asks, a token for each place it asks for and its probability, (P,) each."""
+    counts = [len(places) for places in asking.values()]
     positions = torch.stack(
-        [torch.cat([p, p[:1].expand(widest - len(p))]) for p in asking.values()]
+        [torch.cat([p, p[:1].expand(max(counts) - len(p))]) for p in asking.values()]
     )
     ids = torch.stack([rows[i].ids for i in asking])
     logits = predict(ids, torch.tensor(list(asking)), positions)
@@ -128,8 +131,27 @@ def _evaluate(predict: Predict, rows: Sequence["_Row"], asking: dict[int, Tensor
             f"the text head gave {tuple(logits.shape)}, expected "
             f"{(*positions.shape, vocabulary.size)}: its vocabulary is not the tokenizer's"
         )
-    for (i, places), row_logits in zip(asking.items(), logits, strict=True):
-        yield i, row_logits[: len(places)]
+    closed = torch.cat([rows[i].closed[places] for i, places in asking.items()])
+    p = token_probabilities(
+        torch.cat([part[:count] for part, count in zip(logits, counts, strict=True)]),
+        _banned(vocabulary, options.words_only)[closed.long()],
+        temperature=0.0 if greedy else options.temperature,
+        top_p=options.top_p,
+    )
+    tokens = draw_tokens(p, torch.cat([rows[i].which[places] for i, places in asking.items()]))
+    confidence = p.gather(1, tokens[:, None]).squeeze(1)
+    return zip(tokens.split(counts), confidence.split(counts), strict=True)
+
+
+def _banned(vocabulary: Vocabulary, words_only: bool) -> Tensor:
+    """Tokens without a chance, (2, V): where a text may end, and where it may not."""
+    banned = torch.zeros(2, vocabulary.size, dtype=torch.bool)
+    banned[1, list(vocabulary.special)] = True
+    if words_only:
+        banned[0] = banned[1]
+        banned[0, vocabulary.end] = False
+    banned[0, vocabulary.mask] = True
+    return banned
 
 
 def _ids_of(rows: Sequence["_Row"]) -> Tensor:
@@ -141,58 +163,40 @@ class _Row:
 
     def __init__(self, draft: Draft, vocabulary: Vocabulary, options: TextOptions, seed: int):
         self.vocabulary, self.options = vocabulary, options
-        self.ids = torch.tensor(draft.ids)
+        self.ids, self.closed = torch.tensor(draft.ids), torch.tensor(draft.closed)
         self.evaluations = 0
-        self._closed = torch.tensor(draft.closed)
         generator = torch.Generator().manual_seed(int(seed) % 2**63)
-        self.when, self._which = torch.rand(
+        self.when, self.which = torch.rand(
             2, len(self.ids), generator=generator, dtype=torch.float64
         )
-        self._banned = torch.zeros(2, vocabulary.size, dtype=torch.bool)
-        self._banned[0, vocabulary.mask] = True
-        self._banned[1, list(vocabulary.special)] = True
-        if options.words_only:
-            self._banned[0] = self._banned[1]
-            self._banned[0, vocabulary.end] = False
 
     @property
     def masked(self) -> Tensor:
         """Masked places, (N,)."""
         return (self.ids == self.vocabulary.mask).nonzero().squeeze(1)
 
-    @property
-    def finished(self) -> bool:
-        """Whether the text can no longer change."""
-        masked = self.masked
-        if not len(masked):
-            return True
-        if not self.options.stop_at_end:
-            return False
-        ends = (self.ids == self.vocabulary.end) | (self.ids == self.vocabulary.pad)
-        return bool(ends[: masked[0]].any())
-
     def steps(self) -> list[int]:
         """Steps at which this row may ask for something."""
         raise NotImplementedError
 
     def asks(self, step: int) -> Tensor:
-        """The places whose logits are wanted at this step, (P,)."""
+        """The places whose tokens are wanted at this step, (P,)."""
+        masked = self.masked
+        return masked[:0] if self._finished(masked) else self._wanted(step, masked)
+
+    def answer(self, step: int, places: Tensor, tokens: Tensor, confidence: Tensor):
+        """Take what was drawn for these places, (P,) each."""
         raise NotImplementedError
 
-    def answer(self, step: int, places: Tensor, logits: Tensor):
-        """Take the logits (P, V) of these places."""
+    def _wanted(self, step: int, masked: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def _draw(self, places: Tensor, logits: Tensor, greedy: bool) -> tuple[Tensor, Tensor]:
-        """Tokens (P,) and the probability of each."""
-        p = token_probabilities(
-            logits,
-            self._banned[self._closed[places].long()],
-            temperature=0.0 if greedy else self.options.temperature,
-            top_p=self.options.top_p,
-        )
-        tokens = draw_tokens(p, self._which[places])
-        return tokens, p.gather(1, tokens[:, None]).squeeze(1)
+    def _finished(self, masked: Tensor) -> bool:
+        """Whether the text can no longer change."""
+        if not len(masked) or not self.options.stop_at_end:
+            return not len(masked)
+        before = self.ids[: masked[0]]
+        return bool(((before == self.vocabulary.end) | (before == self.vocabulary.pad)).any())
 
 
 class _RandomRow(_Row):
@@ -205,14 +209,11 @@ class _RandomRow(_Row):
     def steps(self):
         return self.plan[self.masked].unique().tolist()
 
-    def asks(self, step):
-        none = self.masked[:0]
-        return none if self.finished else self.masked[self.plan[self.masked] == step]
+    def _wanted(self, step, masked):
+        return masked[self.plan[masked] == step]
 
-    def answer(self, step, places, logits):
-        # What the published grid leaves over goes to the likeliest token.
-        self.ids[places] = self._draw(places, logits, greedy=step == self.options.steps)[0]
-        self.evaluations += 1
+    def answer(self, step, places, tokens, confidence):
+        self.ids[places] = tokens
 
 
 class _ConfidentRow(_Row):
@@ -225,11 +226,9 @@ class _ConfidentRow(_Row):
     def steps(self):
         return [step for step, count in enumerate(self.counts) if count]
 
-    def asks(self, step):
-        return self.masked[:0] if self.finished or not self.counts[step] else self.masked
+    def _wanted(self, step, masked):
+        return masked if self.counts[step] else masked[:0]
 
-    def answer(self, step, places, logits):
-        tokens, confidence = self._draw(places, logits, greedy=False)
+    def answer(self, step, places, tokens, confidence):
         best = confidence.sort(descending=True, stable=True).indices[: self.counts[step]]
         self.ids[places[best]] = tokens[best]
-        self.evaluations += 1
