@@ -117,6 +117,12 @@ def sample_text(
     return TextSample(_ids_of(rows), tuple(row.evaluations for row in rows))
 
 
+def draw_uniforms(seed: int, length: int) -> Tensor:
+    """The numbers of one text, (2, L) in [0, 1): when each place is revealed, and as what."""
+    generator = torch.Generator().manual_seed(int(seed) % 2**63)
+    return torch.rand(2, length, generator=generator, dtype=torch.float64)
+
+
 def _draw(predict: Predict, rows: "Sequence[_Row]", asking: dict[int, Tensor], options, greedy):
     """For each row that asks, a token for each place it asks for and its probability, (P,) each."""
     counts = [len(places) for places in asking.values()]
@@ -165,10 +171,7 @@ class _Row:
         self.vocabulary, self.options = vocabulary, options
         self.ids, self.closed = torch.tensor(draft.ids), torch.tensor(draft.closed)
         self.evaluations = 0
-        generator = torch.Generator().manual_seed(int(seed) % 2**63)
-        self.when, self.which = torch.rand(
-            2, len(self.ids), generator=generator, dtype=torch.float64
-        )
+        self.when, self.which = draw_uniforms(seed, len(self.ids))
 
     @property
     def masked(self) -> Tensor:
