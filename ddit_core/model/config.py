@@ -3,11 +3,12 @@
 import json
 from dataclasses import dataclass
 
+from ...kit.config import JsonConfig, require_below, require_positive
 from ...kit.errors import JodiError
 
 
 @dataclass(frozen=True)
-class DDiTConfig:
+class DDiTConfig(JsonConfig):
     """Sizes of the two-stream diffusion transformer with an image head and a text head.
 
     hidden_size: width of both streams. context_channels: of the text encoder's features.
@@ -30,9 +31,8 @@ class DDiTConfig:
     null_tokens: int = 8
 
     def __post_init__(self):
-        for name, value in vars(self).items():
-            if type(value) is not int or value < 1:
-                raise JodiError(f"DDiTConfig.{name} must be a whole number above 0, got {value!r}")
+        require_positive(self, *vars(self))
+        require_below(self, 1 << 20, *vars(self))
         if self.hidden_size % self.num_heads:
             raise JodiError(
                 f"hidden_size {self.hidden_size} must be divisible by num_heads {self.num_heads}"
