@@ -13,7 +13,7 @@ from .options import (
     add_step_cache_option,
     finite,
     names_list,
-    parse_size,
+    parse_pixels,
     positive,
 )
 from .progress import Console
@@ -67,7 +67,7 @@ def add(commands) -> None:
         help=f"where text or labels are given (default: {STEPS})",
     )
     parser.add_argument("--guidance", type=finite, help="default: the model's own")
-    parser.add_argument("--size", type=parse_size, help="WIDTHxHEIGHT or one side")
+    parser.add_argument("--size", type=parse_pixels, help="WIDTHxHEIGHT or one side")
     parser.add_argument(
         "--batch", type=positive, default=32, metavar="N", help="scenes at a time (default: 32)"
     )

@@ -3,6 +3,7 @@
 Drawn with Pillow and its built-in font, so that no font file is needed. H W pixels.
 """
 
+import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,7 @@ SIDE = 192
 
 BACKGROUND, TITLE, HEADING = (26, 27, 30), (168, 171, 178), (236, 237, 240)
 TITLE_SIZE, HEADING_SIZE, GAP = 12, 15, 8
+LONGEST_TEXT = 2000  # characters that are looked at: a prompt may have a hundred thousand
 
 
 def contact_sheet(
@@ -122,14 +124,16 @@ def write(
     """One line of text with its upper left corner at (x, y), cut to `width` pixels."""
     face, text = font(size), _plain(text, size)
     if width is not None and face.getlength(text) > width:
-        while text and face.getlength(text + "...") > width:
-            text = text[:-1]
-        text = text.rstrip() + "..."
+        lengths = range(len(text) + 1)
+        fits = bisect.bisect_left(
+            lengths, True, key=lambda n: face.getlength(f"{text[:n]}...") > width
+        )
+        text = text[: max(0, fits - 1)].rstrip() + "..."
     draw.text(at, text, font=face, fill=color)
 
 
 def _plain(text: str, size: int) -> str:
-    text = " ".join(text.split())
+    text = " ".join(text[:LONGEST_TEXT].split())
     if isinstance(font(size), ImageFont.FreeTypeFont):
         return text
     return text.encode("latin-1", "replace").decode("latin-1")  # all that the bitmap font has
