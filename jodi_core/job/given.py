@@ -87,7 +87,7 @@ def prepare(
     first = next(iter(sizes.values()), None)
     size = choose_size(choice, first, factor=factor, native=native, explicit=explicit)
     frames = {name: Frame.fitting(shape, size, mode) for name, shape in sizes.items()}
-    doubts = [*_cut_off(frames), *_not_over_each_other(frames)]
+    doubts = [*_cut_off(frames, choice), *_not_over_each_other(frames)]
     doubts += [odd for name, picture in pictures.items() if (odd := doubt(name, picture))]
     return Given(pictures, size, mode, tuple(names), frames, tuple(doubts))
 
@@ -97,16 +97,17 @@ def other_proportions(one: tuple[int, int], other: tuple[int, int]) -> bool:
     return abs(one[0] * other[1] / (one[1] * other[0]) - 1) > SAME_PROPORTIONS
 
 
-def _cut_off(frames: Mapping[str, Frame]) -> list[Doubt]:
+def _cut_off(frames: Mapping[str, Frame], choice: str) -> list[Doubt]:
     """A word on the first picture when much of it is not seen."""
     for name, frame in list(frames.items())[:1]:
         lost = 1 - frame.height * frame.width / (frame.resized_h * frame.resized_w)
         if frame.mode == "crop" and lost > NOTED_CROP:
             text = (
                 f"{name} of {frame.original_w} x {frame.original_h}: {round(100 * lost)} % of it "
-                f"lies outside {frame.width} x {frame.height} and is not seen; fit pad keeps all, "
-                "size picture ratio keeps its proportions"
+                f"lies outside {frame.width} x {frame.height} and is not seen; fit pad keeps all"
             )
+            if choice != DEFAULT_SIZE:
+                text += f", size {DEFAULT_SIZE} keeps its proportions"
             return [Doubt(name, "cut off", text)]
     return []
 
