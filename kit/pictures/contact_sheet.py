@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import ImageError
 from .files import MAX_PIXELS, to_uint8
 
-Cell = tuple[str, Tensor]
+Cell = tuple[str, Tensor | None]
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 SIDE = 192
@@ -32,17 +32,19 @@ def contact_sheet(
     """Rows of titled pictures as one picture (3, H, W) float32 in [0, 1].
 
     rows: of (title, picture), picture (3, h, w), (1, h, w) or (h, w) floating in [0, 1]; sizes may
-    differ and rows may be of different length. headings: a line of text above each row, "" for
+    differ and rows may be of different length. A cell without a picture (None) is left out: its
+    domain was ignored. headings: a line of text above each row, "" for
     none. side: see `thumbnail`. Text that does not fit is cut with an ellipsis.
     Raises: ImageError for no pictures, shapes that are no picture, NaN, a wrong number of headings,
     or a sheet larger than any picture that may be opened.
     """
-    if not any(rows):
+    shown = [[(t, p) for t, p in row if p is not None] for row in rows]
+    if not any(shown):
         raise ImageError("a contact sheet needs at least one picture, got none")
     headings = [""] * len(rows) if headings is None else list(headings)
-    if len(headings) != len(rows):
-        raise ImageError(f"{len(headings)} headings for {len(rows)} rows; give one for each")
-    widths, heights = _columns_and_rows([[shown_size(p, side) for _, p in row] for row in rows])
+    if len(headings) != len(shown):
+        raise ImageError(f"{len(headings)} headings for {len(shown)} rows; give one for each")
+    widths, heights = _columns_and_rows([[shown_size(p, side) for _, p in row] for row in shown])
     title_height, heading_height = TITLE_SIZE + 6, HEADING_SIZE + 9
     longest = max(font(HEADING_SIZE).getlength(_plain(h, HEADING_SIZE)) for h in headings)
     width = GAP + max(sum(w + GAP for w in widths), min(int(longest) + GAP, 3 * side))
@@ -57,7 +59,7 @@ def contact_sheet(
         )
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw, top = ImageDraw.Draw(sheet), GAP
-    for row, row_height, heading in zip(rows, heights, headings, strict=True):
+    for row, row_height, heading in zip(shown, heights, headings, strict=True):
         if heading:
             write(draw, (GAP, top), heading, HEADING_SIZE, HEADING, width - 2 * GAP)
             top += heading_height
