@@ -12,7 +12,7 @@ from .options import (
     add_model_options,
     finite,
     names_list,
-    parse_size,
+    parse_pixels,
     positive,
 )
 from .progress import Console
@@ -65,7 +65,7 @@ def add(commands) -> None:
         help=f"where text or labels are given (default: {STEPS})",
     )
     parser.add_argument("--guidance", type=finite, help="default: the model's own")
-    parser.add_argument("--size", type=parse_size, help="WIDTHxHEIGHT or one side")
+    parser.add_argument("--size", type=parse_pixels, help="WIDTHxHEIGHT or one side")
     parser.add_argument(
         "--batch", type=positive, default=32, metavar="N", help="scenes at a time (default: 32)"
     )

@@ -1,5 +1,7 @@
 """Running jobs: read, fit, run, save; what fails is told at the end and stops nothing else."""
 
+import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..jodi_core.domains import domain
+from ..jodi_core.job.given import Given, prepare
 from ..jodi_core.pipeline import JodiPipeline, Result
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.text import TextFeatures
@@ -16,9 +19,12 @@ from ..kit.errors import JodiError
 from ..kit.pictures.contact_sheet import Cell, contact_sheet, thumbnail
 from ..kit.pictures.files import save_png
 from ..kit.pictures.frame import Frame
-from .inputs import SHEET, Job, Problem, named_apart
-from .pictures import Maps, endings, fit_all, job_size, read_picture, save_result
+from .inputs import LONGEST_NAME, SHEET, Job, Problem, named_apart
+from .options import UsageError
+from .pictures import Maps, endings, read_picture, save_result, told
 from .progress import Console, Stop, stoppable
+
+logger = logging.getLogger("jodi")
 
 SHEET_ROWS, SHEET_SIDE = 40, 192
 
@@ -41,6 +47,23 @@ class Outcome:
     problems: list[Problem] = field(default_factory=list)
     rows: list[list[Cell]] = field(default_factory=list)
     headings: list[str] = field(default_factory=list)
+    doubted: set[str] = field(default_factory=set)
+
+
+def check_out(folder: Path) -> None:
+    """Raises: UsageError when results cannot be written there, before anything is computed."""
+    if "\0" in str(folder) or any(len(os.fsencode(p)) > LONGEST_NAME for p in folder.parts):
+        raise UsageError(
+            f"--out: no folder can be called {str(folder)[:80]!r}; choose another name"
+        )
+    for place in (folder, *folder.parents):
+        if not os.path.lexists(place):
+            continue
+        if not place.is_dir():
+            raise UsageError(f"--out {folder}: {place} is no folder; choose another name")
+        if not os.access(place, os.W_OK):
+            raise UsageError(f"--out {folder}: nothing may be written in {place}; choose another")
+        return
 
 
 def run_jobs(
@@ -106,7 +129,7 @@ def _groups(pipeline, jobs: Sequence[Job], args, outcome: Outcome) -> Iterator[l
     group: list[Ready] = []
     for job in jobs:
         try:
-            ready = _prepare(pipeline, job, args)
+            ready = _prepare(pipeline, job, args, outcome)
         except JodiError as error:
             outcome.problems.append((_name(job), str(error)))
             continue
@@ -131,16 +154,37 @@ def _name(job: Job) -> str:
     return str(paths[0]) if len(paths) == 1 else job.stem
 
 
-def _prepare(pipeline: JodiPipeline, job: Job, args) -> Ready:
-    maps = Maps(args.near, args.normals)
+def _prepare(pipeline: JodiPipeline, job: Job, args, outcome: Outcome) -> Ready:
+    maps = Maps.of(args)
     pictures = {name: read_picture(name, path, maps) for name, path in job.pictures.items()}
-    if not pictures:
-        size = job_size(args.size, None, pipeline.native_size, pipeline.factor)
-        return Ready(job, {}, size, None)
-    height, width = next(iter(pictures.values())).shape[-2:]
-    size = job_size(args.size, (height, width), pipeline.native_size, pipeline.factor)
-    fitted, frame = fit_all(pictures, size, args.fit, _name(job))
-    return Ready(job, fitted, size, None if args.model_size else frame)
+    given = _fitted(pipeline, pictures, args)
+    for doubt in given.doubts:
+        line = f"{job.pictures[doubt.name]}: {told(doubt)}"
+        if line not in outcome.doubted:  # several seeds may share the pictures
+            outcome.doubted.add(line)
+            logger.warning("%s", line)
+    fitted = {name: given.fitted(name) for name in given.pictures}
+    return Ready(
+        job, fitted, given.size, None if getattr(args, "model_size", False) else given.frame
+    )
+
+
+def _fitted(pipeline: JodiPipeline, pictures: dict[str, Tensor], args) -> Given:
+    """The pictures at the size that the options choose."""
+    choice, native, explicit = args.size, pipeline.native_size, (0, 0)
+    if isinstance(choice, int):
+        choice, native = "picture ratio", (choice, choice)
+    elif isinstance(choice, tuple):
+        choice, explicit = "width and height", choice
+    return prepare(
+        pictures,
+        choice,
+        factor=pipeline.factor,
+        native=native,
+        explicit=explicit,
+        mode=getattr(args, "fit", "crop"),
+        names=pipeline.names,
+    )
 
 
 def _run_group(
@@ -206,7 +250,7 @@ def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, arg
     }
     if job.text is not None:
         settings["text_features"] = args.text_features.name
-    maps = Maps(args.near, args.normals)
+    maps = Maps.of(args)
     for name, raw in result.raw.items():
         one = raw[row : row + 1]
         for path in save_result(name, one, ready.frame, start, settings, maps):
@@ -232,7 +276,11 @@ def _save_sheet(outcome: Outcome, folder: Path, inputs: list[Path], console: Con
         return
     (stem,) = named_apart([SHEET], [".png"], folder, inputs)
     path = folder / f"{stem}.png"
-    save_png(path, contact_sheet(outcome.rows, headings=outcome.headings))
+    try:
+        save_png(path, contact_sheet(outcome.rows, headings=outcome.headings))
+    except JodiError as error:  # on a full disk the files before it failed too: all are named
+        outcome.problems.append((str(path), str(error)))
+        return
     shown = f" (the first {SHEET_ROWS})" if outcome.done > SHEET_ROWS else ""
     console.note(f"to look at{shown}: {path}")
 

@@ -15,7 +15,9 @@ from ..kit.autoencoder import checkpoint as dcae
 from ..kit.sampling import StepCallback
 from ..kit.weights.loading import load
 from .embedded import AUTOENCODER, TRANSFORMER, load_text_encoder
-from .job.checks import check_pictures, choose_size, count_rows
+from .job.checks import check_pictures, common_size, count_rows
+from .job.given import Given, prepare
+from .job.size import DEFAULT_SIZE
 from .labels import maps as labels
 from .model import checkpoint
 from .model.compilation import CompiledBlocks
@@ -32,7 +34,8 @@ class Result:
 
     raw: (B, 3, H, W) float32 decoder output, about [-1, 1], of generated domains. pictures: the
     same post-processed to [0, 1], and the given pictures of conditions. latents: (B, L, z, h, w).
-    settings: everything needed to run it again, as plain values.
+    settings: everything needed to run it again, as plain values. given: how the pictures of a job
+    with a size by name were fitted, and what is odd about them.
     """
 
     plan: RolePlan
@@ -40,6 +43,7 @@ class Result:
     raw: dict[str, Tensor]
     pictures: dict[str, Tensor]
     settings: dict = field(default_factory=dict)
+    given: Given | None = None
 
 
 class JodiPipeline(Stages):
@@ -111,6 +115,22 @@ class JodiPipeline(Stages):
         """A prompt -> the image and the named labels, made together."""
         return self.run(self.plan(["image", *labels]), prompt=prompt, **options)
 
+    def prepare(
+        self,
+        pictures: Pictures,
+        size: str = DEFAULT_SIZE,
+        *,
+        fit: str = "crop",
+        explicit: tuple[int, int] = (0, 0),
+    ) -> Given:
+        """Pictures of any sizes, by domain, as the rules of a job fit them to this model.
+
+        size: one of `SIZE_CHOICES`; explicit: (H, W) for "width and height". Raises: as
+        `job.given.prepare`.
+        """
+        about = {"factor": self.factor, "native": self.native_size, "names": self.names}
+        return prepare(pictures, size, explicit=explicit, mode=fit, **about)
+
     @torch.inference_mode()
     def run(
         self,
@@ -121,7 +141,8 @@ class JodiPipeline(Stages):
         negative: str | Sequence[str] = "",
         text: TextFeatures | None = None,
         negative_text: TextFeatures | None = None,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, int] | str | None = None,
+        fit: str = "crop",
         batch: int | None = None,
         steps: int | None = None,
         guidance: float | None = None,
@@ -135,10 +156,11 @@ class JodiPipeline(Stages):
 
         conditions: one picture (B or 1, 3, H, W) in [0, 1] for every domain whose role is
         condition, all of one size, sides multiples of `factor`. size (H, W) and batch: taken from
-        the conditions and prompts when not given. Row i uses seed + i, or its own of a list. steps
-        and guidance: the model's own (10) and 1 for perception, 20 and its own otherwise. text,
-        negative_text: stored features in place of prompts. callback: see `sampling.StepInfo`.
-        tile: see `DCAE.encode`. options: see `sample`.
+        the conditions and prompts when not given. A size by name, such as "picture ratio", takes
+        pictures of any sizes: they are fitted as `prepare` does, and `Result.given` says how. Row
+        i uses seed + i, or its own of a list. steps and guidance: the model's own (10) and 1 for
+        perception, 20 and its own otherwise. text, negative_text: stored features in place of
+        prompts. callback: see `sampling.StepInfo`. tile: see `DCAE.encode`. options: see `sample`.
         Raises: RoleError, ShapeError or TextError for input that does not fit; Interrupted when
         the callback stopped it.
         """
@@ -147,7 +169,11 @@ class JodiPipeline(Stages):
         texts |= {"text features": text, "negative text features": negative_text}
         check_pictures(plan, self.names, conditions)
         batch = count_rows(conditions, texts, batch)
-        size = choose_size(conditions, size, default=self.native_size, factor=self.factor)
+        given = None
+        if isinstance(size, str):
+            given = self.prepare(conditions, size, fit=fit)
+            conditions, size = {name: given.fitted(name) for name in given.pictures}, given.size
+        size = common_size(conditions, size, default=self.native_size, factor=self.factor)
         clean = self.encode_conditions(plan, conditions, size, batch, tile=tile)
         if steps is None:
             steps = STEPS if plan.uses_text else self.facts.perception_steps
@@ -187,7 +213,7 @@ class JodiPipeline(Stages):
             "dtype": str(self.dtype).removeprefix("torch."),
             **{k: v for k, v in options.items() if isinstance(v, (bool, int, float, str))},
         }
-        return Result(plan, latents, raw, pictures, settings)
+        return Result(plan, latents, raw, pictures, settings, given)
 
     def default_guidance(self, plan: RolePlan) -> float:
         """1 when the image is given (guidance has no effect then), else the model's own value."""

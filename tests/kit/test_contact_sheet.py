@@ -109,9 +109,25 @@ def test_grey_pictures_and_ragged_rows():
     assert len(places(sheet, flat.expand(3, -1, -1))) == 2
 
 
+def test_cells_without_a_picture_are_left_out():
+    first, last = noise(6, 6, seed=1), noise(6, 6, seed=2)
+    with_gap = contact_sheet([[("a", first), ("ignored", None), ("b", last)]], side=6)
+    assert torch.equal(with_gap, contact_sheet([[("a", first), ("b", last)]], side=6))
+
+
+@pytest.mark.parametrize("text", ["word " * 40_000, "x" * 200_000, "猫" * 100_000])
+def test_very_long_texts_are_cut(text):
+    picture = noise(6, 6)
+    sheet = contact_sheet([[(text, picture)]], headings=[text], side=64)
+    assert sheet.shape[2] < 400
+    short = contact_sheet([[(text[:3000], picture)]], headings=[text[:3000]], side=64)
+    assert torch.equal(sheet, short)
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
+        ([[("ignored", None)]], {}, "at least one"),
         ([], {}, "at least one"),
         ([[], []], {}, "at least one"),
         ([[("x", torch.rand(2, 4, 4))]], {}, r"\(2, 4, 4\)"),

@@ -15,7 +15,6 @@ from jodi_pack.nodes.wires.rows import (
     roles_of,
     row_numbers,
     row_seeds,
-    shared_rows,
     with_extras,
 )
 from jodi_pack.tests.nodes.parts import image, raises, text
@@ -81,18 +80,6 @@ def check_masks_of_maps():
     colors = torch.tensor([SEGMENTATION_PALETTE[i] for i in (0, 1, 11)]) / 255
     classes = colors.T[None, :, None, :]
     assert mask_of(classes, "palette").tolist() == [[[0, 1, 1]]]
-
-
-def check_rows_are_shared_by_stated_rules():
-    assert shared_rows({}, 1) == 1 and shared_rows({}, 4) == 4
-    assert shared_rows({"image": 1, "depth": 5}, 1) == 5
-    assert shared_rows({"image": 5, "depth": 5}, 5) == 5
-    with raises(ShapeError, "image asks for 5 rows", "depth 3", "1 entry or 5"):
-        shared_rows({"image": 5, "depth": 3}, 1)
-    with raises(ShapeError, "image asks for 5 rows", "batch 2"):
-        shared_rows({"image": 5}, 2)
-    with raises(ShapeError, "batch asks for 8 rows", "image 5"):
-        shared_rows({"image": 5}, 8)
 
 
 def check_conditioning_is_cut_like_the_host_repeats_it():
