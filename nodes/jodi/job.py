@@ -23,6 +23,7 @@ from ...kit.pictures.frame import Frame, fit
 from ..host.sampler import check_cancel, encode_domain, jodi_facts, null_text, progress, vae_facts
 from ..wires.agreement import check_vae, with_prompt_mask
 from ..wires.job import job_entry
+from ..wires.pictures import picture_of
 from ..wires.rows import shared_rows, with_extras
 
 NEGATIVE_MASKS = ("as released", "own")
@@ -119,7 +120,7 @@ def _by_name(domains, names: tuple[str, ...]) -> tuple[dict[str, str], dict[str,
             raise RoleError(f"the domain {name} comes twice; remove one Jodi Extra Domain")
         choices[name] = choice
         if image is not None:
-            pictures[name] = pictures.picture_of(image, name)
+            pictures[name] = picture_of(image, name)
     return choices, pictures
 
 
