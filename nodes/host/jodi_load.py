@@ -16,6 +16,7 @@ from ...jodi_core.model.facts import ModelFacts, facts_of
 from ...kit.errors import CheckpointError
 from .files import read_file
 from .jodi_model import JodiConfig, JodiDiffusion, JodiHostModel
+from .jodi_wrap import attach
 from .patcher import FP8, WEIGHT_DTYPES, _cast, managed
 
 # Nearly all weights, and the ones that bear eight bits; embeddings, norms, time and role layers
@@ -42,7 +43,7 @@ def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = Fals
         disable_dynamic=disable_dynamic,
     )
     patcher.cached_patcher_init = (load_model, (path, weight_dtype))
-    return patcher
+    return attach(patcher)
 
 
 def _build(

@@ -23,7 +23,9 @@ from ...kit.pictures.frame import Frame, fit
 from ..host.sampler import check_cancel, encode_domain, jodi_facts, null_text, progress, vae_facts
 from ..wires.agreement import check_vae, with_prompt_mask
 from ..wires.job import job_entry
+from ..wires.marks import empty_ignored
 from ..wires.pictures import picture_of
+from ..wires.places import MADE
 from ..wires.rows import shared_rows, with_extras
 
 NEGATIVE_MASKS = ("as released", "own")
@@ -94,8 +96,10 @@ def build_job(model, vae, request: Request) -> tuple[list, list, dict, str]:
     grid = (size[0] // facts.vae_factor, size[1] // facts.vae_factor)
     shape = (facts.latent_channels, len(names), *grid)
     latents = _encode(vae, plan, used, size, shape, rows, request.fit)
+    samples = empty_ignored(latents.start, plan.as_tensor())
+    MADE.remember(samples)
     latent = {
-        "samples": latents.start,
+        "samples": samples,
         "jodi": job_entry(names, plan.roles, latents.frame, size, rows, kind),
     }
     regions = _regions(plan, used, held, request, size, grid)
