@@ -122,7 +122,7 @@ class JodiConfig(comfy.supported_models_base.BASE):
     memory_usage_factor = 1.0  # not used: JodiHostModel.memory_required counts
 
     def __init__(self, config: TransformerConfig, facts: ModelFacts):
-        super().__init__(_NoUNet(config=config))
+        super().__init__({"config": config})
         self.latent_format = JodiLatent(
             config.latent_channels, config.num_domains, facts.vae_factor, facts.latent_scale
         )
@@ -144,7 +144,9 @@ class JodiHostModel(comfy.model_base.BaseModel):
         self._first = (lambda: None, None)  # noise of a run, and roles of its first entry
         # The network is built: from here on these are only read, by nodes that patch a MODEL.
         channels = self.diffusion_model.in_channels
-        model_config.unet_config.update(in_channels=channels, out_channels=channels)
+        model_config.unet_config = _NoUNet(
+            model_config.unet_config, in_channels=channels, out_channels=channels
+        )
 
     def extra_conds(self, **kwargs) -> dict:
         """The tensors of one CONDITIONING entry, checked against the latent it meets.

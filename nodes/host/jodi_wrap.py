@@ -64,8 +64,9 @@ def _clear_traces(executor, guider, sigmas, extra_args, callback, *args, **kwarg
         return callback(step, empty_ignored(x0, roles), x, total)
 
     shown = report if callback is not None else None
+    finished = len(sigmas) > 0 and sigmas[-1] == 0  # asked now: some samplers write into them
     samples = executor(guider, sigmas, extra_args, shown, *args, **kwargs)
-    if clean is not None and len(sigmas) and sigmas[-1] == 0:
+    if clean is not None and finished:
         given = (roles.to(samples.device) == Role.CONDITION)[:, None, :, None, None]
         samples = torch.where(given, clean.to(samples), samples)
     return empty_ignored(samples, roles)

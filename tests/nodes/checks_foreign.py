@@ -1,5 +1,6 @@
 """Nodes of the host around CONDITIONING and LATENT. Run by test_nodes.py inside a ComfyUI."""
 
+import comfy.controlnet
 import comfy.sample
 import comfy.samplers
 import comfy_extras.nodes_post_processing  # noqa: F401  (the next one needs it first)
@@ -45,6 +46,7 @@ def ksampler(wires, denoise=1.0, sampler="euler", scheduler="simple", steps=2, *
 
 def check_flips_turns_and_cuts_are_refused_in_every_direction():
     for wires in (job(**TEXTS, **ALL, **TALL), job(**TEXTS, **TALL)):
+        other = jodi(wires, sampler_name="euler")
         for done in (jodi(wires), ksampler(wires)):
             edits = [
                 nodes.LatentFlip().flip(done, "x-axis: vertically")[0],
@@ -52,9 +54,7 @@ def check_flips_turns_and_cuts_are_refused_in_every_direction():
                 nodes.LatentRotate().rotate(done, "180 degrees")[0],
                 nodes.LatentRotate().rotate(done, "90 degrees")[0],
                 nodes.LatentCrop().crop(done, 48, 64, 0, 0)[0],
-                nodes.LatentComposite().composite(done, jodi(wires, sampler_name="euler"), 24, 0)[
-                    0
-                ],
+                nodes.LatentComposite().composite(done, other, 24, 0)[0],
             ]
             for edited in edits:
                 with raises(ShapeError):
@@ -80,7 +80,9 @@ def check_latent_nodes_that_work_on_domains_still_do():
     assert torch.allclose(JodiDecodeLabel.execute(row, VAE, "image").args[0], whole[1:], atol=1e-5)
     twice = nodes.RepeatLatentBatch().repeat(row, 2)[0]
     joined = LatentBatch.execute(row, jodi(job(**TEXTS, **TALL))).args[0]
-    beside = LatentCompositeMasked.execute(row, twice, 24, 0, False).args[0]
+    small = jodi(job(**TEXTS, size="width and height", width=24, height=24))
+    beside = LatentCompositeMasked.execute(row, small, 24, 8, False).args[0]
+    assert torch.equal(beside["samples"][..., 1:4, 3:], small["samples"])
     larger = nodes.LatentUpscaleBy().upscale(row, "nearest-exact", 1.5)[0]
     blended = nodes.LatentBlend().blend(row, jodi(job(**TEXTS, **TALL)), 0.5)[0]
     for wire in (twice, joined, beside, larger, blended):
@@ -164,15 +166,15 @@ def check_areas_and_masks_fall_where_they_are_set():
     for name, region in regions.items():
         both = nodes.ConditioningCombine().combine(wires[0], region)[0]
         change = (ksampler((both, *wires[1:]), steps=1)["samples"] - alone)[:, :, 0].abs()
-        assert change[..., :3].max() < 1e-5 and change[..., 3:].mean() > 1e-4, name
+        assert change[..., :3].max() < 1e-4 and change[..., 3:].mean() > 1e-3, (name, change)
     rows = job(positive=text(), negative=text(seed=8), batch=2, **TALL)
     masks = torch.cat([mask, 1 - mask])
     each = nodes.ConditioningSetMask().append(right, masks, "default", 1.0)[0]
     both = nodes.ConditioningCombine().combine(rows[0], each)[0]
     change = ksampler((both, *rows[1:]), steps=1)["samples"] - ksampler(rows, steps=1)["samples"]
     change = change[:, :, 0].abs()
-    assert change[0, ..., :3].max() < 1e-5 and change[1, ..., 3:].max() < 1e-5
-    assert change[0, ..., 3:].mean() > 1e-4 and change[1, ..., :3].mean() > 1e-4
+    assert change[0, ..., :3].max() < 1e-4 and change[1, ..., 3:].max() < 1e-4, change
+    assert change[0, ..., 3:].mean() > 1e-3 and change[1, ..., :3].mean() > 1e-3, change
 
 
 def check_joined_texts_are_read_as_one():
@@ -218,11 +220,7 @@ def check_usual_wiring_for_pictures_names_the_way():
 def check_what_is_made_for_other_models_is_refused():
     positive, negative, latent = job(**TEXTS)
 
-    class Control:
-        def get_extra_hooks(self):
-            return []
-
-    carried = [[c, {**values, "control": Control()}] for c, values in positive]
+    carried = [[c, {**values, "control": comfy.controlnet.ControlBase()}] for c, values in positive]
     with raises(JodiError, "ControlNet", "Jodi Roles"):
         ksampler((carried, negative, latent))
 

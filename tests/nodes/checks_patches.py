@@ -1,5 +1,7 @@
 """Nodes of the host that patch a MODEL. Run by test_nodes.py inside a ComfyUI."""
 
+import itertools
+
 import comfy.sample
 import comfy.samplers
 import comfy_extras.nodes_cfg as cfg_nodes
@@ -165,9 +167,7 @@ def check_cfg_pp_is_the_hosts_formula_over_our_estimates():
     noise = comfy.sample.prepare_noise(WIRES[2]["samples"], 7)
     clean = WIRES[2]["samples"] * MODEL.model.latent_format.scale_factor
     x = levels[0] * noise + (1 - levels[0]) * clean
-    for (s, t), (denoised, uncond) in zip(
-        zip(levels, levels[1:], strict=False), estimates, strict=True
-    ):
+    for (s, t), (denoised, uncond) in zip(itertools.pairwise(levels), estimates, strict=True):
         x = (1 - t) * denoised + t * (x - (1 - s) * uncond) / s
     found = found * MODEL.model.latent_format.scale_factor
     assert relative_rms(found[:, :, 0], x[:, :, 0]) < 1e-4

@@ -1,4 +1,4 @@
-"""Nodes that cut or swap parts of a CONDITIONING during sampling. Run by test_nodes.py in a ComfyUI.
+"""Nodes that cut or swap parts of a CONDITIONING during sampling. Run in each ComfyUI.
 
 Rows are independent: a run in parts gives what the run in one piece gives.
 """
