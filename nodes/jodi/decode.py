@@ -4,7 +4,7 @@ import logging
 
 from comfy_api.latest import io
 
-from ...jodi_core.domains import DOMAIN_NAMES, DOMAINS
+from ...jodi_core.domains import DOMAIN_NAMES, DOMAINS, Domain
 from ...jodi_core.roles import Role
 from ..host.sampler import blocked, check_cancel, progress, vae_facts
 from ..wires.job import Job, read_job
@@ -145,16 +145,12 @@ class JodiDecodeAll(io.ComfyNode):
         job = read_job(latent)
         check_pasted(latent["samples"], cls.hidden)
         original = original_frame and knows_original(job)
-        skipped = {d.name: _skipped(job, d, given) for d in DOMAINS}
-        reasons = {
-            d.name: None if skipped[d.name] else left_out(latent, job, job.names.index(d.name))
-            for d in DOMAINS
-        }
-        bar = progress(max(1, sum(not (skipped[n] or reasons[n]) for n in reasons)))
+        reasons = {d.name: _reason(latent, job, d, given) for d in DOMAINS}
+        bar = progress(max(1, sum(not reason for reason, _ in reasons.values())))
         outputs = []
-        for name, reason in reasons.items():
-            if skipped[name]:
-                log.info("%s; its socket gives no pictures", skipped[name])
+        for name, (reason, chosen) in reasons.items():
+            if chosen:
+                log.info("%s; its socket gives no pictures", reason)
                 outputs.append(_no_pictures(vae, latent))
                 continue
             if reason is not None:
@@ -167,14 +163,15 @@ class JodiDecodeAll(io.ComfyNode):
         return io.NodeOutput(*outputs)
 
 
-def _skipped(job: Job, domain, given: bool) -> str | None:
-    """Why a domain is left out by choice, or None."""
+def _reason(latent, job: Job, domain: Domain, given: bool) -> tuple[str | None, bool]:
+    """Why a domain is not decoded, or None; and whether that was somebody's choice."""
     if domain.name not in job.names:
-        return f"the model has no domain {domain.name}; it has {', '.join(job.names)}"
-    role = job.role(job.names.index(domain.name))
-    if role == Role.CONDITION and not given:
-        return f"{domain.name} was given, not made, and given is off on Jodi Decode All"
-    return ignored_message(domain) if role == Role.IGNORE else None
+        return f"the model has no domain {domain.name}; it has {', '.join(job.names)}", True
+    index = job.names.index(domain.name)
+    reason = left_out(latent, job, index)
+    if reason is None and job.role(index) == Role.CONDITION and not given:
+        return f"{domain.name} was given, not made, and given is off on Jodi Decode All", True
+    return reason, reason == ignored_message(domain)
 
 
 def _no_pictures(vae, latent) -> NoPictures:

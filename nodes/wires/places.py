@@ -79,7 +79,7 @@ class Places:
         for known in alike:
             elsewhere = torch.isin(strips, known.strips)
             smaller = known.strips.shape[2] < strips.shape[2]  # then it was enlarged, line by line
-            if elsewhere[filled].all() and not (smaller and not in_place.any()):
+            if elsewhere[filled].all() and not smaller:
                 raise ShapeError(f"the LATENT was flipped, turned or cropped. {INSTEAD}")
             if pasted and (elsewhere & wanting).any():
                 raise ShapeError(f"a part of another LATENT was put into this one. {INSTEAD}")
