@@ -78,8 +78,9 @@ class Places:
             return
         for known in alike:
             elsewhere = torch.isin(strips, known.strips)
-            smaller = known.strips.shape[2] < strips.shape[2]  # then it was enlarged, line by line
-            if elsewhere[filled].all() and not smaller:
+            if elsewhere[filled].all():
+                if known.strips.shape[2] < strips.shape[2]:
+                    return  # enlarged, line by line
                 raise ShapeError(f"the LATENT was flipped, turned or cropped. {INSTEAD}")
             if pasted and (elsewhere & wanting).any():
                 raise ShapeError(f"a part of another LATENT was put into this one. {INSTEAD}")
