@@ -14,7 +14,7 @@ from ...jodi_core.labels.maps import postprocess
 from ...jodi_core.roles import Role
 from ...kit.errors import JodiError, RoleError, ShapeError
 from ..host.sampler import decode_domain, vae_facts
-from ..wires.agreement import TOGETHER, check_finite, filled_rows
+from ..wires.agreement import TOGETHER, check_finite, check_sampled, filled_rows
 from ..wires.job import Job
 
 log = logging.getLogger("jodi")
@@ -39,13 +39,7 @@ def left_out(latent: Mapping, job: Job, index: int) -> str | None:
     domain = domain_of(job.names[index], index)
     samples, role = latent["samples"], job.role(index)
     check_finite(samples[:, :, index], f"the LATENT holds, for {domain.name},")
-    for other, name in enumerate(job.names):
-        if job.role(other) == Role.IGNORE and filled_rows(samples, other).any():
-            raise ShapeError(
-                f"{name} has the role ignore, but the LATENT holds something there: it was "
-                "sampled with the CONDITIONING of another Jodi Roles, or left with the noise of an "
-                f"unfinished sampling, or a node flipped, turned or cropped its domains; {TOGETHER}"
-            )
+    check_sampled(samples, job)
     filled = filled_rows(samples, index)
     if role == Role.IGNORE or (role is None and not filled.any()):
         return ignored_message(domain)

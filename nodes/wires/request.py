@@ -24,7 +24,9 @@ from ...jodi_core.roles import RolePlan
 from ...kit.errors import JodiError, RoleError
 from .agreement import check_vae, with_prompt_mask
 from .job import job_entry
+from .marks import empty_ignored
 from .pictures import picture_of
+from .places import MADE
 from .rows import with_extras
 
 NEGATIVE_MASKS = ("as released", "own")
@@ -117,8 +119,10 @@ def build(
     grid = (given.size[0] // facts.vae_factor, given.size[1] // facts.vae_factor)
     shape = (facts.latent_channels, len(facts.names), *grid)
     clean, start = _encoded(planned, shape, encode, watched)
+    samples = empty_ignored(start, planned.plan.as_tensor())
+    MADE.remember(samples)
     latent = {
-        "samples": start,
+        "samples": samples,
         "jodi": job_entry(facts.names, plan.roles, given.frame, given.size, planned.rows, vae),
     }
     regions = _regions(planned, request, grid)
