@@ -117,7 +117,7 @@ class TestWrongFiles:
 
     def test_a_jodi_file(self, file):
         save_file(tiny_transformer().state_dict(), file)
-        with pytest.raises(CheckpointError, match="expected the transformer of D-DiT.*a Jodi"):
+        with pytest.raises(CheckpointError, match=r"expected the transformer of D-DiT.*a Jodi"):
             load_transformer(file)
 
     @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ class TestWrongFiles:
     def test_d_dit_is_no_jodi(self):
         from jodi_pack.jodi_core.model.checkpoint import TRANSFORMER as JODI
 
-        with pytest.raises(CheckpointError, match="expected a Jodi transformer.*D-DiT"):
+        with pytest.raises(CheckpointError, match=r"expected a Jodi transformer.*D-DiT"):
             load_state(small_model().state_dict(), JODI)
 
 
@@ -158,7 +158,7 @@ class TestMaskVector:
             (torch.zeros(6), "zeros"),
             (torch.full((6,), torch.inf), "not finite"),
             ({"a": torch.ones(6), "b": torch.ones(6)}, "2 tensors"),
-            ({"a": 3}, "without tensors"),
+            ({"a": 3}, "without named tensors"),
         ],
     )
     def test_what_is_no_mask_vector(self, tmp_path, content, words):
