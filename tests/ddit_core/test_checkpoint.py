@@ -158,7 +158,7 @@ class TestMaskVector:
             (torch.zeros(6), "zeros"),
             (torch.full((6,), torch.inf), "not finite"),
             ({"a": torch.ones(6), "b": torch.ones(6)}, "2 tensors"),
-            ({"a": 3}, "without tensors"),
+            ({"a": 3}, "without named tensors"),
         ],
     )
     def test_what_is_no_mask_vector(self, tmp_path, content, words):
