@@ -21,7 +21,7 @@ from ..text import ClosedVocabularyEncoder
 TITLE = "jodi-nano"
 NAMES = {part: f"{TITLE}{ending}.safetensors" for part, ending in
          {"transformer": "", "autoencoder": "-vae", "text": "-text"}.items()}  # fmt: skip
-GUIDANCE = 2.5
+NANO_GUIDANCE = 2.5
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def export(
     native_size: int,
     record: Mapping | None = None,
     title: str = TITLE,
-    guidance: float = GUIDANCE,
+    guidance: float = NANO_GUIDANCE,
     dtype: torch.dtype = torch.float16,
     force: bool = False,
 ) -> dict[str, Path]:

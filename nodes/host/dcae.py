@@ -20,6 +20,7 @@ from ...kit.autoencoder.cache import EncodeCache
 from ...kit.autoencoder.checkpoint import AUTOENCODER
 from ...kit.autoencoder.config import AutoencoderConfig
 from ...kit.autoencoder.dcae import DCAE
+from ...kit.autoencoder.tiling import FALLBACK_TILE
 from ...kit.errors import ShapeError
 from ...kit.weights.loading import name_source
 from ...kit.weights.read import pack_metadata
@@ -30,7 +31,6 @@ from .patcher import cast_weight, managed
 
 log = logging.getLogger("jodi")
 
-FALLBACK_TILE = 512  # pixels per side, when a whole picture does not fit into memory
 PREVIEW_SCENES = 4
 
 
