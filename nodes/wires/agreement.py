@@ -83,6 +83,8 @@ def check_domains(samples: Tensor, roles: Tensor | None, names: Sequence[str]) -
             "positive and negative hold no roles, while the LATENT comes from Jodi Roles; connect "
             "the text to Jodi Roles, and its positive and negative to the sampler"
         )
+    if len(roles) not in (1, len(missing)):
+        return  # rows of others: the model says so
     differs = (missing != (roles.to(missing.device) == Role.IGNORE)) & missing.any(1, keepdim=True)
     if differs.any():
         index = int(differs.any(0).nonzero()[0])
