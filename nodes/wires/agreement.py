@@ -97,11 +97,10 @@ def check_entries(first: Tensor | None, roles: Tensor | None) -> None:
 
     Raises: ShapeError.
     """
-    if first is None and roles is None:
-        return
     if first is None or roles is None:
-        known = roles if first is None else first
-        check_roles(known[0].tolist(), None, "positive or negative", "the other")
+        for known in (first, roles):
+            if known is not None:
+                check_roles(known[0].tolist(), None, "positive or negative", "the other")
     elif first.shape != roles.shape or not torch.equal(first.cpu(), roles.cpu()):
         check_roles(first[0].tolist(), roles, "negative, or a part of it,", "positive")
 
@@ -201,6 +200,7 @@ def check_together(latent: Mapping, job: Job, numbers: Sequence[int], **conditio
                 check_roles(first[0].tolist(), roles, wire, "positive")
             if job.roles is not None:
                 check_roles(job.roles, roles, wire, "the LATENT")
+            assert roles is not None  # or check_roles had raised
             clean = None if clean is None else rows_of(clean, numbers)
             check_domains(latent["samples"], rows_of(roles, numbers), job.names)
             check_latent(latent["samples"], rows_of(roles, numbers), clean, job.names)
