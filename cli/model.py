@@ -50,8 +50,6 @@ def load_pipeline(args) -> JodiPipeline:
     model, vae = (None if part == EMBEDDED else part for part in (args.model, args.vae))
     with say_where_it_belongs():
         pipeline = JodiPipeline.from_files(model, vae, device=str(device), dtype=dtype)
-    if args.approximate_fp8:
-        pipeline.approximate_fp8()
     if args.compile:
         pipeline.compile()
     if args.text_encoder is None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..kit.errors import TextError
 
-log = logging.getLogger("jodi")
+logger = logging.getLogger("jodi")
 
 # The released model was trained with this text in front of every prompt; it is part of the
 # weights' contract (sha256 62b9ab89eebb0ac5ee4d264bf96bf19d2b81f504bc3852500efeaf5a34d638b1).
@@ -167,7 +167,7 @@ class ClosedVocabularyEncoder(nn.Module):
         words = re.findall(r"[^\W_]+", prompt.lower())  # of any script, so that none goes unsaid
         unknown = sorted({w for w in words if w not in self._ids})
         if unknown:
-            log.warning(
+            logger.warning(
                 "the embedded model does not know %s and leaves %s out; it knows: %s",
                 ", ".join(unknown),
                 "it" if len(unknown) == 1 else "them",
@@ -175,7 +175,7 @@ class ClosedVocabularyEncoder(nn.Module):
             )
         ids = [self._ids[self.BEGIN], *(self._ids[w] for w in words if w in self._ids)]
         if len(ids) > self.caption_length:
-            log.warning(
+            logger.warning(
                 "the prompt has %d words; only the first %d are read",
                 len(ids) - 1,
                 self.caption_length - 1,

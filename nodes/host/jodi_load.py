@@ -15,6 +15,7 @@ from ...kit.errors import CheckpointError
 from ...kit.weights.loading import FP8, Checked
 from .files import check_file
 from .jodi_model import JodiConfig, JodiDiffusion, JodiHostModel
+from .jodi_wrap import attach
 from .patcher import WEIGHT_DTYPES, cast_weight, managed
 
 # Nearly all weights, and the ones that bear eight bits; embeddings, norms, time and role layers
@@ -39,7 +40,7 @@ def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = Fals
         disable_dynamic=disable_dynamic,
     )
     patcher.cached_patcher_init = (load_model, (path, weight_dtype))
-    return patcher
+    return attach(patcher)
 
 
 def _build(

@@ -20,18 +20,23 @@ import torch
 from torch import Tensor
 
 from ...jodi_core.model.config import JODI_1600M, TransformerConfig
-from ...jodi_core.model.facts import ModelFacts, VAEFacts, write_facts
+from ...jodi_core.model.facts import ModelFacts, write_facts
 from ...jodi_core.model.text_cache import TextCache
 from ...jodi_core.model.transformer import JodiTransformer
 from ...jodi_core.roles import Role
-from ...kit.errors import RoleError, ShapeError, TextError
+from ...kit.errors import JodiError, RoleError, ShapeError, TextError
 from ...kit.weights.read import pack_metadata
-from ..wires.agreement import check_latent, check_roles
+from ..wires.agreement import check_entries, check_latent, check_made_for
+from ..wires.job import PICTURE_INSTEAD
+from ..wires.places import MADE
+from ..wires.rows import rows_of
+from ..wires.texts import ENCODED
+from .flow import noise_share
 from .jodi_latent import JodiLatent
-from .jodi_run import Prepared, RunCond, RunEntry, prepared, repeats
+from .jodi_run import Prepared, RowsCond, RunCond, RunEntry, halves_equal, prepared
 
 TEXT, MASK, ROLES, CLEAN, RUN = "c_crossattn", "jodi_mask", "jodi_roles", "jodi_clean", "jodi_run"
-VAE = "jodi_vae"
+VAE, SIGMA = "jodi_vae", "jodi_sigma"
 
 
 class JodiDiffusion(JodiTransformer):
@@ -41,12 +46,16 @@ class JodiDiffusion(JodiTransformer):
         super().__init__(config, operations=operations, device="meta")
         self.dtype = dtype  # of the large weights; the host asks for it by this name
         self.round_timestep = config == JODI_1600M and compute_dtype == torch.bfloat16
+        # Read by nodes that patch a MODEL, under the names of the host's own networks.
+        self.in_channels = self.out_channels = config.latent_channels
 
     def forward(self, x: Tensor, timestep: Tensor, context=None, transformer_options=None, **conds):
         """x (B, z, L, h, w), timestep (B,) in 0..1000 -> velocity (B, z, L, h, w)."""
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options or {}
         )
+        if wrappers:
+            x = x.clone()  # some write into it, and it may be the sampler's own
         executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(
             self.evaluate_batch, self, wrappers
         )
@@ -56,37 +65,53 @@ class JodiDiffusion(JodiTransformer):
 
     def evaluate_batch(self, x, timestep, context=None, *, transformer_options=None, **conds):
         x = x.transpose(1, 2)
+        if x.shape[1] != self.config.num_domains:
+            raise ShapeError(
+                f"a node between cut the LATENT into parts of {x.shape[1]} of its "
+                f"{self.config.num_domains} domains, which are made together; let context windows "
+                "run over the batch (dim 0)"
+            )
         roles, mask, clean = conds[ROLES], conds.get(MASK), conds.get(CLEAN)
         clean = None if clean is None else clean.transpose(1, 2)
         run = conds[RUN]
         half = len(x) // 2
+        # Two entries that differ in nothing but the text are one evaluation for both.
+        both = len(run.entries) == 2 and halves_equal(x, timestep, roles, clean)
 
         def prepare(cache: TextCache | None) -> Prepared:
-            # Two entries that differ in nothing but the text are one evaluation for both.
-            both = run.pair(x) and repeats(2, roles, clean)
             options = {"round_timestep": self.round_timestep, "cache": cache}
             if not both:
-                made = self.prepare(roles, context, mask, clean, like=x, **options)
-            else:
-                if not repeats(2, context, mask):
-                    options["second_text"] = context[half:], None if mask is None else mask[half:]
-                made = self.prepare(
-                    roles[:half],
-                    None if context is None else context[:half],
-                    None if mask is None else mask[:half],
-                    None if clean is None else clean[:half],
-                    like=x[:half],
-                    **options,
-                )
+                return Prepared(self.prepare(roles, context, mask, clean, like=x, **options), both)
+            if not halves_equal(context, mask):
+                options["second_text"] = context[half:], None if mask is None else mask[half:]
+            made = self.prepare(
+                roles[:half],
+                None if context is None else context[:half],
+                None if mask is None else mask[:half],
+                None if clean is None else clean[:half],
+                like=x[:half],
+                **options,
+            )
             return Prepared(made, both)
 
-        ready = prepared(run, x, prepare)
+        kind = (both, x.shape, x.dtype, x.device)
+        ready = prepared(run, kind, (roles, context, mask, clean), prepare)
         if ready.both:
             x, timestep = x[:half], timestep[:half]
         velocity = self.velocities(x, timestep / 1000, ready.context)
         if ready.both and len(velocity) == 1:
             velocity = velocity * 2
         return torch.cat(velocity).transpose(1, 2)
+
+
+class _NoUNet(dict):
+    """The settings of the network, for nodes that look for those of a U-Net."""
+
+    def __missing__(self, key):
+        raise JodiError(
+            f"a node on the MODEL asks for {key}, a setting of U-Nets; Jodi is a transformer, so "
+            "the node (FreeU is one) cannot work on it. Take it away from the MODEL"
+        )
 
 
 class JodiConfig(comfy.supported_models_base.BASE):
@@ -124,6 +149,11 @@ class JodiHostModel(comfy.model_base.BaseModel):
         self.facts = facts
         self.text_cache = TextCache(entries=2)  # of the last prompt and negative prompt
         self._first = (lambda: None, None)  # noise of a run, and roles of its first entry
+        # The network is built: from here on these are only read, by nodes that patch a MODEL.
+        channels = self.diffusion_model.in_channels
+        model_config.unet_config = _NoUNet(
+            model_config.unet_config, in_channels=channels, out_channels=channels
+        )
 
     def extra_conds(self, **kwargs) -> dict:
         """The tensors of one CONDITIONING entry, checked against the latent it meets.
@@ -133,10 +163,10 @@ class JodiHostModel(comfy.model_base.BaseModel):
         Raises: ShapeError, RoleError or TextError that says which node makes the right wire.
         """
         noise, device = kwargs["noise"], kwargs["device"]
-        self._check_latent(noise)
-        self._check_vae(kwargs.get(VAE))
+        self.check_shape(noise)
+        check_made_for(self.facts, kwargs.get(VAE))
         roles = self._roles(kwargs.get(ROLES), len(noise))
-        conds = {ROLES: comfy.conds.CONDRegular(roles.to(device))}
+        conds = {ROLES: RowsCond(roles.to(device))}
         conds[RUN] = RunCond(RunEntry(self), _active(roles))
         clean = self._clean(kwargs.get(CLEAN), roles, noise)
         self._check_together(noise, kwargs.get("latent_image"), kwargs.get(ROLES), clean)
@@ -144,9 +174,11 @@ class JodiHostModel(comfy.model_base.BaseModel):
             conds[CLEAN] = comfy.conds.CONDNoiseShape(clean.to(device))
         if not (roles[:, 0] == Role.CONDITION).all():
             text, mask = self._text(kwargs.get("cross_attn"), kwargs.get("attention_mask"))
+            # Repeated here, so that a part of the rows keeps its own texts.
+            text, mask = (t if len(t) == 1 else rows_of(t, range(len(noise))) for t in (text, mask))
             # CONDCrossAttn would repeat tokens to a common length, which masks do not survive.
-            conds[TEXT] = comfy.conds.CONDRegular(text.to(device))
-            conds[MASK] = comfy.conds.CONDRegular(mask.to(device))
+            conds[TEXT] = RowsCond(text.to(device))
+            conds[MASK] = RowsCond(mask.to(device))
         return conds
 
     def extra_conds_shapes(self, **kwargs) -> dict:
@@ -176,6 +208,8 @@ class JodiHostModel(comfy.model_base.BaseModel):
     def _apply_model(
         self, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **conds
     ):
+        # In a tuple: the host casts tensors to the network's type.
+        conds[SIGMA] = (t,)
         denoised = super()._apply_model(
             x, t, c_concat, c_crossattn, control, transformer_options or {}, **conds
         )
@@ -187,50 +221,54 @@ class JodiHostModel(comfy.model_base.BaseModel):
             return denoised
         return torch.where(roles == Role.CONDITION, clean.to(denoised), denoised)
 
+    def process_timestep(self, timestep, **conds):
+        """The network's time, 0..1000: the share of noise, whatever `timestep` other nodes set."""
+        return noise_share(self.model_sampling, conds[SIGMA][0]) * 1000
+
+    def process_latent_in(self, latent: Tensor) -> Tensor:
+        """Raises: ShapeError for a LATENT whose domains were moved about, before it is sampled."""
+        if latent.ndim == 5:
+            MADE.check(latent)
+        return super().process_latent_in(latent)
+
+    def process_latent_out(self, latent: Tensor) -> Tensor:
+        made = super().process_latent_out(latent)
+        if made.ndim == 5:
+            MADE.remember(made)
+        return made
+
     def _compute_dtype(self) -> torch.dtype:
         return self.get_dtype() if self.manual_cast_dtype is None else self.manual_cast_dtype
 
-    def _check_latent(self, noise: Tensor) -> None:
+    def check_shape(self, latent: Tensor) -> None:
+        """Raises: ShapeError for a LATENT that is not over this model's domains and channels."""
         config = self.diffusion_model.config
         expected = (config.latent_channels, config.num_domains)
-        if noise.ndim == 5 and tuple(noise.shape[1:3]) == expected:
+        if latent.ndim == 5 and tuple(latent.shape[1:3]) == expected:
             return
-        if noise.ndim == 5 and noise.shape[1] == expected[0]:
-            found = f"{noise.shape[2]} domains"
+        if latent.ndim == 5 and latent.shape[1] == expected[0] and latent.shape[2] > 1:
+            found = f"{latent.shape[2]} domains"
         else:
-            found = f"a latent of shape {tuple(noise.shape)}"
+            found = f"a latent of shape {tuple(latent.shape)}"
         raise ShapeError(
             f"this model samples {expected[1]} domains of {expected[0]} channels, a LATENT of "
             f"shape (batch, {expected[0]}, {expected[1]}, h, w), got {found}; make the LATENT with "
-            "Jodi Roles"
+            f"Jodi Roles. {PICTURE_INSTEAD}"
         )
 
     def _check_together(self, noise, latent, roles: Tensor | None, clean: Tensor | None) -> None:
-        """Whether this entry, those before it in the run and the LATENT are of one job.
+        """Whether this entry, the first one of the run and the LATENT are of one job.
 
         Without noise the LATENT is in the middle of sampling, and holds noise of its own.
         Raises: ShapeError.
         """
         if roles is not None and latent is not None and noise.any():
-            check_latent(latent, roles.to(latent.device), clean)
+            check_latent(latent, roles.to(latent.device), clean, self.facts.names)
         run, first = self._first
         if run() is not noise:
             self._first = (weakref.ref(noise), roles)
-        elif first is None or roles is None:
-            if first is not roles:
-                known = roles if first is None else first
-                check_roles(known[0].tolist(), None, "positive or negative", "the other")
-        elif first.shape != roles.shape or not torch.equal(first.cpu(), roles.cpu()):
-            check_roles(first[0].tolist(), roles, "negative, or a part of it,", "positive")
-
-    def _check_vae(self, made_by: VAEFacts | None) -> None:
-        wanted = self.facts.vae
-        if made_by is not None and not made_by.equals(wanted):
-            raise ShapeError(
-                f"the CONDITIONING and the LATENT were made for a model that works on latents of "
-                f"{made_by}; this model, {self.facts.title}, works on {wanted}. Connect the same "
-                "MODEL to Jodi Roles and to the sampler"
-            )
+        else:
+            check_entries(first, roles)
 
     def _roles(self, roles: Tensor | None, batch: int) -> Tensor:
         domains = self.diffusion_model.config.num_domains
@@ -275,10 +313,12 @@ class JodiHostModel(comfy.model_base.BaseModel):
         if mask is None:
             mask = torch.ones(text.shape[:2], dtype=torch.long)
         mask = mask.reshape(-1, mask.shape[-1])
-        if mask.shape[-1] != text.shape[1]:
+        if mask.shape[-1] < text.shape[1]:  # Conditioning Concat keeps the first text's mask only
+            mask = ENCODED.complete(text, mask) if len(mask) in (1, len(text)) else mask
+        if mask is None or mask.shape[-1] != text.shape[1]:
             raise TextError(
-                f"the CONDITIONING's attention mask covers {mask.shape[-1]} tokens, its text has "
-                f"{text.shape[1]}; encode the prompt again with Jodi Text Encode"
+                f"the CONDITIONING's attention mask does not cover its text of {text.shape[1]} "
+                "tokens; encode the prompts again with Jodi Text Encode, or write both into one"
             )
         return text, (mask > 0).long()
 

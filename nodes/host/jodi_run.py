@@ -1,12 +1,11 @@
 """What a sampling run carries besides tensors: contexts prepared once, and how many domains count.
 
-The host concatenates and casts its tensors anew at every step, so their identity says nothing, and
-comparing their values would make a GPU wait at every step. So each CONDITIONING entry carries an
-object of its own through the run, and a batch is known by the objects that make it up.
+Each CONDITIONING entry carries an object through its run that keeps contexts. They are found again
+by the values of all that went into them: the host and other nodes cut rows and areas out of the
+tensors of an entry (context windows do), exchange them or put them together, and keep the entry.
 """
 
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import comfy.conds
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ...jodi_core.model.context import PreparedContext
 from ...jodi_core.model.text_cache import TextCache
+from ...kit.errors import ShapeError
 
 CONTEXTS_KEPT = 4  # guidance in two calls needs 2; regional prompts a few more
 
@@ -27,6 +27,9 @@ class Prepared:
     both: bool
 
 
+Inputs = Sequence[Tensor | None]
+
+
 @dataclass(eq=False)
 class RunEntry:
     """One CONDITIONING entry in one run. Compared by identity.
@@ -36,72 +39,70 @@ class RunEntry:
     """
 
     host: object
-    known: list[tuple[tuple, Prepared]] = field(default_factory=list)
+    known: list[tuple[tuple, Inputs, Prepared]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a batch is made of: entries in order, the area that each looks at, rows of each."""
+    """The entries that a batch is made of, in order."""
 
     entries: tuple[RunEntry, ...]
-    areas: tuple[object, ...]
-    rows: int
-
-    def whole(self, batch: Tensor) -> bool:
-        """Whether a batch holds just these rows. Wrappers of the host's model may split it up."""
-        return len(batch) == self.rows * len(self.entries)
-
-    def pair(self, batch: Tensor) -> bool:
-        """Whether a batch is two entries that look at the same picture."""
-        return len(self.entries) == 2 and self.areas[0] == self.areas[1] and self.whole(batch)
 
 
-def prepared(run: Run, like: Tensor, make: Callable[[TextCache | None], Prepared]) -> Prepared:
-    """What `make` made for this batch of entries and latents like `like`, or makes now.
+def prepared(
+    run: Run, kind: tuple, inputs: Inputs, make: Callable[[TextCache | None], Prepared]
+) -> Prepared:
+    """What `make` made for equal inputs of one kind before in this run, or makes now.
 
-    make: called with a cache of prepared texts that outlives the run, or with None where the
-    weights change under way.
+    kind: whatever else the context depends on. make: called with a cache of prepared texts that
+    outlives the run, or with None where the weights change under way.
     """
     owner = run.entries[0]
     patcher = owner.host.current_patcher
     if patcher is not None and patcher.current_hooks is not None:
         return make(None)
-    if not run.whole(like):
-        return make(_text_cache(owner.host))
-    # The others by weak reference: entries that hold each other would outlive the run.
-    others = tuple(map(weakref.ref, run.entries[1:]))
-    kind = (others, run.areas, run.rows, like.shape, like.dtype, like.device)
-    for known, value in owner.known:
-        if known == kind:
+    for index, (known, values, value) in enumerate(owner.known):
+        if known == kind and all_equal(*zip(values, inputs, strict=True)):
+            owner.known.append(owner.known.pop(index))
             return value
     value = make(_text_cache(owner.host))
-    owner.known = [*owner.known[1 - CONTEXTS_KEPT :], (kind, value)]
+    owner.known = [*owner.known[1 - CONTEXTS_KEPT :], (kind, tuple(inputs), value)]
     return value
 
 
 class RunCond(comfy.conds.CONDRegular):
     """Carries a `RunEntry` through the host's batches; its size is (1, active domains)."""
 
-    def __init__(self, cond: RunEntry, active: int, area=None, rows: int = 1):
+    def __init__(self, cond: RunEntry, active: int):
         super().__init__(cond)
-        self.active, self.area, self.rows = active, area, rows
+        self.active = active
 
     def _copy_with(self, cond):
-        return self.__class__(cond, self.active, self.area, self.rows)
+        return self.__class__(cond, self.active)
 
-    def process_cond(self, batch_size, area=None, **_):
-        area = tuple(area) if isinstance(area, list | tuple) else area
-        return self.__class__(self.cond, self.active, area, batch_size)
+    def process_cond(self, batch_size, **_):
+        return self
 
     def can_concat(self, other) -> bool:
-        return isinstance(other, RunCond) and other.rows == self.rows
+        return isinstance(other, RunCond)
 
     def concat(self, others) -> Run:
-        conds = (self, *others)
-        return Run(tuple(c.cond for c in conds), tuple(c.area for c in conds), self.rows)
+        return Run(tuple(cond.cond for cond in (self, *others)))
 
     def size(self) -> list[int]:
         return [1, self.active]
+
+
+class RowsCond(comfy.conds.CONDRegular):
+    """A tensor with one row for each row of the batch, or one for all."""
+
+    def process_cond(self, batch_size, **_):
+        if len(self.cond) not in (1, batch_size):
+            raise ShapeError(
+                f"a node between cut {len(self.cond)} rows out of the CONDITIONING for "
+                f"{batch_size} rows of the LATENT; let context windows run over the batch (dim 0)"
+            )
+        return super().process_cond(batch_size)
 
 
 def _text_cache(host) -> TextCache | None:
@@ -120,12 +121,26 @@ def _text_cache(host) -> TextCache | None:
     return None if loaded is None else host.text_cache
 
 
-def repeats(copies: int, *tensors: Tensor | None) -> bool:
-    """Whether every tensor is one block of rows, `copies` times over."""
-    for tensor in tensors:
-        if tensor is None:
-            continue
-        first, *others = tensor.chunk(copies)
-        if not all(other.shape == first.shape and torch.equal(other, first) for other in others):
+def all_equal(*pairs: tuple[Tensor | None, Tensor | None]) -> bool:
+    """Whether the tensors of each pair agree in shape, type, place and every value.
+
+    Missing ones agree with missing ones. A GPU is waited for once, not for each pair.
+    """
+    flags = []
+    for one, other in pairs:
+        if one is None or other is None:
+            if one is not other:
+                return False
+        elif (one.shape, one.dtype, one.device) != (other.shape, other.dtype, other.device):
             return False
-    return True
+        elif one is not other:
+            flags.append((one == other).all())
+    return not flags or bool(torch.stack(flags).all())
+
+
+def halves_equal(*tensors: Tensor | None) -> bool:
+    """Whether the first and the second half of the rows of every tensor are the same."""
+    given = [tensor for tensor in tensors if tensor is not None]
+    if any(len(tensor) % 2 for tensor in given):
+        return False
+    return all_equal(*(tensor.chunk(2) for tensor in given))

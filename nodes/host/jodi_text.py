@@ -18,11 +18,12 @@ from torch import Tensor
 from ...jodi_core.embedded import describe_text_encoder, load_text_encoder, read_text_encoder
 from ...jodi_core.model.config import JODI_1600M
 from ...jodi_core.text import ClosedVocabularyEncoder, negative_window, prompt_window
-from ...kit.errors import CheckpointError, JodiError
+from ...kit.errors import CheckpointError, JodiError, TextError
 from ...kit.weights.faults import key_faults
 from ...kit.weights.kinds import GEMMA, WORDS
 from ...kit.weights.loading import FLOATS, FP8, check_dtypes, name_source
 from ...kit.weights.read import pack_metadata
+from ..wires.texts import ENCODED
 from .files import read_kind
 
 WINDOW = JODI_1600M.caption_length
@@ -100,6 +101,16 @@ def encode_text(clip, text: str, instruction: bool = True) -> list:
     return clip.encode_from_tokens_scheduled(tokens)
 
 
+class _Tokens(dict):
+    """Tokens of one prompt, by encoder. Nodes for models with several encoders ask for others."""
+
+    def __missing__(self, name):
+        raise TextError(
+            f"this CLIP has no encoder {name}: it reads one prompt, and the node asks for those of "
+            "another model (CLIPTextEncodeSDXL, Flux or SD3). Use Jodi Text Encode"
+        )
+
+
 class GemmaTokenizer:
     """Prompt -> the published token window, in the form that the host's encoders take."""
 
@@ -123,7 +134,7 @@ class GemmaTokenizer:
             jodi_instruction = bool(text.strip())
         window = prompt_window if jodi_instruction else negative_window
         ids = window(text, self._ids, pad_id=PAD, length=WINDOW).ids
-        return {WEIGHTS: [[(i, 1.0, 0) if return_word_ids else (i, 1.0) for i in ids]]}
+        return _Tokens({WEIGHTS: [[(i, 1.0, 0) if return_word_ids else (i, 1.0) for i in ids]]})
 
     def untokenize(self, token_weight_pair):
         pieces = self.tokenizer.tokenizer
@@ -162,6 +173,7 @@ class GemmaText(comfy.sd1_clip.SD1ClipModel):
             extra["attention_mask"] = extra["attention_mask"][
                 :, keep.to(extra["attention_mask"].device)
             ]
+        ENCODED.remember(cond, extra["attention_mask"])
         return cond, pooled, extra
 
 
@@ -187,7 +199,7 @@ class WordTokenizer:
         self._about = describe_text_encoder(encoder)
 
     def tokenize_with_weights(self, text: str, return_word_ids=False, **_) -> dict:
-        return {"jodi_nano": [[(text, 1.0, 0) if return_word_ids else (text, 1.0)]]}
+        return _Tokens({"jodi_nano": [[(text, 1.0, 0) if return_word_ids else (text, 1.0)]]})
 
     def untokenize(self, token_weight_pair):
         return [(pair, pair[0]) for pair in token_weight_pair]
@@ -209,7 +221,9 @@ class WordText(torch.nn.Module):
     def encode_token_weights(self, token_weight_pairs) -> tuple[Tensor, None, dict]:
         prompts = [pair[0] for pairs in token_weight_pairs["jodi_nano"] for pair in pairs]
         features = self.encoder([" ".join(prompts)])
-        return features.caption[:, 0].cpu(), None, {"attention_mask": features.mask.cpu()}
+        cond, mask = features.caption[:, 0].cpu(), features.mask.cpu()
+        ENCODED.remember(cond, mask)
+        return cond, None, {"attention_mask": mask}
 
     def set_clip_options(self, options) -> None:
         pass

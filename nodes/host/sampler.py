@@ -1,11 +1,10 @@
-"""What the nodes may ask of ComfyUI. Its internals are touched in the `_host*.py` files only.
+"""What the nodes may ask of ComfyUI. Its internals are touched in this folder only.
 
 Wires: LATENT samples and the clean latents in CONDITIONING are (B, z, L, h, w), unscaled; the
 model scales them by its latent format. The core wants the domains second, (B, L, z, h, w).
 Shapes: B rows, L domains, z latent channels, h w latent grid, S text tokens, Cc text channels.
 """
 
-import dataclasses
 import itertools
 
 import comfy.model_management
@@ -19,8 +18,9 @@ from torch import Tensor
 
 from ...jodi_core.model.facts import ModelFacts, VAEFacts
 from ...kit.errors import JodiError
-from ...kit.sampling import SAMPLERS, StepInfo, draw_noise, flow_sigmas
+from ...kit.sampling import SAMPLERS, StepInfo, flow_sigmas
 from .dcae import JodiVAE
+from .flow import flow_shift
 from .jodi_model import JodiHostModel
 
 # From here on a schedule begins at pure noise: the published one stops 0.001 short of it.
@@ -30,13 +30,20 @@ ALMOST_ONE = 1 - 1e-6
 
 
 def jodi_facts(model) -> ModelFacts:
-    """Facts of a MODEL wire.
+    """Facts of a MODEL wire; the shift is the file's, whatever nodes between changed.
 
     Raises: JodiError, naming the loader, when the MODEL is not Jodi.
     """
-    facts = _jodi_model(model).facts
-    shift = getattr(model.get_model_object("model_sampling"), "shift", facts.shift)
-    return dataclasses.replace(facts, shift=float(shift))
+    return _jodi_model(model).facts
+
+
+def model_shift(model) -> float:
+    """The flow shift of a MODEL wire, as nodes between set it.
+
+    Raises: JodiError for a sampling that the published schedule does not fit; as `jodi_facts`.
+    """
+    _jodi_model(model)
+    return flow_shift(model.get_model_object("model_sampling"))
 
 
 def null_text(model) -> list:
@@ -71,16 +78,6 @@ def decode_domain(vae, samples: Tensor, index: int, *, tile: int | None = None) 
     `vae_facts`.
     """
     return _jodi_vae(vae).decode_domain(samples, index, tile=tile)
-
-
-def jodi_noise(samples: Tensor, seed: int, *, fixed: bool = False) -> Tensor:
-    """Noise (B, z, L, h, w) for LATENT samples, equal to the core's for the same seed.
-
-    Row i has seed + i, whatever the batch; fixed: every row has the noise of row 0.
-    """
-    batch, channels, domains, h, w = samples.shape
-    seeds = [seed] * batch if fixed else [seed + i for i in range(batch)]
-    return draw_noise((batch, domains, channels, h, w), seeds).transpose(1, 2).contiguous()
 
 
 def jodi_sigmas(steps: int, shift: float = 3.0, start: float = 1.0) -> Tensor:
@@ -177,6 +174,7 @@ def _sampler_function(name: str):
     run = SAMPLERS[name]
 
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **_):
+        flow_shift(model.inner_model.inner_model.model_sampling)  # refuses levels of another kind
         levels = [min(float(s), ALMOST_ONE) for s in sigmas]
         if any(s <= t for s, t in itertools.pairwise(levels)):
             raise JodiError(

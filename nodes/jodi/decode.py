@@ -1,13 +1,25 @@
 """Sampled latents to pictures: one domain, or all of them."""
 
+import logging
+
 from comfy_api.latest import io
 
-from ...jodi_core.domains import DOMAIN_NAMES, DOMAINS
+from ...jodi_core.domains import DOMAIN_NAMES, DOMAINS, Domain
 from ...jodi_core.roles import Role
-from ..host.sampler import blocked, check_cancel, progress
+from ..host.sampler import blocked, check_cancel, progress, vae_facts
 from ..wires.job import Job, read_job
-from ..wires.pictures import image_of, mask_of
-from .decoding import VALUES, check_active, decode_picture, knows_original, left_out
+from ..wires.pictures import NoPictures, image_of, mask_of
+from ..wires.places import check_pasted
+from .decoding import (
+    VALUES,
+    check_active,
+    decode_picture,
+    ignored_message,
+    knows_original,
+    left_out,
+)
+
+log = logging.getLogger("jodi")
 
 
 def _shared_inputs() -> list:
@@ -74,6 +86,7 @@ class JodiDecodeLabel(io.ComfyNode):
                     "the place of the choice above. Leave empty otherwise.",
                 ),
             ],
+            hidden=[io.Hidden.prompt],
             outputs=[
                 io.Image.Output("image", "image", tooltip="The picture or map, float32."),
                 io.Mask.Output(
@@ -90,6 +103,7 @@ class JodiDecodeLabel(io.ComfyNode):
         cls, latent, vae, domain, values=VALUES[0], original_frame=False, tile=0, other_domain=""
     ):
         job = read_job(latent)
+        check_pasted(latent["samples"], cls.hidden)
         index = job.index(other_domain.strip() or domain)
         kind = check_active(latent, job, index).kind
         original = original_frame and knows_original(job)
@@ -105,8 +119,8 @@ class JodiDecodeAll(io.ComfyNode):
             display_name="Jodi Decode All",
             category="Jodi",
             description=(
-                "Decodes every domain that is part of the job. The socket of an ignored one stops "
-                "what is connected to it, and says which role to change."
+                "Decodes every domain that is part of the job. The socket of an ignored one gives "
+                "no pictures: a sheet leaves it out, and nothing is saved or shown of it."
             ),
             inputs=[
                 *_wire_inputs(),
@@ -119,6 +133,7 @@ class JodiDecodeAll(io.ComfyNode):
                     "only the generated ones are wanted.",
                 ),
             ],
+            hidden=[io.Hidden.prompt],
             outputs=[
                 io.Image.Output(d.name, d.name, tooltip=f"{d.title}: {d.description}.")
                 for d in DOMAINS
@@ -128,11 +143,16 @@ class JodiDecodeAll(io.ComfyNode):
     @classmethod
     def execute(cls, latent, vae, values=VALUES[0], original_frame=False, tile=0, given=True):
         job = read_job(latent)
+        check_pasted(latent["samples"], cls.hidden)
         original = original_frame and knows_original(job)
         reasons = {d.name: _reason(latent, job, d, given) for d in DOMAINS}
-        bar = progress(max(1, list(reasons.values()).count(None)))
+        bar = progress(max(1, sum(not reason for reason, _ in reasons.values())))
         outputs = []
-        for name, reason in reasons.items():
+        for name, (reason, chosen) in reasons.items():
+            if chosen:
+                log.info("%s; its socket gives no pictures", reason)
+                outputs.append(_no_pictures(vae, latent))
+                continue
             if reason is not None:
                 outputs.append(blocked(reason))
                 continue
@@ -143,20 +163,20 @@ class JodiDecodeAll(io.ComfyNode):
         return io.NodeOutput(*outputs)
 
 
-def _reason(latent, job: Job, domain, given: bool) -> str | None:
-    """Why a domain is not decoded, or None."""
+def _reason(latent, job: Job, domain: Domain, given: bool) -> tuple[str | None, bool]:
+    """Why a domain is not decoded, or None; and whether that was somebody's choice."""
     if domain.name not in job.names:
-        return f"the model has no domain {domain.name}; it has {', '.join(job.names)}"
+        return f"the model has no domain {domain.name}; it has {', '.join(job.names)}", True
     index = job.names.index(domain.name)
     reason = left_out(latent, job, index)
-    if reason is not None:
-        return reason
-    if job.role(index) == Role.CONDITION and not given:
-        return (
-            f"{domain.name} was given, not made: switch on given on Jodi Decode All to decode it, "
-            "or use the picture you connected to Jodi Roles"
-        )
-    return None
+    if reason is None and job.role(index) == Role.CONDITION and not given:
+        return f"{domain.name} was given, not made, and given is off on Jodi Decode All", True
+    return reason, reason == ignored_message(domain)
+
+
+def _no_pictures(vae, latent) -> NoPictures:
+    height, width = (side * vae_facts(vae).factor for side in latent["samples"].shape[-2:])
+    return NoPictures.of(height, width)
 
 
 NODES = [JodiDecodeLabel, JodiDecodeAll]

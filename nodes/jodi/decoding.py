@@ -6,16 +6,15 @@ Shapes: B rows, H W pixels.
 import logging
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ...jodi_core.domains import Domain, domain_of
+from ...jodi_core.job.restore import restored
 from ...jodi_core.labels.maps import postprocess
 from ...jodi_core.roles import Role
 from ...kit.errors import JodiError, RoleError, ShapeError
-from ...kit.pictures.frame import restore
 from ..host.sampler import decode_domain, vae_facts
-from ..wires.agreement import TOGETHER, check_finite, filled_rows
+from ..wires.agreement import TOGETHER, check_finite, check_sampled, filled_rows
 from ..wires.job import Job
 
 log = logging.getLogger("jodi")
@@ -40,13 +39,7 @@ def left_out(latent: Mapping, job: Job, index: int) -> str | None:
     domain = domain_of(job.names[index], index)
     samples, role = latent["samples"], job.role(index)
     check_finite(samples[:, :, index], f"the LATENT holds, for {domain.name},")
-    for other, name in enumerate(job.names):
-        if job.role(other) == Role.IGNORE and filled_rows(samples, other).any():
-            raise ShapeError(
-                f"{name} has the role ignore, but the LATENT holds something there: it was "
-                "sampled with the CONDITIONING of another Jodi Roles, or left with the noise of an "
-                f"unfinished sampling, or a node flipped, turned or cropped its domains; {TOGETHER}"
-            )
+    check_sampled(samples, job)
     filled = filled_rows(samples, index)
     if role == Role.IGNORE or (role is None and not filled.any()):
         return ignored_message(domain)
@@ -94,11 +87,9 @@ def decode_picture(
     domain = domain_of(job.names[index], index)
     x = decode_domain(vae, latent["samples"], index, tile=tile or None)
     x = x.movedim(-1, 1).float()
-    if domain.kind == "palette" and values == VALUES[0]:
-        picture = postprocess(domain, x)  # classes before the frame: their borders must not blend
-        return _restored(picture, job, palette=True) if original else picture
     if original:
-        x = _restored(x, job, palette=domain.kind == "palette")
+        frames = [frame for frame in job.frames if frame is not None]  # all: see knows_original
+        x = restored(domain, x, frames, exact=values == VALUES[0])
     return postprocess(domain, x) if values == VALUES[0] else ((x + 1) / 2).clamp_(0, 1)
 
 
@@ -111,11 +102,3 @@ def knows_original(job: Job) -> bool:
             "between left it out), so the maps keep their own size"
         )
     return known
-
-
-def _restored(x: Tensor, job: Job, palette: bool) -> Tensor:
-    frames = [frame for frame in job.frames if frame is not None]  # all: see knows_original
-    if len(set(frames)) == 1:
-        return restore(x, frames[0], palette)
-    rows = [restore(x[i : i + 1], frame, palette) for i, frame in enumerate(frames)]
-    return torch.cat(rows)

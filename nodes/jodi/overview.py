@@ -11,6 +11,7 @@ from ...kit.pictures.contact_sheet import contact_sheet
 from ..host.sampler import check_cancel
 from ..wires.job import read_job
 from ..wires.pictures import image_of, picture_of
+from ..wires.places import check_pasted
 from ..wires.rows import latent_rows
 from .decoding import VALUES, decode_picture, left_out
 
@@ -62,6 +63,7 @@ class JodiContactSheet(io.ComfyNode):
                     tooltip="At most this many pictures of the batch are shown, from the first on.",
                 ),
             ],
+            hidden=[io.Hidden.prompt],
             outputs=[io.Image.Output("sheet", "sheet", tooltip="One picture.")],
         )
 
@@ -73,10 +75,11 @@ class JodiContactSheet(io.ComfyNode):
         shown = {
             name: picture_of(images[name][:rows], name)
             for name in DOMAIN_NAMES
-            if images.get(name) is not None
+            if images.get(name) is not None and len(images[name])  # an ignored domain has none
         }
         titles = {d.name: d.title for d in DOMAINS}
         if latent is not None:
+            check_pasted(latent["samples"], cls.hidden)
             shown, titles = _with_decoded(latent, vae, shown, titles, rows)
         if not shown:
             raise ImageError("nothing to show; connect pictures, or LATENT and VAE")

@@ -15,11 +15,13 @@ from ..host.sampler import (
     jodi_facts,
     jodi_sampler_object,
     jodi_sigmas,
+    model_shift,
     run_sampler,
     sampling_progress,
 )
 from ..wires.agreement import check_together
 from ..wires.job import Job, read_job
+from ..wires.places import check_pasted
 from ..wires.rows import conditioning_rows, latent_rows, roles_of, row_numbers, row_seeds
 
 log = logging.getLogger("jodi")
@@ -109,6 +111,7 @@ class JodiSampler(io.ComfyNode):
                     tooltip="Every row starts from the same noise. Steadies the labels of a video.",
                 ),
             ],
+            hidden=[io.Hidden.prompt],
             outputs=[
                 io.Latent.Output(
                     "latent", "latent", tooltip="To Jodi Decode Label or Jodi Decode All."
@@ -133,6 +136,7 @@ class JodiSampler(io.ComfyNode):
     ):
         facts = jodi_facts(model)
         job, roles = read_job(latent_image), roles_of(positive)
+        check_pasted(latent_image["samples"], cls.hidden)
         uses_text = bool((roles[:, 0] != Role.CONDITION).any())
         steps = steps or (STEPS if uses_text else facts.perception_steps)
         # the network reads no text when the image is given: both halves would be equal
@@ -143,7 +147,7 @@ class JodiSampler(io.ComfyNode):
         check_together(latent_image, job, numbers, positive=positive, negative=negative)
         if denoise < 1:
             _check_start(job, roles, latent_image["samples"], denoise)
-        sigmas = jodi_sigmas(steps, facts.shift, denoise)
+        sigmas = jodi_sigmas(steps, model_shift(model), denoise)
         sampler = jodi_sampler_object(sampler_name)
         results = []
         size = chunk or len(samples)
@@ -241,7 +245,7 @@ class JodiScheduler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, steps, denoise):
-        return io.NodeOutput(jodi_sigmas(steps, jodi_facts(model).shift, denoise))
+        return io.NodeOutput(jodi_sigmas(steps, model_shift(model), denoise))
 
 
 NODES = [JodiSampler, JodiSamplerSelect, JodiScheduler]

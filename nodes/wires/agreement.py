@@ -1,7 +1,9 @@
 """Whether the wires of a job belong together, told by what they hold.
 
 Wires of two jobs of one size fit each other in shape. Sampling them would make a picture of
-neither, and decoding would name it by the wrong roles.
+neither, and decoding would name it by the wrong roles. Jodi Sampler asks before it starts
+(`check_together`), the MODEL in every sampling (`check_latent`, `check_domains`, `check_entries`,
+`check_vae`), the decoders before they decode (`check_sampled`).
 Shapes: B rows, L domains, z latent channels, h w latent grid.
 """
 
@@ -14,8 +16,9 @@ from ...jodi_core.domains import names_of
 from ...jodi_core.model import facts
 from ...jodi_core.model.facts import ModelFacts, VAEFacts, name_vae
 from ...jodi_core.roles import Role
-from ...kit.errors import ShapeError
+from ...kit.errors import RoleError, ShapeError
 from .job import Job
+from .marks import left_out
 from .rows import alike, roles_of, rows_of
 
 EMPTY = 1e-4  # some samplers leave rounding errors where the model says zero
@@ -65,6 +68,56 @@ def check_latent(
             )
 
 
+def check_domains(samples: Tensor, roles: Tensor | None, names: Sequence[str]) -> None:
+    """Whether a LATENT leaves out the domains that a CONDITIONING ignores, before any content.
+
+    Shapes: samples (B, z, L, h, w); roles (1 or B, L), None for text that came by itself. A LATENT
+    that does not say what it leaves out passes (`marks.left_out`).
+    Raises: RoleError for text by itself; ShapeError, naming the domain, for other roles.
+    """
+    missing = left_out(samples)
+    if not missing.any():
+        return
+    if roles is None:
+        raise RoleError(
+            "positive and negative hold no roles, while the LATENT comes from Jodi Roles; connect "
+            "the text to Jodi Roles, and its positive and negative to the sampler"
+        )
+    differs = (missing != (roles.to(missing.device) == Role.IGNORE)) & missing.any(1, keepdim=True)
+    if differs.any():
+        index = int(differs.any(0).nonzero()[0])
+        says = "leaves out" if missing[:, index].any() else "is for"
+        raise ShapeError(f"the LATENT {says} {names[index]}, the CONDITIONING does not; {TOGETHER}")
+
+
+def check_entries(first: Tensor | None, roles: Tensor | None) -> None:
+    """Whether two entries of one sampling have the same roles, (1 or B, L) or None.
+
+    Raises: ShapeError.
+    """
+    if first is None and roles is None:
+        return
+    if first is None or roles is None:
+        known = roles if first is None else first
+        check_roles(known[0].tolist(), None, "positive or negative", "the other")
+    elif first.shape != roles.shape or not torch.equal(first.cpu(), roles.cpu()):
+        check_roles(first[0].tolist(), roles, "negative, or a part of it,", "positive")
+
+
+def check_sampled(samples: Tensor, job: Job) -> None:
+    """Whether a LATENT (B, z, L, h, w) holds nothing in the domains that its job ignores.
+
+    Raises: ShapeError, naming the domain.
+    """
+    for index, name in enumerate(job.names):
+        if job.role(index) == Role.IGNORE and filled_rows(samples, index).any():
+            raise ShapeError(
+                f"{name} has the role ignore, but the LATENT holds something there: it was "
+                "sampled with the CONDITIONING of another Jodi Roles, or a node flipped, turned or "
+                f"cropped its domains; {TOGETHER}"
+            )
+
+
 def check_roles(roles: Sequence[int], other: Tensor | None, wire: str, whose: str) -> None:
     """Whether `other` (1 or B, L) are these roles in every row.
 
@@ -81,6 +134,17 @@ def check_roles(roles: Sequence[int], other: Tensor | None, wire: str, whose: st
 
 
 BUILT_IN = "built-in jodi-nano"  # the choice in the loaders
+
+
+def check_made_for(model: ModelFacts, made_by: VAEFacts | None) -> None:
+    """Raises: ShapeError when wires with latents of VAE `made_by` are of another model's job."""
+    wanted = model.vae
+    if made_by is not None and not made_by.equals(wanted):
+        raise ShapeError(
+            f"the CONDITIONING and the LATENT were made for a model that works on latents of "
+            f"{made_by}; this model, {model.title}, works on {wanted}. Connect the same MODEL to "
+            "Jodi Roles and to the sampler"
+        )
 
 
 def check_vae(model: ModelFacts, vae: VAEFacts) -> None:
@@ -126,4 +190,5 @@ def check_together(latent: Mapping, job: Job, numbers: Sequence[int], **conditio
             if job.roles is not None:
                 check_roles(job.roles, roles, wire, "the LATENT")
             clean = None if clean is None else rows_of(clean, numbers)
+            check_domains(latent["samples"], rows_of(roles, numbers), job.names)
             check_latent(latent["samples"], rows_of(roles, numbers), clean, job.names)

@@ -8,6 +8,13 @@ from ...jodi_core.model.facts import VAEFacts
 from ...jodi_core.roles import Role
 from ...kit.errors import ShapeError
 from ...kit.pictures.frame import Frame
+from .places import MADE
+
+# For a LATENT of one picture, as VAE Encode makes it for other models.
+PICTURE_INSTEAD = (
+    "To start from a picture, connect it to Jodi Roles as image, set image_role = generate there "
+    "and denoise below 1 on the sampler; to change a part of it, connect repaint_mask too"
+)
 
 
 @dataclass(frozen=True)
@@ -53,15 +60,17 @@ def job_entry(
 def read_job(latent: Mapping) -> Job:
     """The job of a LATENT, as far as it is known.
 
-    Raises: ShapeError when the samples are not those of a joint model, or are over other domains
-    than the entry says.
+    Raises: ShapeError when the samples are not those of a joint model, are over other domains
+    than the entry says, or were moved about by nodes for flat pictures.
     """
     samples = latent["samples"]
     if samples.ndim != 5:
         raise ShapeError(
             "expected a LATENT of Jodi with the domains on its third axis, got samples of shape "
-            f"{tuple(samples.shape)}; connect the LATENT of Jodi Roles or Jodi Sampler"
+            f"{tuple(samples.shape)}; connect the LATENT of Jodi Roles or Jodi Sampler. "
+            f"{PICTURE_INSTEAD}"
         )
+    MADE.check(samples)
     rows, count = samples.shape[0], samples.shape[2]
     entry = latent.get("jodi") or {}
     names = tuple(entry.get("names") or (names_of(count) if count > 8 else DOMAIN_NAMES))

@@ -7,6 +7,23 @@ from ...jodi_core.labels.foreign import read_classes
 from ...kit.errors import ImageError
 
 
+class NoPictures(Tensor):
+    """An IMAGE (0, H, W, 3): what the socket of an ignored domain gives.
+
+    Nodes that save or show pictures ask the first one for its size and then take them one by one,
+    so this one answers with a blank for the size, and has none to take.
+    """
+
+    @classmethod
+    def of(cls, height: int, width: int) -> "NoPictures":
+        return torch.zeros(0, height, width, 3).as_subclass(cls)
+
+    def __getitem__(self, index):
+        if isinstance(index, int) and index == 0 and len(self) == 0:
+            return torch.zeros(self.shape[1:])
+        return super().__getitem__(index)
+
+
 def picture_of(image: Tensor, name: str) -> Tensor:
     """IMAGE (B, H, W, C) -> (B, 3, H, W) float32; grey is repeated, opacity left out.
 

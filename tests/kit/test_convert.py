@@ -252,9 +252,12 @@ class TestNeverHalfAFile:
         assert not force or out.read_text() == "old"
 
     @pytest.mark.skipif(os.name == "nt", reason="no interrupt signal for one process")
+    @pytest.mark.slow
     def test_ctrl_c_on_a_running_program(self, source, out):
         """A real interrupt signal, to a real process, while it writes."""
         program = (
+            # A program that was started with interrupts ignored, as by nohup, inherits that.
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
             "import sys, time; sys.path.insert(0, sys.argv[1]); import conftest;"
             "from jodi_pack.kit.weights.write import write_state_dict; import torch;"
             "write_state_dict(sys.argv[2], {str(i): torch.ones(9) for i in range(999)}, {},"

@@ -17,6 +17,7 @@ from jodi_pack.jodi_core.pipeline import JodiPipeline
 from jodi_pack.jodi_core.text import ClosedVocabularyEncoder
 from jodi_pack.jodi_core.training.export import Parts, export
 from jodi_pack.kit.errors import CheckpointError, JodiError, ShapeError
+from jodi_pack.kit.sampling import draw_noise
 from jodi_pack.kit.weights.read import read_state_dict
 from jodi_pack.kit.weights.write import write_state_dict
 from jodi_pack.nodes.host import sampler as _host
@@ -106,7 +107,7 @@ def check_the_built_in_model_equals_the_core_pipeline():
         prompt,
         agreement.with_prompt_mask(prompt, negative),
         latent,
-        noise=_host.jodi_noise(latent["samples"], 4),
+        noise=draw_noise((1, 8, vae.latent_channels, 8, 8), [4]).transpose(1, 2).contiguous(),
         sampler=_host.jodi_sampler_object(),
         sigmas=_host.jodi_sigmas(3),
         guidance=_host.jodi_facts(model).guidance,

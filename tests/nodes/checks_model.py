@@ -162,8 +162,16 @@ def check_ksampler_with_euler():
 
 def check_every_sampler_keeps_conditions_and_empties_the_ignored():
     plan, positive, negative, latent, _ = job(["depth"], ["image", "edge"])
-    # Not uni_pc: its last step extrapolates, and drifts by some thousandths for any model.
-    for name in ("euler_ancestral", "heun", "dpmpp_2m", "dpmpp_2m_sde", "res_multistep", "lcm"):
+    names = (
+        "uni_pc",
+        "euler_ancestral",
+        "heun",
+        "dpmpp_2m",
+        "dpmpp_2m_sde",
+        "res_multistep",
+        "lcm",
+    )
+    for name in names:
         result = ksample(name, "normal", positive, negative, latent)
         given = positive[0][1]["jodi_clean"]
         for index in plan.conditions:
@@ -419,7 +427,7 @@ def check_wrong_wires_say_what_to_do():
     fails(RoleError, "no latent of it", positive=changed(jodi_clean=None))
     wrong_text = [[torch.zeros(1, 10, 2304), positive[0][1]]]
     fails(TextError, "2304", "Jodi Text Encode", positive=wrong_text)
-    fails(TextError, "mask covers 3", positive=changed(attention_mask=torch.ones(1, 3)))
+    fails(TextError, "does not cover its text", positive=changed(attention_mask=torch.ones(1, 3)))
     with raises(JodiError, "NoneType", "Load Jodi"):
         _host.jodi_facts(None)
     with raises(JodiError, "descend", "Jodi Scheduler"):
@@ -490,13 +498,13 @@ def check_conditions_are_told_apart_by_hooks():
         current_hooks, object_patches, injections = None, {}, {}
 
     made = []
-    run = _host_run.Run((_host_run.RunEntry(model),), (None,), 1)
+    run = _host_run.Run((_host_run.RunEntry(model),))
     x = torch.zeros(1)
     before, model.current_patcher = model.current_patcher, Patcher()
     try:
         for hooks, copies in ((None, 1), (None, 1), ("some", 2), ("some", 3)):
             model.current_patcher.current_hooks = hooks
-            jodi_run.prepared(run, x.clone(), lambda cache: made.append(1))
+            jodi_run.prepared(run, (), (x.clone(), None), lambda cache: made.append(1))
             assert len(made) == copies
     finally:
         model.current_patcher = before
@@ -518,4 +526,4 @@ def check_facts():
     assert (facts.factor, facts.vae_factor, facts.latent_channels) == (8, 8, AE.latent_channels)
     assert (facts.native_size, facts.guidance, facts.shift) == ((48, 48), GUIDANCE, 3.0)
     shifted = advanced.ModelSamplingSD3().patch(parts()[0], 5.0)[0]
-    assert _host.jodi_facts(shifted).shift == 5.0
+    assert (_host.model_shift(shifted), _host.model_shift(parts()[0])) == (5.0, 3.0)
