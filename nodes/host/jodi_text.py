@@ -64,6 +64,8 @@ def _gemma_clip(state: dict[str, Tensor], path: Path, disable_dynamic: bool = Fa
         )
     tokenizer = state.pop(TOKENIZER)
     weights = {f"model.{_plain(name)}": t for name, t in state.items() if "lm_head" not in name}
+    with name_source(str(path)):
+        check_dtypes(weights, (*FLOATS, *FP8))
     sizes = _sizes(weights, path)
     options = {"dtype": weights["model.norm.weight"].dtype}
     host_only = {"disable_dynamic": True} if disable_dynamic else {}
@@ -301,6 +303,4 @@ def _load(clip, weights: dict[str, Tensor], path: Path) -> None:
             f"{path}: its tensors are not those of a plain Gemma 2: {faults.text()}. Use a "
             "complete file in fp16, bf16 or fp32 (quantised ones hold extra tensors)."
         )
-    with name_source(str(path)):
-        check_dtypes(weights, (*FLOATS, *FP8))
     clip.load_sd(weights)
