@@ -15,6 +15,7 @@ from ..kit.autoencoder.checkpoint import checked_autoencoder
 from ..kit.autoencoder.config import AutoencoderConfig
 from ..kit.errors import CheckpointError, JodiError
 from ..kit.pictures.palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
+from ..kit.pictures.png import without_large_chunks
 from ..kit.weights import kinds as file_kind
 from ..kit.weights.kinds import identify
 from ..kit.weights.read import StateFile, read_state_dict
@@ -136,7 +137,9 @@ def _weights(path: Path, content: StateFile) -> Lines:
 
 def _picture(path: Path) -> Lines:
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with open(path, "rb") as file:
+            # other programs may have added texts that Pillow takes for damage
+            image = Image.open(without_large_chunks(file)[0], formats=["PNG"])
             image.load()
             text, size = dict(getattr(image, "text", {})), image.size
         settings = json.loads(text["jodi"])

@@ -66,7 +66,7 @@ def parts(
 
 
 def image(*shape: int, seed: int = 0):
-    """An IMAGE (B, H, W, 3) with soft structure that goes from 0 to 1, so depth is not stretched."""
+    """An IMAGE (B, H, W, 3) with soft structure from 0 to 1, which is not stretched as depth."""
     batch, height, width = shape
     small = randn(batch, 3, 5, 7, seed=seed)
     picture = torch.nn.functional.interpolate(small, (height, width), mode="bicubic")
