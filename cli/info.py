@@ -16,6 +16,7 @@ from ..kit.autoencoder.config import AutoencoderConfig
 from ..kit.config import parse_json
 from ..kit.errors import CheckpointError, JodiError, few
 from ..kit.pictures.palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
+from ..kit.pictures.png import without_large_chunks
 from ..kit.weights.kinds import WORDS, FileKind, identify
 from ..kit.weights.loading import FLOATS, FP8, Checked, Format, check, check_values, name_dtype
 from ..kit.weights.read import StateFile, read_state_dict
@@ -153,7 +154,9 @@ def _weights(path: Path, content: StateFile) -> Lines:
 
 def _picture(path: Path) -> Lines:
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with open(path, "rb") as file:
+            # other programs may have added texts that Pillow takes for damage
+            image = Image.open(without_large_chunks(file)[0], formats=["PNG"])
             image.load()
             text, size = dict(getattr(image, "text", {})), image.size
         settings = parse_json(text["jodi"], "what stands in it")

@@ -103,11 +103,11 @@ def _read_depth(path: Path, maps: Maps) -> Tensor:
         plane = plane.expand(-1, 3, -1, -1)
     if source not in ("near-white", "near-black"):
         return _drawn(path, plane, "distance")
-    known = plane[plane.isfinite()]
-    fits = known.numel() == plane.numel() and 0 <= float(known.min()) <= float(known.max()) <= 1
-    if fits:
+    if numbers is None or numbers.indexed or numbers.top in (1, 255):
         return plane if source == "near-white" else 1 - plane
-    if maps.depth_source is None and (known < 0).any() | (known > 1).any():
+    # more bits have no usual range: it is the map's own
+    known = plane[plane.isfinite()]
+    if maps.depth_source is None and bool(((known < 0) | (known > 1)).any()):
         low, high = float(known.min()), float(known.max())
         raise ImageError(
             f"{path} holds numbers from {low:.4g} to {high:.4g}, which may be distances or not; "

@@ -12,11 +12,14 @@ from ...kit.pictures.frame import Frame, fit
 from ..domains import DOMAIN_NAMES, domain_of
 from ..labels.foreign import read_classes
 from ..labels.maps import checked_picture, colorize
-from .plausible import FLAT, Doubt, doubt
+from .plausible import Doubt, doubt
 from .size import DEFAULT_SIZE, choose_size
 
 FILLED = 0.02
 """Depth that comes this near to both 0 and 1 fills its range."""
+
+ONE_TONE = 1.5 / 255
+"""Depth that spans less is one step of 8 bits: there is nothing to stretch."""
 
 NOTED_CROP = 0.03
 """Share of a picture that may be cut off without a word."""
@@ -132,6 +135,6 @@ def _stretched(picture: Tensor, rows: slice) -> Tensor:
     """Depth (B, 3, H, W) of the rows, from 0 to 1 over the whole batch unless it is flat."""
     low, high = (float(v) for v in picture.aminmax())
     part = checked_picture(picture[rows], "depth")
-    if high - low < FLAT or (low <= FILLED and high >= 1 - FILLED):
+    if high - low < ONE_TONE or (low <= FILLED and high >= 1 - FILLED):
         return part
     return ((part - low) / (high - low)).clamp_(0, 1)

@@ -1,4 +1,4 @@
-"""Sizes on a grid: the nearest one, and the one of a given area."""
+"""The nearest size on a grid."""
 
 import math
 
@@ -10,13 +10,6 @@ def snap_size(height: float, width: float, factor: int) -> tuple[int, int]:
     _positive("size and factor", height, width, factor)
     h, w = (max(1, math.floor(side / factor + 0.5)) * factor for side in (height, width))
     return h, w
-
-
-def area_size(height: int, width: int, pixels: int, factor: int) -> tuple[int, int]:
-    """Size of about `pixels` pixels with the picture's own ratio, in multiples of `factor`."""
-    _positive("size and pixels", height, width, pixels)
-    scale = math.sqrt(pixels / (height * width))
-    return snap_size(height * scale, width * scale, factor)
 
 
 def _positive(what: str, *sides: float) -> None:

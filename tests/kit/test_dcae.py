@@ -8,10 +8,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from jodi_pack.kit.autoencoder import upsampling
+from jodi_pack.kit.autoencoder.config import DC_AE_F32C32
 from jodi_pack.kit.autoencoder.dcae import DCAE
 from jodi_pack.kit.autoencoder.tiling import map_tiles, place_tiles
 from jodi_pack.kit.errors import ShapeError
-from jodi_pack.tests.helpers import TINY_AE, HostOperations, randn, relative_rms, tiny_autoencoder
+from jodi_pack.tests.helpers import (
+    TINY_AE,
+    HostOperations,
+    randn,
+    randomize,
+    relative_rms,
+    tiny_autoencoder,
+)
 from jodi_pack.tests.jodi_core.live_bytes import LiveBytes
 
 
@@ -208,6 +216,21 @@ def test_bands_hold_a_large_map_once(monkeypatch):
     # The map, the half as large one it is made of with its shortcut, and bands of a sixteenth:
     # 2.30 measured, against 5.75 for whole maps.
     assert in_bands < 2.5 and whole > 5, peaks
+
+
+@pytest.mark.parametrize(("dtype", "itemsize"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_peak_memory_covers_whole_maps_and_little_more(monkeypatch, dtype, itemsize):
+    narrow = tuple(width // 8 for width in DC_AE_F32C32.widths)
+    model = randomize(DCAE(dataclasses.replace(DC_AE_F32C32, widths=narrow))).to(dtype)
+    monkeypatch.setattr(upsampling, "BAND", 1 << 40)  # whole maps, as on a GPU
+    stated = model.peak_memory(256 * 256, itemsize)
+    for work, x in (
+        (model.decode, randn(1, 32, 8, 8).to(dtype)),
+        (model.encode, randn(1, 3, 256, 256).to(dtype)),
+    ):
+        with torch.no_grad(), LiveBytes(x) as live:
+            work(x)
+        assert 0.7 * stated < live.peak <= stated
 
 
 @pytest.mark.parametrize(("given", "made"), [(8, 2), (8, 4), (8, 8), (4, 8), (4, 12), (6, 9)])

@@ -89,12 +89,10 @@ class TestSizes:
                 assert abs(b.height - published.height * square / 1024) <= factor / 2
         assert min(b.height for b in scaled_bins(32, 32)) == 32
 
-    def test_snap_and_area(self):
+    def test_snap(self):
         assert sizes.snap_size(1000, 1050, 32) == (992, 1056)
         assert sizes.snap_size(48, 80, 32) == (64, 96)  # halves up
         assert sizes.snap_size(1, 3, 32) == (32, 32)
-        assert sizes.area_size(3000, 4000, 1024 * 1024, 32) == (896, 1184)
-        assert sizes.area_size(5, 5, 64 * 64, 8) == (64, 64)
 
     @pytest.mark.parametrize(
         "call",
@@ -102,7 +100,6 @@ class TestSizes:
             lambda: nearest_bin(0, 5),
             lambda: scaled_bins(0),
             lambda: sizes.snap_size(5, 5, -8),
-            lambda: sizes.area_size(5, 5, 0, 8),
             lambda: Frame.fitting((5, 5), (0, 5)),
             lambda: Frame.fitting((0, 5), (5, 5)),
             lambda: Frame.fitting((5, 5), (5, 5), "stretch"),
