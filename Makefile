@@ -9,17 +9,23 @@ VENV   ?= .venv
 #     make clean && make test TORCH=torch==2.4.0
 TORCH ?= torch==2.13.0
 
+# Where the stages of a training leave what they made, so that the next start goes on from there.
+RUN ?= runs/nano
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-core test-host lint bench format clean help
+.PHONY: demo nano test test-quick test-slow test-core test-host lint bench format clean help
 
 help:
 	@echo "make demo    all three tasks on sample pictures -> output/demo/contact_sheet.png"
-	@echo "make test    the test suite                        (PYTEST_ARGS='-k roles' to choose)"
-	@echo "             with a ComfyUI at \$$COMFYUI_PATH or ~/ComfyUI: the nodes in it and in its page too"
-	@echo "make test-core  what needs no ComfyUI;  make test-host  the rest"
+	@echo "make test    the test suite but what is slow       (PYTEST_ARGS='-k roles' to choose)"
+	@echo "             with a ComfyUI at \$$COMFYUI_PATH or ~/ComfyUI: the nodes in it too"
+	@echo "make test-slow   what is slow: training, full sizes, ComfyUI's servers, its page in a browser"
+	@echo "make test-quick  what is quick and needs no ComfyUI: for every change"
+	@echo "make test-core   all that needs no ComfyUI;  make test-host  all that needs one"
+	@echo "make nano    jodi-nano from nothing, with a report card -> output/nano  (MINUTES=M, RUN=DIR)"
 	@echo "make lint    ruff and pyright                      (make format repairs what ruff can)"
 	@echo "make bench   ours against a plain baseline         (BENCH_JSON=FILE keeps the figures)"
 	@echo "make clean   remove $(VENV)"
@@ -28,12 +34,23 @@ help:
 demo: $(VENV)/.runtime
 	@$(BIN)/jodi demo
 
-CORE_TESTS := tests/kit tests/jodi_core tests/kernels tests/cli tests/benchmarks $(wildcard tests/test_*.py)
+nano: $(VENV)/.runtime
+	@$(BIN)/jodi train nano --run "$(RUN)" --force $(if $(MINUTES),--minutes $(MINUTES))
+
+# Every folder of tests belongs to one of these, so that a new one is never left out.
 HOST_TESTS := tests/nodes tests/host tests/browser
+CORE_TESTS := $(filter-out $(HOST_TESTS),$(patsubst %/,%,$(wildcard tests/*/))) $(wildcard tests/test_*.py)
+CORE_TESTS := $(filter-out tests/__pycache__,$(CORE_TESTS))
 
 # Quick ones first. Without a ComfyUI those that need one are skipped, with the reason.
 test: $(VENV)/.test
-	@$(BIN)/pytest $(CORE_TESTS) $(HOST_TESTS) $(PYTEST_ARGS)
+	@$(BIN)/pytest -m "not slow" $(CORE_TESTS) $(HOST_TESTS) $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.test
+	@$(BIN)/pytest -m slow $(CORE_TESTS) $(HOST_TESTS) $(PYTEST_ARGS)
+
+test-quick: $(VENV)/.test
+	@$(BIN)/pytest -m "not slow" $(CORE_TESTS) $(PYTEST_ARGS)
 
 test-core: $(VENV)/.test
 	@$(BIN)/pytest $(CORE_TESTS) $(PYTEST_ARGS)

@@ -12,8 +12,8 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = "jodi_folder"  # not comfyui_jodi, which may be installed, and may be another version
 
 
-def run() -> int:
-    """Load this very folder as the package, and run its command; the exit status."""
+def load_package() -> None:
+    """Make this very folder importable as `PACKAGE`."""
     # Python puts the folder it runs first in its path: there `nodes` or `cli` would hide others.
     sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).resolve() != ROOT]
     places = [str(ROOT)]
@@ -24,8 +24,12 @@ def run() -> int:
     module = importlib.util.module_from_spec(spec)
     sys.modules[PACKAGE] = module
     spec.loader.exec_module(module)
-    return importlib.import_module(f"{PACKAGE}.cli.main").main()
 
+
+# Processes that a command starts must find the package too. They run this file first, under another
+# name, but only if it says nothing of how it was found: so the package is loaded here, not below.
+__spec__ = None
+load_package()
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(importlib.import_module(f"{PACKAGE}.cli.main").main())

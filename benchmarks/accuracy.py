@@ -10,7 +10,7 @@ import copy
 import torch
 from torch import Tensor
 
-from ..jodi_core.evaluation.verify import relative_rms
+from ..kit.vectors import relative_rms
 from .cases import TASKS, Case
 from .subjects import SIDES, Inputs, Subject
 

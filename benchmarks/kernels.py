@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from .. import kernels
-from ..jodi_core.evaluation.verify import relative_rms
 from ..kernels import dispatch, selection
 from ..kit.errors import JodiError
+from ..kit.vectors import relative_rms
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # One step of each dtype's precision: two right answers differ by no more.

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core.evaluation.verify import relative_rms
 from ..kit.errors import JodiError
+from ..kit.vectors import relative_rms
 from .cases import AUTOENCODER_KINDS, TASKS, Case
 from .subjects import SIDES, Subject
 

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..jodi_core.model.checkpoint import transformer_from_state
+from ..jodi_core.model.checkpoint import TRANSFORMER
 from ..jodi_core.model.denoiser import prepare_denoiser
 from ..jodi_core.pipeline import JodiPipeline
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.text import TextFeatures
-from ..kit.autoencoder.checkpoint import autoencoder_from_state
+from ..kit.autoencoder.checkpoint import AUTOENCODER
 from ..kit.sampling import flow_sigmas
+from ..kit.weights.loading import load_state
 from .baseline_autoencoder import BaselineAutoencoder
 from .baseline_pipeline import BaselinePipeline
 from .baseline_transformer import BaselineTransformer
-from .cases import DTYPES, MODELS, STEPS, TASKS, Case
+from .cases import DTYPES, MODELS, TASK_STEPS, TASKS, Case
 
 SIDES = ("ours", "baseline")
 NOISE_LENGTH = 4_000_037  # a prime: no matrix gets equal rows
@@ -59,8 +60,8 @@ class Subject:
         if "ours" in sides:
             options = {"dtype": self.dtype, "device": self.device}
             self.ours = JodiPipeline(
-                transformer_from_state(states[0], config=self.config, **options),
-                autoencoder_from_state(states[1], config=self.vae_config, **options),
+                load_state(states[0], TRANSFORMER, config=self.config, **options),
+                load_state(states[1], AUTOENCODER, config=self.vae_config, **options),
             )
         if "baseline" in sides:
             transformer.load_state_dict(states[0], assign=True)
@@ -88,7 +89,7 @@ class Subject:
         names = plan.condition_names if plan else ("image",)
         filled = max(1, int(TEXT_TOKENS * length))
         mask = (torch.arange(length) < filled).long()[None].to(self.device)
-        steps = STEPS.get(case.task, 10)
+        steps = TASK_STEPS.get(case.task, 10)
         return Inputs(
             x=normal(1, domains, channels, *grid),
             clean=normal(1, domains, channels, *grid),
@@ -116,7 +117,7 @@ class Subject:
 
     def _step_ours(self, inputs: Inputs, plan: RolePlan, case: Case):
         role = plan.as_tensor(1).to(self.device)
-        sigmas = flow_sigmas(STEPS[case.task])
+        sigmas = flow_sigmas(TASK_STEPS[case.task])
         model = self.ours.transformer
         with torch.inference_mode():
             if case.guidance != 1:
@@ -169,7 +170,7 @@ class Subject:
             text=inputs.text,
             negative_text=inputs.negative,
             size=size,
-            steps=STEPS[case.task],
+            steps=TASK_STEPS[case.task],
             guidance=case.guidance,
             seed=inputs.seed,
         )

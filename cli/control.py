@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ..jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from .inputs import Job, paired_maps
-from .jobs import report_problems, run_jobs
+from .jobs import check_out, report_problems, run_jobs
 from .model import load_pipeline, read_text_features, require_text, text_for
 from .options import (
     UsageError,
@@ -13,8 +13,10 @@ from .options import (
     add_model_options,
     add_output_options,
     add_sampling_options,
+    add_source_options,
     names_list,
 )
+from .pictures import INVERTIBLE
 from .progress import Console
 
 logger = logging.getLogger("jodi")
@@ -24,6 +26,7 @@ jodi control --depth depth.png --normal normal.png --prompt "a house by a lake"
 jodi control --depth depth.png --generate image,segmentation --prompt "a street with trees"
 jodi control --depth output/perceive --normal output/perceive --prompt "a red car" --count 4
 jodi control --image photo.jpg --segmentation classes.png --generate depth
+jodi control --depth scan.tif --depth-source metres --normal bake.png --normal-source directx
 """
 
 
@@ -52,11 +55,13 @@ def add(commands) -> None:
     )
     parser.add_argument("--prompt", default="", metavar="TEXT", help="what the picture shows")
     add_model_options(parser)
+    add_source_options(parser)
     add_sampling_options(parser, text=True)
     add_output_options(parser, "control", restored=True)
 
 
 def run(args, console: Console) -> int:
+    check_out(args.out)
     given = {name: getattr(args, name) for name in DOMAIN_NAMES if getattr(args, name)}
     if not given:
         raise UsageError(
@@ -67,6 +72,12 @@ def run(args, console: Console) -> int:
     if not sets:
         return report_problems(problems, console)
     pipeline = load_pipeline(args)
+    unknown = [name for name in args.inverted if name not in INVERTIBLE]
+    if unknown:
+        raise UsageError(
+            f"--invert {','.join(unknown)}: only {' and '.join(INVERTIBLE)} are turned around so; "
+            "--depth-source and --normal-source say how the others are drawn"
+        )
     plan = pipeline.plan(args.generate, list(given))
     if args.prompt and not plan.uses_text:
         logger.warning("the prompt has no effect when the image is given")

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ..jodi_core.model.checkpoint import TRANSFORMER
+from ..kit.autoencoder.checkpoint import AUTOENCODER
 from ..kit.autoencoder.keys import DIFFUSERS, MIT_HAN_LAB
 from ..kit.weights.convert import DTYPES, convert
 from .options import add_command
@@ -47,6 +49,7 @@ def run(args, console: Console) -> int:
         made = convert(
             args.source,
             args.destination,
+            (TRANSFORMER, AUTOENCODER),
             dtype=args.dtype,
             force=args.force,
             naming=args.naming,

@@ -28,7 +28,6 @@ CONTROLLED, TOGETHER, FREE = slice(0, 4), slice(2, 4), slice(0, 6)
 """Which samples the tasks after the first take: a few, so that the demo stays short."""
 
 BASELINE_SCENES = 64
-SHEET_SIDE = 128
 
 MEASURES = tuple(row for row in HEADLINES if row[0] not in ("depth.delta1", "normal.median_deg"))
 
@@ -89,7 +88,7 @@ def run(args, console: Console) -> int:
         args.seed,
         console,
     )
-    title = pipeline.metadata.get("title", "the model")
+    title = pipeline.facts.title
     console.note(f"{title} on {len(samples)} scenes it has never seen, {demo.size[0]} px")
     for step in (_picture_to_labels, _labels_to_picture, _prompt_to_both, _maps_to_both):
         step(demo)
@@ -97,7 +96,7 @@ def run(args, console: Console) -> int:
         console.result(line)
     path = args.out / "contact_sheet.png"
     headings, rows = zip(*demo.rows, strict=True)
-    save_png(path, contact_sheet(rows, headings=headings, side=SHEET_SIDE))
+    save_png(path, contact_sheet(rows, headings=headings))
     console.note(f"all done in {time.monotonic() - started:.0f} s; open this picture:")
     console.result(str(path))
     return 0

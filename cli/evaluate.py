@@ -10,10 +10,9 @@ from .options import (
     UsageError,
     add_command,
     add_model_options,
-    add_step_cache_option,
     finite,
     names_list,
-    parse_size,
+    parse_pixels,
     positive,
 )
 from .progress import Console
@@ -56,8 +55,7 @@ def add(commands) -> None:
     parser.add_argument(
         "--steps",
         type=positive,
-        default=PERCEPTION_STEPS,
-        help=f"of perception (default: {PERCEPTION_STEPS})",
+        help=f"of perception (default: the model's own, {PERCEPTION_STEPS} where it has none)",
     )
     parser.add_argument(
         "--control-steps",
@@ -67,7 +65,7 @@ def add(commands) -> None:
         help=f"where text or labels are given (default: {STEPS})",
     )
     parser.add_argument("--guidance", type=finite, help="default: the model's own")
-    parser.add_argument("--size", type=parse_size, help="WIDTHxHEIGHT or one side")
+    parser.add_argument("--size", type=parse_pixels, help="WIDTHxHEIGHT or one side")
     parser.add_argument(
         "--batch", type=positive, default=32, metavar="N", help="scenes at a time (default: 32)"
     )
@@ -78,7 +76,6 @@ def add(commands) -> None:
         metavar="N",
         help="training scenes that the baselines are averaged over (default: 256)",
     )
-    add_step_cache_option(parser)
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     add_model_options(parser)
 
@@ -104,7 +101,6 @@ def run(args, console: Console) -> int:
             batch=args.batch,
             parts=args.parts,
             training_scenes=args.baseline_scenes,
-            approximate_step_cache=args.approximate_step_cache,
             progress=lambda done, total, what: update(done, total),
         )
     console.result(report.summary())

@@ -1,6 +1,5 @@
 """`jodi info`: what a weight file is, and what this machine offers."""
 
-import json
 import platform
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,15 +7,17 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
-from ..jodi_core.model.checkpoint import checked_transformer
+from ..jodi_core import embedded
+from ..jodi_core.model.checkpoint import TRANSFORMER
 from ..jodi_core.model.config import TransformerConfig
-from ..kit.autoencoder.checkpoint import checked_autoencoder
+from ..jodi_core.model.facts import ModelFacts
+from ..kit.autoencoder.checkpoint import AUTOENCODER
 from ..kit.autoencoder.config import AutoencoderConfig
-from ..kit.errors import CheckpointError, JodiError
+from ..kit.config import parse_json
+from ..kit.errors import CheckpointError, JodiError, few
 from ..kit.pictures.palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
-from ..kit.weights import kinds as file_kind
-from ..kit.weights.kinds import identify
+from ..kit.weights.kinds import WORDS, FileKind, identify
+from ..kit.weights.loading import FLOATS, FP8, Checked, Format, check, check_values, name_dtype
 from ..kit.weights.read import StateFile, read_state_dict
 from .inputs import Problem
 from .jobs import report_problems
@@ -47,7 +48,7 @@ def add(commands) -> None:
 
 
 def run(args, console: Console) -> int:
-    files = args.files or [TRANSFORMER, AUTOENCODER, TEXT_ENCODER]
+    files = args.files or [embedded.TRANSFORMER, embedded.AUTOENCODER, embedded.TEXT_ENCODER]
     problems: list[Problem] = []
     for path in files:
         console.result(str(path))
@@ -70,64 +71,80 @@ def describe(path: Path) -> Lines:
         return
     content = read_state_dict(path)
     kind = identify(content.tensors)
-    if kind == file_kind.JODI:
-        _, config = checked_transformer(content.tensors, content.metadata, source=str(path))
-        yield from _transformer(content, config)
-    elif kind in (file_kind.DCAE, file_kind.DCAE_DIFFUSERS):
-        _, config = checked_autoencoder(content.tensors, content.metadata, source=str(path))
-        yield from _autoencoder(content, config, kind.title)
-    elif "table" in content.tensors and "vocabulary" in content.metadata:
-        words = json.loads(content.metadata["vocabulary"])
-        yield "what", "a text encoder of a closed vocabulary"
-        yield "words", f"{len(words)}: {', '.join(words)}"
+    if kind in TRANSFORMER.fits:
+        checked = _check(path, content, kind, TRANSFORMER)
+        yield from _transformer(checked)
+    elif kind in AUTOENCODER.fits:
+        checked = _check(path, content, kind, AUTOENCODER)
+        yield from _autoencoder(checked)
+    elif kind is WORDS:
+        words = embedded.read_text_encoder(content, str(path)).vocabulary
+        yield "what", kind.title
+        yield "words", f"{len(words)}: {few(words, 100)}"
     else:
         yield "what", kind.title
-        if kind.advice:
-            yield "advice", kind.advice
+        if kind.name in _NOTES:
+            yield "note", _NOTES[kind.name]
     yield from _weights(path, content)
 
 
-def _transformer(content: StateFile, config: TransformerConfig) -> Lines:
-    meta = content.metadata
-    yield "what", f"a Jodi transformer, whole ({meta.get('title', 'no title inside')})"
-    yield "domains", f"{config.num_domains}: {', '.join(_names(meta)) or 'not named inside'}"
+_NOTES = {
+    "sana": "Jodi grew out of Sana but has eight domains, each with its own input and output "
+    "layer, so Sana's weights alone do not make a Jodi.",
+    "kl-vae": "Jodi's latents come from another autoencoder, the DC-AE.",
+    "gemma": "In ComfyUI, load it with Load Jodi Text Encoder; commands take stored features "
+    "(--text-features) in its place.",
+    "controlnet": "Jodi needs none: its label maps are conditions of the model.",
+    "lora": "Apply it in ComfyUI, on top of a model (LoRA loader).",
+    "bundle": "Take the transformer's tensors out into a file of their own.",
+}
+
+
+def _check(path: Path, content: StateFile, kind: FileKind, format: Format) -> Checked:
+    """Every tensor there, with its shape, all numbers finite, and every fact possible."""
+    checked = check(content, format, kind=kind, dtypes=(*FLOATS, *FP8), source=str(path))
+    check_values(checked)
+    return checked
+
+
+def _transformer(checked: Checked[TransformerConfig, ModelFacts]) -> Lines:
+    config, facts, meta = checked.config, checked.facts, checked.metadata
+    yield "what", f"a Jodi transformer, whole ({meta.get('title', 'no title inside')[:200]})"
+    names = ", ".join(facts.names) if "domains" in meta else "not named inside"
+    yield "domains", f"{config.num_domains}: {names}"
     yield (
         "sizes",
         f"width {config.hidden_size}, {config.depth} blocks, latents of "
         f"{config.latent_channels} channels, patch {config.patch_size}",
     )
     yield "text", f"{config.caption_length} tokens of {config.caption_channels} channels"
-    roles = meta.get("trained_roles", "published")
-    mixes = {"published": "the published mixes", "any": "any mix"}.get(roles, roles)
-    yield "trained roles", f"{roles} ({mixes} of given and generated domains)"
-    for key in ("native_size", "guidance", "training"):
+    mixes = {"published": "the published mixes", "any": "any mix"}[facts.trained_roles]
+    yield "trained roles", f"{facts.trained_roles} ({mixes} of given and generated domains)"
+    yield "latents", f"of a VAE with {facts.vae}"
+    for key in ("native_size", "guidance", "perception_steps", "training"):
         if key in meta:
             yield key.replace("_", " "), meta[key]
 
 
-def _names(metadata) -> list[str]:
-    try:
-        return [str(name) for name in json.loads(metadata.get("domains", "[]"))]
-    except (ValueError, TypeError):
-        return []
-
-
-def _autoencoder(content: StateFile, config: AutoencoderConfig, title: str) -> Lines:
-    yield "what", f"{title}, whole"
+def _autoencoder(checked: Checked[AutoencoderConfig, AutoencoderConfig]) -> Lines:
+    config = checked.config
+    yield "what", f"{checked.kind.title}, whole"
     yield (
         "sizes",
         f"{config.factor} pixels a latent cell, {config.latent_channels} channels, widths "
         f"{', '.join(map(str, config.widths))}, latent scale {config.scaling_factor:g}",
     )
-    if "training" in content.metadata:
-        yield "training", content.metadata["training"]
+    if "training" in checked.metadata:
+        yield "training", checked.metadata["training"]
 
 
 def _weights(path: Path, content: StateFile) -> Lines:
     tensors = content.tensors.values()
-    dtypes = sorted({str(t.dtype).removeprefix("torch.") for t in tensors})
+    dtypes = sorted({name_dtype(t.dtype) for t in tensors})
     yield "weights", f"{sum(t.numel() for t in tensors):,} in {len(tensors)} tensors"
     yield "dtype", ", ".join(dtypes)
+    if any(t.dtype in FP8 for t in tensors):
+        yield "use", "eight-bit weights: ComfyUI's nodes take them, jodi's commands do not"
     yield "file", f"{path.stat().st_size:,} bytes"
     if "source" in content.metadata:
         sha = content.metadata.get("source_sha256", "unknown")
@@ -139,12 +156,14 @@ def _picture(path: Path) -> Lines:
         with Image.open(path, formats=["PNG"]) as image:
             image.load()
             text, size = dict(getattr(image, "text", {})), image.size
-        settings = json.loads(text["jodi"])
+        settings = parse_json(text["jodi"], "what stands in it")
+        if not isinstance(settings, dict):
+            raise JodiError("what stands in it are no settings")
     except KeyError:
         raise JodiError(
             f"{path} is a picture without settings inside: jodi did not make it"
         ) from None
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise CheckpointError(f"{path} cannot be read as a PNG ({error})") from None
     yield "what", f"a picture made by jodi, {size[0]}x{size[1]}"
     for key, value in settings.items():

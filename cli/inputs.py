@@ -1,5 +1,8 @@
 """Which files a command works on: folders opened, maps paired by name, results named apart."""
 
+import glob
+import logging
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,12 +10,14 @@ from pathlib import Path
 
 from ..jodi_core.domains import domain
 from ..jodi_core.text import TextFeatures
+from ..kit.pictures.files import SUFFIXES, UNREAD_SUFFIXES
 from .options import UsageError
 
-SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".bmp", ".gif"),
-    *(".ppm", ".pgm", ".tga", ".jp2", ".ico", ".psd", ".dds"),
-)
+logger = logging.getLogger("jodi")
+
+LONGEST_NAME = 255
+"""Bytes that the name of a file may have on the usual file systems."""
+
 SHEET = "contact_sheet"
 
 
@@ -33,22 +38,58 @@ Problem = tuple[str, str]
 
 
 def picture_files(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
-    """Files as they are, and the pictures in folders (not in folders below them), by name."""
+    """Files as they are, those of a pattern such as `*.png`, and the pictures in folders, by name.
+
+    Folders below a folder are not opened. Pictures of a kind that is not read are left out with a
+    warning that names them.
+    """
+    found: list[Path] = []
+    paths, problems = expanded(paths)
+    for path in paths:
+        if not _is_folder(path):
+            found.append(path)  # also what does not exist: reading it says so
+            continue
+        try:
+            entries = sorted(path.iterdir())
+        except OSError as error:
+            problems.append((str(path), f"the folder cannot be read: {error.strerror or error}"))
+            continue
+        entries = [p for p in entries if not p.name.startswith(".")]
+        # links that lead nowhere are kept too: reading them says so
+        inside = [p for p in entries if p.suffix.lower() in SUFFIXES and not _is_folder(p)]
+        unread = [p.name for p in entries if p.suffix.lower() in UNREAD_SUFFIXES]
+        if unread:
+            logger.warning(
+                "%s: left out, as such files are not read here: %s; save them as PNG, JPEG or TIFF",
+                path,
+                ", ".join(unread),
+            )
+        if not inside:
+            problems.append((str(path), "the folder holds no pictures that are read here"))
+        found += inside
+    return list(dict.fromkeys(found)), problems
+
+
+def expanded(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
+    """Patterns replaced by the files they match: not every shell does it (Windows' does not)."""
     found: list[Path] = []
     problems: list[Problem] = []
     for path in paths:
-        if not path.is_dir():
-            found.append(path)  # also what does not exist: reading it says so
+        if os.path.lexists(path) or not glob.has_magic(str(path)):
+            found.append(path)
             continue
-        inside = [
-            p
-            for p in sorted(path.iterdir())
-            if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-        ]
-        if not inside:
-            problems.append((str(path), "the folder holds no pictures"))
-        found += inside
-    return list(dict.fromkeys(found)), problems
+        matches = [Path(match) for match in sorted(glob.glob(str(path)))]
+        if not matches:
+            problems.append((str(path), "no file matches this pattern"))
+        found += matches
+    return found, problems
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):  # a name that is too long, or one that no file can have
+        return False
 
 
 def paired_maps(
@@ -64,13 +105,15 @@ def paired_maps(
     alone: dict[str, Path] = {}
     many: dict[str, dict[str, Path]] = {}
     problems: list[Problem] = []
-    for name, paths in given.items():
-        if len(paths) == 1 and not paths[0].is_dir():
+    for name, patterns in given.items():
+        paths, unmatched = expanded(patterns)
+        problems += unmatched
+        if len(paths) == 1 and not _is_folder(paths[0]):
             alone[name] = paths[0]
             continue
         files, empty = picture_files(paths)
         problems += empty
-        many[name] = _by_name(name, files, endings_only=any(p.is_dir() for p in paths))
+        many[name] = _by_name(name, files, endings_only=any(map(_is_folder, paths)))
     if not many:
         name, path = next(iter(alone.items()))
         return [(_base(name, path.stem)[0], alone)], problems
@@ -124,7 +167,9 @@ def named_apart(
     kept = {_key(path) for path in inputs}
     taken: set[str] = set()
     result = []
+    room = LONGEST_NAME - max((len(os.fsencode(e)) for e in endings), default=0) - len("-99999")
     for stem in stems:
+        stem = _cut(stem, room)
         candidate, number = stem, 1
         while candidate.casefold() in taken or any(
             _key(folder / f"{candidate}{ending}") in kept for ending in endings
@@ -136,5 +181,15 @@ def named_apart(
     return result
 
 
+def _cut(stem: str, room: int) -> str:
+    """The beginning of a stem that takes at most `room` bytes in a file's name."""
+    return (
+        os.fsencode(stem)[:room].decode(errors="ignore") if len(os.fsencode(stem)) > room else stem
+    )
+
+
 def _key(path: Path) -> str:
-    return str(path.resolve()).casefold()
+    try:
+        return str(path.resolve()).casefold()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that no file can have
+        return str(path).casefold()

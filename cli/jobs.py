@@ -1,5 +1,7 @@
 """Running jobs: read, fit, run, save; what fails is told at the end and stops nothing else."""
 
+import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..jodi_core.domains import domain
+from ..jodi_core.job.given import Given, prepare
 from ..jodi_core.pipeline import JodiPipeline, Result
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.text import TextFeatures
@@ -16,9 +19,12 @@ from ..kit.errors import JodiError
 from ..kit.pictures.contact_sheet import Cell, contact_sheet, thumbnail
 from ..kit.pictures.files import save_png
 from ..kit.pictures.frame import Frame
-from .inputs import SHEET, Job, Problem, named_apart
-from .pictures import Maps, endings, fit_all, job_size, read_picture, save_result
-from .progress import Console, stoppable
+from .inputs import LONGEST_NAME, SHEET, Job, Problem, named_apart
+from .options import UsageError
+from .pictures import Maps, endings, read_picture, save_result, told
+from .progress import Console, Stop, stoppable
+
+logger = logging.getLogger("jodi")
 
 SHEET_ROWS, SHEET_SIDE = 40, 192
 
@@ -41,6 +47,23 @@ class Outcome:
     problems: list[Problem] = field(default_factory=list)
     rows: list[list[Cell]] = field(default_factory=list)
     headings: list[str] = field(default_factory=list)
+    doubted: set[str] = field(default_factory=set)
+
+
+def check_out(folder: Path) -> None:
+    """Raises: UsageError when results cannot be written there, before anything is computed."""
+    if "\0" in str(folder) or any(len(os.fsencode(p)) > LONGEST_NAME for p in folder.parts):
+        raise UsageError(
+            f"--out: no folder can be called {str(folder)[:80]!r}; choose another name"
+        )
+    for place in (folder, *folder.parents):
+        if not os.path.lexists(place):
+            continue
+        if not place.is_dir():
+            raise UsageError(f"--out {folder}: {place} is no folder; choose another name")
+        if not os.access(place, os.W_OK):
+            raise UsageError(f"--out {folder}: nothing may be written in {place}; choose another")
+        return
 
 
 def run_jobs(
@@ -53,32 +76,38 @@ def run_jobs(
 ) -> int:
     """Run every job, write results and a contact sheet, and return the exit status.
 
-    args: the options of `options`. problems: what has failed before.
+    args: the options of `options`. problems: what has failed before. Ctrl-C ends the work after the
+    step or the files in progress; the contact sheet of what is done is written all the same.
+    Raises: Interrupted or KeyboardInterrupt after Ctrl-C.
     """
     console.note(plan.summary(pipeline.trained_roles))
     outcome, started = Outcome(problems=list(problems)), time.monotonic()
     inputs = [path for job in jobs for path in job.pictures.values()]
     stems = named_apart([job.stem for job in jobs], endings(plan.generated_names), args.out, inputs)
     starts = {id(job): args.out / stem for job, stem in zip(jobs, stems, strict=True)}
-    try:
-        for group in _groups(pipeline, jobs, args, outcome):
-            try:
-                result = _run_group(pipeline, plan, group, args, console, len(jobs), outcome)
-            except (JodiError, RuntimeError, MemoryError) as error:
-                message = _group_problem(error)
-                outcome.problems += [(_name(ready.job), message) for ready in group]
-                continue
-            for row, ready in enumerate(group):
-                start = starts[id(ready.job)]
+    with stoppable(console) as stop:
+        try:
+            for group in _groups(pipeline, jobs, args, outcome):
+                if stop.asked:
+                    break
+                title = _title(group, outcome, len(jobs))
                 try:
-                    _save_row(pipeline, result, row, ready, start, args, console)
-                except JodiError as error:
-                    outcome.problems.append((_name(ready.job), str(error)))
+                    result = _run_group(pipeline, plan, group, args, console, title, stop)
+                except (JodiError, RuntimeError, MemoryError) as error:
+                    message = _group_problem(error)
+                    outcome.problems += [(_name(ready.job), message) for ready in group]
                     continue
-                _remember(result, row, ready, start.name, outcome)
-                outcome.done += 1
-    finally:
-        _save_sheet(outcome, args.out, inputs, console)
+                for row, ready in enumerate(group):
+                    start = starts[id(ready.job)]
+                    try:
+                        _save_row(pipeline, result, row, ready, start, args, console)
+                    except JodiError as error:
+                        outcome.problems.append((_name(ready.job), str(error)))
+                        continue
+                    _remember(result, row, ready, start.name, outcome)
+                    outcome.done += 1
+        finally:
+            _save_sheet(outcome, args.out, inputs, console)
     seconds = time.monotonic() - started
     console.note(
         f"{outcome.done} of {outcome.done + len(outcome.problems)} done in {seconds:.1f} s"
@@ -100,7 +129,7 @@ def _groups(pipeline, jobs: Sequence[Job], args, outcome: Outcome) -> Iterator[l
     group: list[Ready] = []
     for job in jobs:
         try:
-            ready = _prepare(pipeline, job, args)
+            ready = _prepare(pipeline, job, args, outcome)
         except JodiError as error:
             outcome.problems.append((_name(job), str(error)))
             continue
@@ -112,21 +141,50 @@ def _groups(pipeline, jobs: Sequence[Job], args, outcome: Outcome) -> Iterator[l
         yield group
 
 
+def _title(group: list[Ready], outcome: Outcome, total: int) -> str:
+    first = group[0].job.stem
+    if total == 1:
+        return first
+    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
+    return f"{first}{more} ({outcome.done + len(outcome.problems) + 1} of {total})"
+
+
 def _name(job: Job) -> str:
     paths = list(job.pictures.values())
     return str(paths[0]) if len(paths) == 1 else job.stem
 
 
-def _prepare(pipeline: JodiPipeline, job: Job, args) -> Ready:
-    maps = Maps(args.near, args.normals)
+def _prepare(pipeline: JodiPipeline, job: Job, args, outcome: Outcome) -> Ready:
+    maps = Maps.of(args)
     pictures = {name: read_picture(name, path, maps) for name, path in job.pictures.items()}
-    if not pictures:
-        size = job_size(args.size, None, pipeline.native_size, pipeline.factor)
-        return Ready(job, {}, size, None)
-    height, width = next(iter(pictures.values())).shape[-2:]
-    size = job_size(args.size, (height, width), pipeline.native_size, pipeline.factor)
-    fitted, frame = fit_all(pictures, size, args.fit, _name(job))
-    return Ready(job, fitted, size, None if args.model_size else frame)
+    given = _fitted(pipeline, pictures, args)
+    for doubt in given.doubts:
+        line = f"{job.pictures[doubt.name]}: {told(doubt)}"
+        if line not in outcome.doubted:  # several seeds may share the pictures
+            outcome.doubted.add(line)
+            logger.warning("%s", line)
+    fitted = {name: given.fitted(name) for name in given.pictures}
+    return Ready(
+        job, fitted, given.size, None if getattr(args, "model_size", False) else given.frame
+    )
+
+
+def _fitted(pipeline: JodiPipeline, pictures: dict[str, Tensor], args) -> Given:
+    """The pictures at the size that the options choose."""
+    choice, native, explicit = args.size, pipeline.native_size, (0, 0)
+    if isinstance(choice, int):
+        choice, native = "picture ratio", (choice, choice)
+    elif isinstance(choice, tuple):
+        choice, explicit = "width and height", choice
+    return prepare(
+        pictures,
+        choice,
+        factor=pipeline.factor,
+        native=native,
+        explicit=explicit,
+        mode=getattr(args, "fit", "crop"),
+        names=pipeline.names,
+    )
 
 
 def _run_group(
@@ -135,14 +193,10 @@ def _run_group(
     group: list[Ready],
     args,
     console: Console,
-    total: int,
-    outcome: Outcome,
+    title: str,
+    stop: Stop,
 ) -> Result:
-    first = group[0].job
-    number = outcome.done + len(outcome.problems) + 1
-    more = f" and {len(group) - 1} more" if len(group) > 1 else ""
-    title = f"{first.stem}{more} ({number} of {total})" if total > 1 else first.stem
-    with stoppable(console) as stop, console.bar(title) as update:
+    with console.bar(title) as update:
 
         def after_step(info) -> bool:
             update(info.step, info.steps)
@@ -165,7 +219,6 @@ def _run_group(
             seed=[ready.job.seed for ready in group],
             sampler=args.sampler,
             tile=args.tile,
-            approximate_step_cache=args.approximate_step_cache,
             callback=after_step,
         )
 
@@ -195,11 +248,9 @@ def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, arg
         "near": args.near,
         "normals": args.normals,
     }
-    if "approximate" in result.settings:
-        settings["approximate"] = result.settings["approximate"]
     if job.text is not None:
         settings["text_features"] = args.text_features.name
-    maps = Maps(args.near, args.normals)
+    maps = Maps.of(args)
     for name, raw in result.raw.items():
         one = raw[row : row + 1]
         for path in save_result(name, one, ready.frame, start, settings, maps):
@@ -225,7 +276,11 @@ def _save_sheet(outcome: Outcome, folder: Path, inputs: list[Path], console: Con
         return
     (stem,) = named_apart([SHEET], [".png"], folder, inputs)
     path = folder / f"{stem}.png"
-    save_png(path, contact_sheet(outcome.rows, headings=outcome.headings, side=SHEET_SIDE))
+    try:
+        save_png(path, contact_sheet(outcome.rows, headings=outcome.headings))
+    except JodiError as error:  # on a full disk the files before it failed too: all are named
+        outcome.problems.append((str(path), str(error)))
+        return
     shown = f" (the first {SHEET_ROWS})" if outcome.done > SHEET_ROWS else ""
     console.note(f"to look at{shown}: {path}")
 

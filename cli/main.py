@@ -10,8 +10,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from ..kernels.selection import KernelError
-from ..kit.errors import Interrupted, JodiError, RoleError
+from ..kit.errors import Interrupted, JodiError, KernelError, RoleError
 from . import bench as bench_command
 from . import control as control_command
 from . import convert, evaluate, generate, info, perceive, train, verify

@@ -1,15 +1,16 @@
 """The model and the texts that options name."""
 
+import contextlib
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from ..jodi_core.embedded import load_text_encoder
 from ..jodi_core.pipeline import JodiPipeline
 from ..jodi_core.text import TextFeatures
 from ..kit.errors import CheckpointError, TextError
 from ..kit.weights.convert import parse_dtype
+from ..kit.weights.kinds import WrongKindError
 from ..kit.weights.read import read_state_dict
 from .options import EMBEDDED, UsageError
 
@@ -31,6 +32,13 @@ def choose_device(name: str) -> torch.device:
 
 def load_pipeline(args) -> JodiPipeline:
     """The model that the options name. Raises: UsageError, CheckpointError."""
+    for option in ("model", "vae", "text_encoder"):
+        value = getattr(args, option)
+        if value is not None and (not str(value).strip() or value == Path()):
+            name = option.replace("_", "-")
+            raise UsageError(
+                f"--{name} is empty (an unset variable of the shell?); name a file, or leave it out"
+            )
     if (args.model is None) != (args.vae is None):
         # both releases may have latents of one shape, and a picture of a wrong one is noise
         given, other = ("--model", "--vae") if args.vae is None else ("--vae", "--model")
@@ -40,20 +48,14 @@ def load_pipeline(args) -> JodiPipeline:
         )
     device, dtype = choose_device(args.device), parse_dtype(args.dtype)
     model, vae = (None if part == EMBEDDED else part for part in (args.model, args.vae))
-    pipeline = JodiPipeline.from_files(model, vae, device=str(device), dtype=dtype)
-    if args.approximate_fp8:
-        pipeline.approximate_fp8()
+    with say_where_it_belongs():
+        pipeline = JodiPipeline.from_files(model, vae, device=str(device), dtype=dtype)
     if args.compile:
         pipeline.compile()
     if args.text_encoder is None:
         return pipeline
-    try:
+    with say_where_it_belongs():
         encoder = load_text_encoder(args.text_encoder)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{args.text_encoder} is no text encoder made by `jodi train export` "
-            f"({type(error).__name__}: {error})"
-        ) from None
     config = pipeline.transformer.config
     if encoder.channels != config.caption_channels:
         raise CheckpointError(
@@ -62,6 +64,26 @@ def load_pipeline(args) -> JodiPipeline:
         )
     pipeline.text_encoder = encoder.to(device)
     return pipeline
+
+
+_BELONGS = {
+    "jodi": "It belongs to --model.",
+    "dcae": "It belongs to --vae.",
+    "dcae-diffusers": "It belongs to --vae.",
+    "words": "It belongs to --text-encoder.",
+    "gemma": "The command line reads stored features (--text-features) in place of Gemma 2.",
+    "bundle": "Take the parts out into files of their own, for --model and --vae.",
+}
+
+
+@contextlib.contextmanager
+def say_where_it_belongs():
+    """Adds to the error of a file in the wrong place which option it belongs to."""
+    try:
+        yield
+    except WrongKindError as error:
+        where = _BELONGS.get(error.kind.name, f"Give {error.wanted.title} here.")
+        raise CheckpointError(f"{error} {where}") from None
 
 
 def require_text(pipeline: JodiPipeline, prompts, text: TextFeatures | None, args) -> None:
@@ -98,7 +120,7 @@ def read_text_features(path: Path | None, channels: int) -> TextFeatures | None:
             f"{path}: expected floating-point caption (B, 1, S, {channels}) and mask (B, S), got "
             f"{tuple(caption.shape)} and {tuple(mask.shape)}"
         )
-    if not torch.isfinite(caption).all():
+    if not torch.isfinite(caption.float()).all():
         raise TextError(f"{path}: caption holds NaN or infinity; encode the text again in float32")
     return TextFeatures(caption.float(), (mask != 0).long())
 

@@ -7,11 +7,13 @@ import textwrap
 from pathlib import Path
 
 from ..jodi_core.domains import DOMAINS
+from ..jodi_core.job.size import DEFAULT_SIZE, SIZE_CHOICES
+from ..jodi_core.labels.foreign import SEGMENTATION_DRAWINGS
 from ..kit.sampling import SAMPLERS
 from ..kit.weights.convert import DTYPES
 
-Size = int | tuple[int, int] | None
-"""--size: a side, or (height, width); None is the model's own."""
+Size = int | tuple[int, int] | str
+"""--size: a side, (height, width), or a choice by name (`SIZE_CHOICES`)."""
 
 EMBEDDED = "embedded"
 DOMAIN_HELP = "domains: " + "; ".join(f"{d.name} ({d.description})" for d in DOMAINS)
@@ -82,22 +84,6 @@ def add_device_options(group) -> None:
         action="store_true",
         help="torch.compile the network: slower at first, for many runs of one kind on a GPU",
     )
-    group.add_argument(
-        "--approximate-fp8",
-        action="store_true",
-        help="approximate: matrix products in eight-bit floats, on CUDA cards of compute "
-        "capability 8.9 and above; docs/approximate.md says what is lost",
-    )
-
-
-def add_step_cache_option(group) -> None:
-    group.add_argument(
-        "--approximate-step-cache",
-        type=threshold,
-        metavar="X",
-        help="approximate: skip the later blocks at steps where the first one's output moved by "
-        "less than this share, such as 0.2; docs/approximate.md says what is lost",
-    )
 
 
 def add_sampling_options(parser, *, text: bool) -> None:
@@ -107,16 +93,18 @@ def add_sampling_options(parser, *, text: bool) -> None:
         "--steps",
         type=positive,
         help="network evaluations (default: 10 with a picture, else 20); 2 with a picture is "
-        "approximate, see docs/approximate.md",
+        "a quick look, see docs/few_steps.md",
     )
     group.add_argument("--sampler", choices=sorted(SAMPLERS), default="dpmpp_2m")
     group.add_argument(
         "--size",
         type=parse_size,
+        default=DEFAULT_SIZE,
         metavar="SIZE",
-        help="WIDTHxHEIGHT the model works at, or one side: about that many pixels squared, in the "
-        "picture's own proportions (default: what the model was trained at). Sides become "
-        "multiples of what the model needs",
+        help="picture-ratio (the default): the picture's own proportions at the model's usual "
+        "number of pixels; trained-shape: the nearest shape the model was trained at; "
+        "picture-size: the picture's own size; WIDTHxHEIGHT; or one side: about that many pixels "
+        "squared, in the picture's own proportions. Sides become multiples of what the model needs",
     )
     group.add_argument(
         "--batch",
@@ -131,7 +119,6 @@ def add_sampling_options(parser, *, text: bool) -> None:
         metavar="PIXELS",
         help="encode and decode in tiles of this side, for sizes too large for memory",
     )
-    add_step_cache_option(group)
     if text:
         add_text_options(parser, group)
 
@@ -192,21 +179,66 @@ def add_output_options(parser, command: str, *, restored: bool) -> None:
         "--normals",
         choices=("model", "opengl", "directx"),
         default="model",
-        help="axes of normal maps, given and made: model has red facing left, opengl red facing "
-        "right, directx also green facing down",
+        help="axes of normal maps, made and (unless said by --normal-source) given: model has red "
+        "facing left, opengl red facing right, directx also green facing down",
     )
     group.add_argument(
         "--near",
         choices=("white", "black"),
         default="white",
-        help="shade of what is near in depth maps, given and made",
+        help="shade of what is near in depth maps, made and (unless said by --depth-source) given",
     )
     group.add_argument("--quiet", action="store_true", help="only results and errors")
 
 
+def add_source_options(parser) -> None:
+    """How given map files are drawn, where they come from other programs."""
+    group = parser.add_argument_group("how given maps are drawn")
+    group.add_argument(
+        "--depth-source",
+        choices=("near-white", "near-black", "metres", "millimetres"),
+        help="what depth files hold: tones (near-white: Depth Anything, MiDaS; near-black), or "
+        "distances, where 0, NaN and infinity are missing and count as farthest. Depth is "
+        "stretched to its range in any case (default: as --near)",
+    )
+    group.add_argument(
+        "--normal-source",
+        choices=("model", "opengl", "directx"),
+        help="axes of normal files (default: as --normals)",
+    )
+    group.add_argument(
+        "--segmentation-source",
+        choices=SEGMENTATION_DRAWINGS,
+        default="jodi",
+        help="classes of segmentation files, in colours or as numbers (255: ignore): the model's "
+        "12, or ADE20K's 150",
+    )
+    group.add_argument(
+        "--invert",
+        dest="inverted",
+        type=names_list,
+        default=[],
+        metavar="NAMES",
+        help="lineart or edge files with their tones the other way round",
+    )
+
+
 def parse_size(text: str) -> Size:
+    """Read "trained-shape" as that choice, and anything else as `parse_pixels`."""
+    name = re.sub(r"[\s_-]+", " ", text.strip().lower())
+    if name in SIZE_CHOICES and name != "width and height":
+        return name
+    try:
+        return parse_pixels(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{error}; or picture-ratio, trained-shape, picture-size"
+        ) from None
+
+
+def parse_pixels(text: str) -> int | tuple[int, int]:
     """Read "512" as a side and "768x512" (width x height) as (512, 768)."""
-    found = re.fullmatch(r"(\d+)(?:\s*[xX*]\s*(\d+))?", text.strip())
+    found = re.fullmatch(r"(\d{1,6})(?:\s*[xX*]\s*(\d{1,6}))?", text.strip())
     sides = [int(n) for n in found.groups() if n] if found else []
     if not sides or min(sides) < 1 or max(sides) > 16384:
         raise argparse.ArgumentTypeError(
@@ -233,11 +265,11 @@ def finite(text: str) -> float:
     return value
 
 
-def threshold(text: str) -> float:
-    """A number of at least 0."""
+def share(text: str) -> float:
+    """A number from 0 to 1."""
     value = finite(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return value
 
 

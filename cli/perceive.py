@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .inputs import Job, picture_files
-from .jobs import report_problems, run_jobs
+from .jobs import check_out, report_problems, run_jobs
 from .model import load_pipeline
 from .options import (
     DOMAIN_HELP,
@@ -46,6 +46,7 @@ def add(commands) -> None:
 
 
 def run(args, console: Console) -> int:
+    check_out(args.out)
     files, problems = picture_files(args.pictures)
     if not files:
         return report_problems(problems, console)

@@ -1,9 +1,7 @@
-"""Given pictures into the model's frame, results back into theirs and onto the disk."""
+"""Given map files into the model's conventions, results back into theirs and onto the disk."""
 
 import json
-import logging
-import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,23 +9,19 @@ import torch
 from torch import Tensor
 
 from ..jodi_core.domains import domain
+from ..jodi_core.job.plausible import Doubt
+from ..jodi_core.job.restore import restored
 from ..jodi_core.labels import foreign
 from ..jodi_core.labels import maps as labels
 from ..kit.errors import ImageError
-from ..kit.pictures.files import load_image, save_png
-from ..kit.pictures.frame import Frame, fit, restore
-from ..kit.pictures.palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
-from ..kit.pictures.sizes import snap_size
-from .options import Size
-
-logger = logging.getLogger("jodi")
+from ..kit.pictures.files import load_image, load_numbers, save_png
+from ..kit.pictures.frame import Frame
 
 INDEX_ENDING = "_segmentation_index.png"
-MAX_RATIO = 8
-"""Longest side over shortest that a size of the model's own choice may have."""
 
-SAME_PROPORTIONS = 0.02
-NOTED_CROP = 0.05
+DEPTH_SOURCES = ("near-white", "near-black", "metres", "millimetres")
+SEGMENTATION_SOURCES = foreign.SEGMENTATION_DRAWINGS
+INVERTIBLE = ("lineart", "edge")
 
 # What shows through where a picture is transparent: nothing, in each domain's own way.
 _BACKGROUNDS = {
@@ -36,119 +30,138 @@ _BACKGROUNDS = {
 }
 _WHITE = (1.0, 1.0, 1.0)
 
+# Where a doubt about a given picture is set right on the command line.
+_WAYS = {
+    ("depth", "inverted"): "--depth-source near-black, metres or millimetres",
+    ("depth", "flat"): "--depth-source, if it holds distances",
+    ("normal", "directx"): "--normal-source directx",
+    ("normal", "opengl"): "--normal-source opengl",
+    ("lineart", "polarity"): "--invert lineart",
+    ("edge", "polarity"): "--invert edge",
+    ("segmentation", "classes"): "--segmentation-source ade20k, or see `jodi info` for the colours",
+    ("segmentation", "unlabeled"): "`jodi info` lists the numbers",
+}
+
 
 @dataclass(frozen=True)
 class Maps:
-    """How depth and normal maps are drawn: "white" or "black"; "model", "opengl" or "directx"."""
+    """How maps are drawn: results, and given files where they differ.
+
+    near, normals: of results; "white" or "black", "model", "opengl" or "directx". The sources are
+    of given files; None is as the results are drawn. inverted: domains with their tones reversed.
+    """
 
     near: str = "white"
     normals: str = "model"
+    depth_source: str | None = None
+    normal_source: str | None = None
+    segmentation_source: str = "jodi"
+    inverted: Sequence[str] = ()
+
+    @classmethod
+    def of(cls, args) -> "Maps":
+        """As the options say; commands without given maps lack those of the sources."""
+        sources = ("depth_source", "normal_source", "segmentation_source", "inverted")
+        given = {name: getattr(args, name) for name in sources if hasattr(args, name)}
+        return cls(args.near, args.normals, **given)
 
 
 def read_picture(name: str, path: Path, maps: Maps) -> Tensor:
-    """The picture of a domain as the model draws it, (1, 3, H, W) float32 in [0, 1].
+    """The picture of a domain, (1, 3, H, W) float32 in [0, 1], in the model's conventions.
 
-    Class maps come as colours or as class numbers. Raises: ImageError for unreadable files.
+    Depth is near white, normals are in the model's axes, lines have its polarity. Class maps come
+    as colours, in files that store class numbers too.
+    Raises: ImageError for unreadable files, or numbers that are no map as the options describe it.
     """
-    picture, _ = load_image(path, background=_BACKGROUNDS.get(name, _WHITE))
     kind = domain(name).kind
     if kind == "palette":
-        return labels.colorize(_read_classes(path, picture))
-    if kind == "normal" and maps.normals != "model":
-        return foreign.normal_from_foreign(picture, maps.normals)
-    if kind == "depth" and maps.near != "white":
-        return foreign.depth_from_foreign(picture, maps.near)
-    if name == "lineart" and float(picture.mean()) < 0.5:
-        logger.warning("%s is mostly dark; the model's line art is dark lines on white", path)
-    if name == "edge" and float(picture.mean()) > 0.5:
-        logger.warning("%s is mostly bright; the model's edges are bright lines on black", path)
-    return picture
+        return _read_classes(path, maps.segmentation_source)
+    if kind == "depth":
+        return _read_depth(path, maps)
+    picture = _picture(name, path)
+    if kind == "normal":
+        source = maps.normal_source or maps.normals
+        return picture if source == "model" else foreign.normal_from_foreign(picture, source)
+    return 1 - picture if name in maps.inverted else picture
 
 
-def _read_classes(path: Path, picture: Tensor) -> Tensor:
-    """(1, H, W) uint8 from a picture in the palette, or in class numbers as its grey values."""
-    numbers = (picture * 255).round()
-    grey = bool((picture == picture[:, :1]).all())
-    if grey and float(numbers.max()) < len(SEGMENTATION_CLASSES):
-        return numbers[:, 0].to(torch.uint8)
-    index = labels.nearest_color(picture, SEGMENTATION_PALETTE)
-    distance = (picture - labels.colorize(index)).abs().amax(dim=1)
-    foreign = float((distance > 0.2).float().mean())
-    if foreign > 0.1:
-        logger.warning(
-            "%s: %d %% of its pixels are in none of the model's 12 class colours; each is taken "
-            "for the nearest (`jodi info` lists the colours)",
-            path,
-            round(100 * foreign),
-        )
-    return index
+def _picture(name: str, path: Path) -> Tensor:
+    return load_image(path, background=_BACKGROUNDS.get(name, _WHITE))[0]
 
 
-def job_size(
-    choice: Size, original: tuple[int, int] | None, native: tuple[int, int], factor: int
-) -> tuple[int, int]:
-    """(height, width) the model works at for a picture of `original` size, or for none."""
-    if isinstance(choice, tuple):
-        return snap_size(*choice, factor)
-    height, width = (choice, choice) if choice else native
-    if original is None:
-        return snap_size(height, width, factor)
-    longest = max(original)
-    tall, wide = (max(side, longest / MAX_RATIO) for side in original)
-    return _size_near(tall / wide, height * width, factor)
+def _read_depth(path: Path, maps: Maps) -> Tensor:
+    """Near white, (1, 3, H, W). The job stretches it where it does not fill its range.
 
-
-def _size_near(ratio: float, pixels: int, factor: int) -> tuple[int, int]:
-    """Multiples of `factor` with about this height/width and so many pixels.
-
-    Where the factor is coarse against the size, rounding each side alone would cut off up to a
-    seventh of a picture; a few pixels more or fewer matter less.
+    Missing values (NaN, infinity, and 0 in distances) count as farthest.
     """
-    middle = math.sqrt(pixels * ratio) / factor
-
-    def cost(rows: int, columns: int) -> float:
-        cut = 1 - math.exp(-abs(math.log(rows / columns / ratio)))
-        return cut + 0.25 * abs(math.log(rows * columns * factor**2 / pixels))
-
-    sizes = (
-        (rows, columns)
-        for rows in range(max(1, math.floor(0.75 * middle)), math.ceil(1.3 * middle) + 1)
-        for columns in {max(1, math.floor(rows / ratio)), max(1, math.ceil(rows / ratio))}
-    )
-    rows, columns = min(sizes, key=lambda size: cost(*size))
-    return rows * factor, columns * factor
-
-
-def fit_all(
-    pictures: Mapping[str, Tensor], size: tuple[int, int], mode: str, stem: str
-) -> tuple[dict[str, Tensor], Frame]:
-    """All given pictures at one size, and the frame of the first for the way back.
-
-    Raises: ImageError when their proportions differ: they cannot show the same view then.
-    """
-    shapes = {name: tuple(picture.shape[-2:]) for name, picture in pictures.items()}
-    first, (height, width) = next(iter(shapes.items()))
-    for name, (h, w) in shapes.items():
-        if abs(w * height / (h * width) - 1) > SAME_PROPORTIONS:
-            raise ImageError(
-                f"{first} is {width}x{height} and {name} {w}x{h}: their proportions differ, so "
-                "they do not show the same view; crop them to the same frame first"
-            )
-    fitted, frames = {}, {}
-    for name, picture in pictures.items():
-        palette = domain(name).kind == "palette"
-        fitted[name], frames[name] = fit(picture, size, mode, palette=palette)
-    frame = frames[first]
-    lost = 1 - frame.height * frame.width / (frame.resized_h * frame.resized_w)
-    if mode == "crop" and lost > NOTED_CROP:
-        logger.warning(
-            "%s: %d %% of the picture lies outside %dx%d and is not seen; `--fit pad` keeps all",
-            stem,
-            round(100 * lost),
-            size[1],
-            size[0],
+    source = maps.depth_source or f"near-{maps.near}"
+    numbers = load_numbers(path)
+    if numbers is None or numbers.indexed:
+        plane = _picture("depth", path)
+    else:
+        plane = numbers.values.to(torch.float32)[:, None] / (numbers.top or 1)
+        plane = plane.expand(-1, 3, -1, -1)
+    if source not in ("near-white", "near-black"):
+        return _drawn(path, plane, "distance")
+    known = plane[plane.isfinite()]
+    fits = known.numel() == plane.numel() and 0 <= float(known.min()) <= float(known.max()) <= 1
+    if fits:
+        return plane if source == "near-white" else 1 - plane
+    if maps.depth_source is None and (known < 0).any() | (known > 1).any():
+        low, high = float(known.min()), float(known.max())
+        raise ImageError(
+            f"{path} holds numbers from {low:.4g} to {high:.4g}, which may be distances or not; "
+            f"say what they are with --depth-source {', '.join(DEPTH_SOURCES)}"
         )
-    return fitted, frame
+    return _drawn(path, plane, source.replace("-", " "))
+
+
+def _drawn(path: Path, plane: Tensor, source: str) -> Tensor:
+    try:
+        return foreign.convert_depth(plane, source)[:, None].expand(-1, 3, -1, -1)
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+
+
+def _read_classes(path: Path, drawn: str) -> Tensor:
+    """A class map in the model's colours, from class numbers of any width or from colours."""
+    numbers = load_numbers(path)
+    wide = numbers is not None and (numbers.top is None or numbers.top > 255)
+    if numbers is not None and (wide or numbers.top == 1):
+        values = numbers.values
+        if values.is_floating_point():
+            if not bool((values == values.round()).all()):  # also true of NaN
+                raise ImageError(
+                    f"{path} holds fractions, and class numbers are whole; save them so"
+                )
+            values = values.to(torch.int64)
+        return _colored(path, values, drawn)
+    picture = _picture("segmentation", path)
+    index = foreign.read_classes(picture, drawn)
+    if numbers is not None and numbers.indexed and drawn == "jodi":
+        # a file of places in a palette: its colours count if they are the model's
+        strange = (picture - labels.colorize(index)).abs().amax(dim=1) > 0.2
+        if float(strange.float().mean()) > 0.1:
+            try:
+                return _colored(path, numbers.values, drawn)
+            except ImageError:
+                return picture
+    if drawn == "ade20k":
+        return labels.colorize(index)
+    return picture  # the job takes it for the nearest colours, and says where they are others
+
+
+def _colored(path: Path, numbers: Tensor, drawn: str) -> Tensor:
+    try:
+        return labels.colorize(foreign.classes_of_numbers(numbers, drawn))
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from None
+
+
+def told(doubt: Doubt) -> str:
+    """A doubt about a given picture, with the option that sets it right."""
+    way = _WAYS.get((doubt.name, doubt.kind))
+    return doubt.text if way is None else f"{doubt.text} ({way})"
 
 
 def save_result(
@@ -159,19 +172,18 @@ def save_result(
     raw: (1, 3, H, W) decoder output. frame: of the original to lay it back into, or None. Depth has
     16 bits; segmentation comes in colours and, in a second file, as class numbers.
     """
-    kind, path = domain(name).kind, start.with_name(f"{start.name}_{name}.png")
+    of, path = domain(name), start.with_name(f"{start.name}_{name}.png")
     text = {"jodi": json.dumps({**settings, "domain": name})}
-    if kind == "palette":
-        index = labels.segmentation_index(raw)[:, None]
-        index = index if frame is None else restore(index, frame, palette=True)
+    raw = raw if frame is None else restored(of, raw, [frame])
+    if of.kind == "palette":
+        index = labels.segmentation_index(raw)
         numbers = start.with_name(start.name + INDEX_ENDING)
-        save_png(path, labels.colorize(index[:, 0])[0], text=text)
-        save_png(numbers, index[0, 0], text=text)
+        save_png(path, labels.colorize(index)[0], text=text)
+        save_png(numbers, index[0], text=text)
         return [path, numbers]
-    raw = raw if frame is None else restore(raw, frame)
-    if kind == "depth":
+    if of.kind == "depth":
         save_png(path, labels.depth_map(raw, near=maps.near)[0], bits=16, text=text)
-    elif kind == "normal":
+    elif of.kind == "normal":
         save_png(path, labels.normal_map(raw, maps.normals)[0], text=text)
     else:
         save_png(path, labels.postprocess(name, raw)[0], text=text)

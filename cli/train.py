@@ -1,7 +1,9 @@
 """`jodi train`: from nothing to an embedded model, one stage at a time, each resumable."""
 
+import functools
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +14,7 @@ from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER, read_sa
 from ..jodi_core.model.checkpoint import load_transformer
 from ..jodi_core.model.transformer import JodiTransformer
 from ..jodi_core.training.export import Parts, export
-from ..jodi_core.training.run import TrainingRun
+from ..jodi_core.training.run import PICTURE_SHARES, TrainingRun
 from ..jodi_core.training.samples import write_samples
 from ..jodi_core.training.transformer import TrainingSettings, nano_config, train_transformer
 from ..kit.autoencoder.checkpoint import load_autoencoder
@@ -20,20 +22,23 @@ from ..kit.autoencoder.dcae import DCAE
 from ..kit.errors import JodiError
 from ..kit.pictures.contact_sheet import contact_sheet
 from ..kit.pictures.files import save_png
+from ..kit.precision import training_dtype
 from ..kit.scenes.store import SceneStore
 from ..kit.training.autoencoder import round_trip_psnr, train_autoencoder
 from ..kit.training.curves import plot_curves
+from ..kit.training.distributed import is_first, run_processes
+from ..kit.training.loop import Report
 from ..kit.training.state import RunFolder
 from ..kit.weights.convert import DTYPES
 from ..kit.weights.loading import cast
 from ..kit.weights.write import write_state_dict
 from .model import choose_device
+from .nano import nano
 from .options import EMBEDDED
 from .progress import Console
 from .train_options import add_stages
 
 Model = TypeVar("Model", DCAE, JodiTransformer)
-Report = Callable[[dict], None]
 
 
 def add(commands) -> None:
@@ -58,20 +63,29 @@ def scenes(args, console: Console) -> int:
 
 def autoencoder(args, console: Console) -> int:
     """Train the autoencoder on the pictures of all domains."""
-    run = TrainingRun(args.run_folder)
+    run, device = TrainingRun(args.run_folder), str(choose_device(args.device))
     store = run.store()
     start = None
     if args.continue_from:
         start, _ = load_autoencoder(_weights(args.continue_from, AUTOENCODER), dtype=torch.float32)
-    train = {"steps": args.steps, "seed": args.seed, "batch": args.batch, "lr": args.lr}
+    train = {
+        "steps": args.steps,
+        "seed": args.seed,
+        "batch": args.batch,
+        "lr": args.lr,
+        "muon_lr": args.muon_lr,
+    }
 
     def work(report):
         return train_autoencoder(
             store,
             run.autoencoder,
+            PICTURE_SHARES,
             start_from=start,
-            compile=args.compile,
+            device=device,
+            dtype=_dtype_of(args.dtype, device),
             save_every=args.save_every,
+            seconds=_seconds(args.minutes),
             report=report,
             **train,
         )
@@ -79,7 +93,8 @@ def autoencoder(args, console: Console) -> int:
     model = _training(run, run.autoencoder, args.steps, work, console)
     record = {**train, "scenes": len(store), "size": store.size}
     _write(model, run.vae, {"kind": "dcae", "training": json.dumps(record, sort_keys=True)})
-    console.note(f"round trip, PSNR in dB: {round_trip_psnr(model, store, min(64, len(store)))}")
+    psnr = round_trip_psnr(model, store, list(PICTURE_SHARES), min(64, len(store)))
+    console.note(f"round trip, PSNR in dB: {psnr}")
     console.result(str(run.vae))
     return 0
 
@@ -89,7 +104,13 @@ def latents(args, console: Console) -> int:
     run = TrainingRun(args.run_folder)
     store, vae = run.store(), _vae(run, args.vae)
     with console.bar("encoding", "scene") as update:
-        z = run.encode(store, vae, dtype=DTYPES[args.dtype], progress=update)
+        z = run.encode(
+            store,
+            vae,
+            dtype=DTYPES[args.dtype],
+            device=str(choose_device(args.device)),
+            progress=update,
+        )
     spread = float(z[:512].float().std())
     console.note(f"latents {tuple(z.shape)}, standard deviation {spread:.3f} (1 is right)")
     console.result(str(run.latents))
@@ -99,50 +120,78 @@ def latents(args, console: Console) -> int:
 def transformer(args, console: Console) -> int:
     """Role-switch training of the diffusion transformer on the latents."""
     run = TrainingRun(args.run_folder)
-    store, device = run.store(), choose_device(args.device)
+    run.store()
     if not run.latents.exists():
         raise JodiError(f"there is no {run.latents}; encode the scenes first: `jodi train latents`")
-    z = run.encode(store, _vae(run, args.vae))
-    start, origin = None, "fresh"
-    if args.continue_from:
-        path, origin = _weights(args.continue_from, TRANSFORMER), str(args.continue_from)
-        start, _ = load_transformer(path, dtype=torch.float32)
-    text = run.text_encoder(like=TEXT_ENCODER if args.continue_from == EMBEDDED else None)
-    if start and start.config.caption_channels != text.channels:
-        raise JodiError(
-            f"{origin} reads text of {start.config.caption_channels} channels, the run's words "
-            f"make {text.channels}; continue from a model of the same words"
-        )
-    settings = TrainingSettings(
-        steps=args.steps,
-        tokens=args.tokens,
-        micro_batches=args.micro_batches,
-        muon_lr=args.muon_lr,
-        adam_lr=args.adam_lr,
-        ema=args.ema,
-        seed=args.seed,
-        save_every=args.save_every,
-        dtype=DTYPES[args.dtype],
+    request = _Request(
+        run=run,
+        vae=_vae(run, args.vae),
+        continue_from=args.continue_from,
+        device=str(choose_device(args.device)),
+        settings=TrainingSettings(
+            steps=args.steps,
+            tokens=args.tokens,
+            micro_batches=args.micro_batches,
+            muon_lr=args.muon_lr,
+            adam_lr=args.adam_lr,
+            ema=args.ema,
+            seed=args.seed,
+            save_every=args.save_every,
+            dtype=_dtype_of(args.dtype, choose_device(args.device)),
+            full_noise=args.full_noise,
+            seconds=_seconds(args.minutes),
+            # Weights to go on from can read already.
+            reading_share=0.0 if args.continue_from else TrainingSettings.reading_share,
+        ),
     )
-    config = start.config if start else nano_config(text, z.shape[2])
-    run.begin_transformer(config, settings, origin)
+    run.text_encoder(like=TEXT_ENCODER if args.continue_from == EMBEDDED else None)
 
-    def work(report):
-        return train_transformer(
-            z,
-            store.captions,
-            text,
-            run.transformer,
-            settings,
-            start_from=start,
-            device=str(device),
-            report=report,
-        )
+    def work(report: Report) -> JodiTransformer:
+        return run_processes(args.processes, functools.partial(_train, request), report)
 
     model = _training(run, run.transformer, args.steps, work, console)
     _write(model, run.model, {"kind": "jodi", "trained_roles": "any"})
     console.result(str(run.model))
     return 0
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What a transformer is trained from. Every process reads the files for itself."""
+
+    run: TrainingRun
+    vae: Path
+    continue_from: str | None
+    device: str
+    settings: TrainingSettings
+
+
+def _train(request: _Request, report: Report | None = None) -> JodiTransformer:
+    run, store = request.run, request.run.store()
+    z = run.encode(store, request.vae)
+    start, origin = None, "fresh"
+    if request.continue_from:
+        path, origin = _weights(request.continue_from, TRANSFORMER), str(request.continue_from)
+        start, _ = load_transformer(path, dtype=torch.float32)
+    text = run.text_encoder()
+    if start and start.config.caption_channels != text.channels:
+        raise JodiError(
+            f"{origin} reads text of {start.config.caption_channels} channels, the run's words "
+            f"make {text.channels}; continue from a model of the same words"
+        )
+    config = start.config if start else nano_config(text, z.shape[2])
+    if is_first():
+        run.begin_transformer(config, request.settings, origin)
+    return train_transformer(
+        z,
+        store.captions,
+        text,
+        run.transformer,
+        request.settings,
+        start_from=start,
+        device=request.device,
+        report=report,
+    )
 
 
 def export_model(args, console: Console) -> int:
@@ -192,7 +241,7 @@ def samples(args, console: Console) -> int:
     paths = write_samples(args.to)
     made = read_samples(args.to)
     rows = [[(d.title, sample.pictures[d.name]) for d in DOMAINS] for sample in made]
-    sheet = contact_sheet(rows, headings=[sample.caption for sample in made], side=128)
+    sheet = contact_sheet(rows, headings=[sample.caption for sample in made])
     if args.sheet:
         save_png(args.sheet, sheet)
         console.result(str(args.sheet))
@@ -203,6 +252,7 @@ def samples(args, console: Console) -> int:
 
 
 STAGES: dict[str, Callable] = {
+    "nano": nano,
     "scenes": scenes,
     "autoencoder": autoencoder,
     "latents": latents,
@@ -258,6 +308,14 @@ def _draw_curves(run: TrainingRun, stage: Path) -> Path | None:
     return path
 
 
+def _seconds(minutes: float | None) -> float | None:
+    return None if minutes is None else 60 * minutes
+
+
+def _dtype_of(given: str, device) -> torch.dtype:
+    return training_dtype(device) if given == "auto" else DTYPES[given]
+
+
 def _vae(run: TrainingRun, given: Path | None) -> Path:
     path = _weights(given, AUTOENCODER) if given else run.vae
     if not path.exists():
@@ -268,5 +326,5 @@ def _vae(run: TrainingRun, given: Path | None) -> Path:
     return path
 
 
-def _weights(given: Path, embedded: Path) -> Path:
+def _weights(given: Path | str, embedded: Path) -> Path:
     return embedded if str(given) == EMBEDDED else Path(given)

@@ -1,16 +1,18 @@
 """The options of `jodi train`, stage by stage."""
 
+import argparse
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..jodi_core.embedded import ASSETS, SAMPLES
-from ..jodi_core.training.export import GUIDANCE, TITLE
+from ..jodi_core.training.export import NANO_GUIDANCE, TITLE
 from ..jodi_core.training.transformer import TrainingSettings
 from ..kit.weights.convert import DTYPES
-from .options import EMBEDDED, add_command, finite, positive
+from .options import EMBEDDED, add_command, finite, positive, share
 
 EXAMPLES = """
+jodi train nano        --run runs/nano
 jodi train scenes      --run runs/nano --count 20000
 jodi train autoencoder --run runs/nano --steps 4000
 jodi train latents     --run runs/nano
@@ -39,6 +41,7 @@ def add_stages(commands, stages: Mapping[str, Callable]) -> None:
     parent.set_defaults(run=lambda args, console: _no_stage(parent))
     inner = parent.add_subparsers(metavar="STAGE", title="stages, in their order")
     add = {name: _stage(inner, name, function) for name, function in stages.items()}
+    _nano(add["nano"], add)
     _scenes(add["scenes"])
     _autoencoder(add["autoencoder"])
     _latents(add["latents"])
@@ -67,6 +70,47 @@ def _stage(inner, name: str, function: Callable):
     return parser
 
 
+def _nano(parser, stages: Mapping[str, argparse.ArgumentParser]) -> None:
+    parser.set_defaults(stages=stages)
+    parser.add_argument(
+        "--minutes",
+        type=finite,
+        metavar="M",
+        help="the best that can be done in so many (default: all that jodi-nano itself took)",
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=Path("output/nano"),
+        metavar="DIR",
+        help="where the files go (default: output/nano)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace existing files")
+    _processes(parser, os.cpu_count() or 1)
+    _device(parser)
+
+
+def _processes(parser, default: int) -> None:
+    parser.add_argument(
+        "--processes",
+        type=positive,
+        default=default,
+        metavar="N",
+        help="that share an update of the transformer on a CPU, one thread each "
+        f"(default: {default}{', with all threads' if default == 1 else ''})",
+    )
+
+
+def _device(parser) -> None:
+    parser.add_argument("--device", default="auto", help="cpu or cuda (default: cuda if there)")
+
+
+def _minutes(parser) -> None:
+    parser.add_argument(
+        "--minutes", type=finite, metavar="M", help="of training, after which it ends in any case"
+    )
+
+
 def _scenes(parser) -> None:
     parser.add_argument("--count", type=positive, required=True, metavar="N", help="how many")
     parser.add_argument("--size", type=positive, default=64, metavar="PIXELS", help="default: 64")
@@ -83,16 +127,23 @@ def _scenes(parser) -> None:
 def _autoencoder(parser) -> None:
     _steps(parser)
     parser.add_argument("--batch", type=positive, default=16, metavar="N", help="default: 16")
-    parser.add_argument("--lr", type=finite, default=1.5e-3, help="learning rate (default: 0.0015)")
+    for name, value, what in (("muon-lr", 0.003, "dense convolutions"), ("lr", 7e-4, "all else")):
+        parser.add_argument(
+            f"--{name}",
+            type=finite,
+            default=value,
+            help=f"learning rate of {what} (default: {value})",
+        )
     _seed_and_saves(parser, 250)
     _continue_from(parser)
-    parser.add_argument(
-        "--no-compile", dest="compile", action="store_false", help="do without torch.compile"
-    )
+    _device(parser)
+    _minutes(parser)
+    _training_dtype(parser)
 
 
 def _latents(parser) -> None:
     _vae(parser)
+    _device(parser)
     _dtype(parser, "float32")
 
 
@@ -120,11 +171,21 @@ def _transformer(parser) -> None:
             default=value,
             help=f"{title} (default: {value})",
         )
+    parser.add_argument(
+        "--full-noise",
+        type=share,
+        default=DEFAULTS.full_noise,
+        metavar="SHARE",
+        help="of the rows that make labels, trained to be read in one evaluation "
+        f"(default: {DEFAULTS.full_noise})",
+    )
+    _processes(parser, 1)
     _seed_and_saves(parser, DEFAULTS.save_every)
     _continue_from(parser)
     _vae(parser)
-    parser.add_argument("--device", default="auto", help="cpu or cuda (default: cuda if there)")
-    _dtype(parser, "bfloat16")
+    _device(parser)
+    _minutes(parser)
+    _training_dtype(parser)
 
 
 def _export(parser) -> None:
@@ -137,8 +198,8 @@ def _export(parser) -> None:
     parser.add_argument(
         "--guidance",
         type=finite,
-        default=GUIDANCE,
-        help=f"what the model uses unless told otherwise (default: {GUIDANCE})",
+        default=NANO_GUIDANCE,
+        help=f"what the model uses unless told otherwise (default: {NANO_GUIDANCE})",
     )
     parser.add_argument(
         "--native-size", type=positive, metavar="PIXELS", help="default: that of the run's scenes"
@@ -188,6 +249,16 @@ def _vae(parser) -> None:
         "--vae",
         metavar="FILE",
         help=f"autoencoder, or `{EMBEDDED}` (default: the run's own)",
+    )
+
+
+def _training_dtype(parser) -> None:
+    parser.add_argument(
+        "--dtype",
+        choices=("auto", *sorted(DTYPES)),
+        default="auto",
+        metavar="DTYPE",
+        help="of the arithmetic (default: bfloat16 where this machine is faster with it)",
     )
 
 

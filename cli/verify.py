@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
-from ..jodi_core.evaluation.verify import verify
+from ..ddit_core.evaluation.verify import SUITES as DDIT_SUITES
+from ..jodi_core.evaluation.verify import SUITES as JODI_SUITES
+from ..kit.vectors import verify
 from .model import choose_device
 from .options import add_command
 from .progress import Console
 
 ROOT = Path(__file__).resolve().parent.parent
+SUITES = {**JODI_SUITES, **DDIT_SUITES}
 
 EXAMPLES = """
 jodi verify ../shared/reference
@@ -21,9 +24,9 @@ def add(commands) -> None:
         "verify",
         run,
         "Compare this implementation with stored vectors of the published code.",
-        "A folder of vectors has sub-folders jodi and dcae, each with weights and cases. One line "
-        "a case with its relative RMS error; the last line counts. The exit status is 1 when a "
-        "case fails, or when there is none.",
+        "A folder of vectors has sub-folders jodi, dcae and ddit, each with weights and cases. One "
+        "line a case with its relative RMS error; the last line counts. The exit status is 1 when "
+        "a case fails, or when there is none.",
         EXAMPLES,
     )
     parser.add_argument(
@@ -39,7 +42,7 @@ def add(commands) -> None:
 def run(args, console: Console) -> int:
     folder = args.folder or ROOT.parent / "shared" / "reference"
     counts = {"PASS": 0, "FAIL": 0, "SKIP": 0}
-    for case in verify(folder, str(choose_device(args.device))):
+    for case in verify(folder, SUITES, str(choose_device(args.device))):
         console.result(" ".join(str(case).split()))
         counts[case.status] += 1
     console.result(f"{counts['PASS']} passed, {counts['FAIL']} failed")

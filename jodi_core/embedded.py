@@ -1,17 +1,21 @@
 """The files of the embedded model, jodi-nano, and its text encoder's format."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..kit.errors import JodiError
+from ..kit.config import parse_json
+from ..kit.errors import CheckpointError, JodiError, few
 from ..kit.pictures.files import load_image
+from ..kit.weights.kinds import WORDS, require_kind
+from ..kit.weights.loading import FLOATS, name_dtype
+from ..kit.weights.read import StateFile, read_state_dict
 from .domains import DOMAIN_NAMES
 from .text import ClosedVocabularyEncoder
 
@@ -23,22 +27,70 @@ TEXT_ENCODER = ASSETS / "jodi-nano-text.safetensors"
 
 def save_text_encoder(encoder: ClosedVocabularyEncoder, path: Path) -> None:
     """Write the encoder's table, with its words in the metadata."""
-    metadata = {
+    save_file({"table": encoder.table.half().contiguous()}, path, describe_text_encoder(encoder))
+
+
+def describe_text_encoder(encoder: ClosedVocabularyEncoder) -> dict[str, str]:
+    """The metadata that makes a table of numbers a text encoder."""
+    return {
         "vocabulary": json.dumps(encoder.vocabulary),
         "caption_length": str(encoder.caption_length),
     }
-    save_file({"table": encoder.table.half().contiguous()}, path, metadata)
 
 
-def load_text_encoder(path: Path = TEXT_ENCODER) -> ClosedVocabularyEncoder:
-    """Read what `save_text_encoder` wrote, as float32."""
-    with safe_open(path, "pt") as f:
-        metadata, table = f.metadata(), f.get_tensor("table")
-    encoder = ClosedVocabularyEncoder(
-        json.loads(metadata["vocabulary"]), int(metadata["caption_length"])
-    )
-    encoder.table.copy_(table.to(torch.float32))
-    return encoder
+def load_text_encoder(path: str | Path = TEXT_ENCODER) -> ClosedVocabularyEncoder:
+    """Read what `save_text_encoder`, or a host, wrote of an encoder; float32.
+
+    Raises: CheckpointError for another kind of file, or one whose words, length or numbers make no
+    encoder.
+    """
+    content = read_state_dict(path)
+    require_kind(content.tensors, (WORDS,), str(path))
+    return read_text_encoder(content, str(path))
+
+
+_LONGEST_CAPTION = 4096  # tokens
+
+
+def read_text_encoder(content: StateFile, source: str) -> ClosedVocabularyEncoder:
+    """The text encoder that a file of kind `WORDS` holds. Raises: as `load_text_encoder`."""
+    (table,) = content.tensors.values()
+    try:
+        words = _read_words(content.metadata)
+        length = content.metadata.get("caption_length", "nothing")
+        if not re.fullmatch(r"[0-9]{1,4}", length) or not 2 <= int(length) <= _LONGEST_CAPTION:
+            raise JodiError(
+                f"caption_length is {few([length])}, expected a number of tokens from 2 to "
+                f"{_LONGEST_CAPTION}"
+            )
+        # A row for every word, for the begin token and for the padding.
+        rows = len(words) + 2
+        if table.ndim != 2 or table.shape[0] != rows or not table.shape[1]:
+            raise JodiError(
+                f"its table has shape {tuple(table.shape)}, expected {rows} rows, one for each of "
+                f"{len(words)} words and two more"
+            )
+        if table.dtype not in FLOATS:
+            raise JodiError(f"its table is stored as {name_dtype(table.dtype)}, expected floats")
+        if not table.isfinite().all():
+            raise JodiError("its table holds NaN or infinity")
+        return ClosedVocabularyEncoder(words, int(length), table=table)
+    except JodiError as error:
+        raise CheckpointError(
+            f"{source} is no text encoder made by `jodi train export`: {error}. Give the file "
+            "that was exported with the model."
+        ) from None
+
+
+def _read_words(metadata: Mapping[str, str]) -> list[str]:
+    if "vocabulary" not in metadata:
+        raise JodiError("it has no vocabulary in its metadata")
+    words = parse_json(metadata["vocabulary"], "its vocabulary")
+    if not isinstance(words, list) or not words:
+        raise JodiError("its vocabulary is no list of words")
+    if not all(isinstance(word, str) and word.strip() for word in words):
+        raise JodiError("its vocabulary holds what is no word")
+    return words
 
 
 SAMPLES = ASSETS / "samples"

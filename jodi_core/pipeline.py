@@ -11,16 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..kit.autoencoder.checkpoint import load_autoencoder
+from ..kit.autoencoder import checkpoint as dcae
 from ..kit.sampling import StepCallback
-from .approximate.fp8 import approximate_fp8
-from .approximate.step_cache import StepCache
+from ..kit.weights.loading import load
 from .embedded import AUTOENCODER, TRANSFORMER, load_text_encoder
-from .job.checks import check_pictures, choose_size, count_rows
+from .job.checks import check_pictures, common_size, count_rows
+from .job.given import Given, prepare
+from .job.size import DEFAULT_SIZE
 from .labels import maps as labels
-from .model.checkpoint import load_transformer
+from .model import checkpoint
 from .model.compilation import CompiledBlocks
-from .model.facts import GUIDANCE, PERCEPTION_STEPS, STEPS
+from .model.facts import STEPS
 from .model.precision import cpu_dtype
 from .roles import RolePlan
 from .stages import Pictures, Stages
@@ -33,7 +34,8 @@ class Result:
 
     raw: (B, 3, H, W) float32 decoder output, about [-1, 1], of generated domains. pictures: the
     same post-processed to [0, 1], and the given pictures of conditions. latents: (B, L, z, h, w).
-    settings: everything needed to run it again, as plain values.
+    settings: everything needed to run it again, as plain values. given: how the pictures of a job
+    with a size by name were fitted, and what is odd about them.
     """
 
     plan: RolePlan
@@ -41,6 +43,7 @@ class Result:
     raw: dict[str, Tensor]
     pictures: dict[str, Tensor]
     settings: dict = field(default_factory=dict)
+    given: Given | None = None
 
 
 class JodiPipeline(Stages):
@@ -70,13 +73,16 @@ class JodiPipeline(Stages):
         """
         if dtype is None and torch.device(device).type != "cpu":
             dtype = torch.bfloat16
-        transformer, metadata = load_transformer(model or TRANSFORMER, device=device, dtype=dtype)
+        source = TRANSFORMER if model is None else model
+        loaded = load(source, checkpoint.TRANSFORMER, device=device, dtype=dtype)
+        transformer = loaded.model
         if dtype is None:
             dtype = cpu_dtype(transformer.config)
             transformer = transformer.to(dtype)
-        autoencoder, _ = load_autoencoder(vae or AUTOENCODER, device=device, dtype=dtype)
+        latents = AUTOENCODER if vae is None else vae
+        autoencoder = load(latents, dcae.AUTOENCODER, device=device, dtype=dtype).model
         text_encoder = load_text_encoder().to(device) if model is None else None
-        return cls(transformer, autoencoder, text_encoder, metadata)
+        return cls(transformer, autoencoder, text_encoder, loaded.metadata, str(source))
 
     def compile(self, **options) -> "JodiPipeline":
         """Compile the network's blocks from the next run on; options: see `CompiledBlocks`.
@@ -85,15 +91,6 @@ class JodiPipeline(Stages):
         (docs/performance.md).
         """
         self._compiled = CompiledBlocks(self.transformer, **options)
-        return self
-
-    def approximate_fp8(self, *, emulate: bool = False) -> "JodiPipeline":
-        """Approximate from now on: see `approximate_fp8.approximate_fp8`, which says what raises.
-
-        Every result's settings say so.
-        """
-        approximate_fp8(self.transformer, emulate=emulate)
-        self._fp8 = "emulated" if emulate else "on the card"
         return self
 
     def perceive(self, image: Tensor, labels: Iterable[str] | None = None, **options) -> Result:
@@ -118,6 +115,22 @@ class JodiPipeline(Stages):
         """A prompt -> the image and the named labels, made together."""
         return self.run(self.plan(["image", *labels]), prompt=prompt, **options)
 
+    def prepare(
+        self,
+        pictures: Pictures,
+        size: str = DEFAULT_SIZE,
+        *,
+        fit: str = "crop",
+        explicit: tuple[int, int] = (0, 0),
+    ) -> Given:
+        """Pictures of any sizes, by domain, as the rules of a job fit them to this model.
+
+        size: one of `SIZE_CHOICES`; explicit: (H, W) for "width and height". Raises: as
+        `job.given.prepare`.
+        """
+        about = {"factor": self.factor, "native": self.native_size, "names": self.names}
+        return prepare(pictures, size, explicit=explicit, mode=fit, **about)
+
     @torch.inference_mode()
     def run(
         self,
@@ -128,7 +141,8 @@ class JodiPipeline(Stages):
         negative: str | Sequence[str] = "",
         text: TextFeatures | None = None,
         negative_text: TextFeatures | None = None,
-        size: tuple[int, int] | None = None,
+        size: tuple[int, int] | str | None = None,
+        fit: str = "crop",
         batch: int | None = None,
         steps: int | None = None,
         guidance: float | None = None,
@@ -136,18 +150,17 @@ class JodiPipeline(Stages):
         sampler: str = "dpmpp_2m",
         callback: StepCallback | None = None,
         tile: int | None = None,
-        approximate_step_cache: float | None = None,
         **options,
     ) -> Result:
         """Any role plan from pictures and text to pictures.
 
         conditions: one picture (B or 1, 3, H, W) in [0, 1] for every domain whose role is
         condition, all of one size, sides multiples of `factor`. size (H, W) and batch: taken from
-        the conditions and prompts when not given. Row i uses seed + i, or its own of a list. steps
-        and guidance: 10 and 1 for perception, 20 and the model's own otherwise. text,
-        negative_text: stored features in place of prompts. callback: see `sampling.StepInfo`.
-        tile: see `DCAE.encode`. approximate_step_cache: a threshold, see
-        `approximate_step_cache.StepCache`; None, the default, is exact. options: see `sample`.
+        the conditions and prompts when not given. A size by name, such as "picture ratio", takes
+        pictures of any sizes: they are fitted as `prepare` does, and `Result.given` says how. Row
+        i uses seed + i, or its own of a list. steps and guidance: the model's own (10) and 1 for
+        perception, 20 and its own otherwise. text, negative_text: stored features in place of
+        prompts. callback: see `sampling.StepInfo`. tile: see `DCAE.encode`. options: see `sample`.
         Raises: RoleError, ShapeError or TextError for input that does not fit; Interrupted when
         the callback stopped it.
         """
@@ -156,18 +169,19 @@ class JodiPipeline(Stages):
         texts |= {"text features": text, "negative text features": negative_text}
         check_pictures(plan, self.names, conditions)
         batch = count_rows(conditions, texts, batch)
-        size = choose_size(conditions, size, default=self.native_size, factor=self.factor)
+        given = None
+        if isinstance(size, str):
+            given = self.prepare(conditions, size, fit=fit)
+            conditions, size = {name: given.fitted(name) for name in given.pictures}, given.size
+        size = common_size(conditions, size, default=self.native_size, factor=self.factor)
         clean = self.encode_conditions(plan, conditions, size, batch, tile=tile)
         if steps is None:
-            steps = STEPS if plan.uses_text else PERCEPTION_STEPS
+            steps = STEPS if plan.uses_text else self.facts.perception_steps
         guidance = self.default_guidance(plan) if guidance is None else guidance
         if plan.uses_text:
             text = text or self.encode_text(prompt)
             if guidance != 1 and negative_text is None:
                 negative_text = self.encode_text(negative, like=text)
-        cache = None
-        if approximate_step_cache is not None:
-            cache = StepCache(approximate_step_cache)
         latents = self.sample(
             plan,
             clean,
@@ -178,11 +192,10 @@ class JodiPipeline(Stages):
             seed=seed,
             sampler=sampler,
             callback=callback,
-            approximate_step_cache=cache,
             **options,
         )
         raw = self.decode(latents, plan.generated_names, tile=tile)
-        pictures = {name: labels.postprocess(name, x) for name, x in raw.items()}
+        pictures = {name: labels.postprocess(self.domain(name), x) for name, x in raw.items()}
         for name in plan.condition_names:
             pictures[name] = conditions[name].float().cpu().expand(batch, 3, -1, -1)
         settings = {
@@ -196,24 +209,12 @@ class JodiPipeline(Stages):
             "sampler": sampler,
             "size": list(size),
             "batch": batch,
-            "model": self.metadata.get("title", "unnamed model"),
+            "model": self.facts.title,
             "dtype": str(self.dtype).removeprefix("torch."),
             **{k: v for k, v in options.items() if isinstance(v, (bool, int, float, str))},
         }
-        if approximate := self._approximations(cache):
-            settings["approximate"] = approximate
-        return Result(plan, latents, raw, pictures, settings)
-
-    def _approximations(self, cache: StepCache | None) -> dict:
-        """What was not exact in a job, as plain values; empty when all was."""
-        made = {}
-        if cache is not None:
-            share = cache.saved / max(cache.evaluations, 1)
-            made["step_cache"] = {"threshold": cache.threshold, "saved": round(share, 4)}
-        if self._fp8 is not None:
-            made["fp8"] = self._fp8
-        return made
+        return Result(plan, latents, raw, pictures, settings, given)
 
     def default_guidance(self, plan: RolePlan) -> float:
         """1 when the image is given (guidance has no effect then), else the model's own value."""
-        return float(self.metadata.get("guidance", GUIDANCE)) if plan.uses_text else 1.0
+        return self.facts.guidance if plan.uses_text else 1.0

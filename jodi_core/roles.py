@@ -4,7 +4,6 @@ import enum
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import torch
 
@@ -159,10 +158,6 @@ class RolePlan:
         return self._names(self.conditions)
 
     @property
-    def ignored_names(self) -> tuple[str, ...]:
-        return self._names(self.ignored)
-
-    @property
     def active_names(self) -> tuple[str, ...]:
         return self._names(self.active)
 
@@ -218,6 +213,13 @@ def _split(names: str | Iterable[str]) -> list[str]:
 
 
 def _published(roles: Sequence[int]) -> bool:
+    """Whether the released model was trained on these roles: 256 of the 3^8 for seven labels.
+
+    Joint: everything generated. Control: the picture generated, each label given or ignored.
+    Perception: the picture given, each label generated or ignored, at least one generated.
+    Counted for training pictures that have every label; a missing one was ignored.
+    Source: github VIPL-GENUN/Jodi @ c21bdcb, data/datasets/jodi_dataset.py.
+    """
     picture, labels = roles[0], set(roles[1:])
     if picture == Role.GENERATE:
         return labels <= {Role.CONDITION, Role.IGNORE} or labels == {Role.GENERATE}
@@ -226,53 +228,3 @@ def _published(roles: Sequence[int]) -> bool:
         and labels <= {Role.GENERATE, Role.IGNORE}
         and Role.GENERATE in labels
     )
-
-
-def published_patterns(num_labels: int = 7) -> frozenset[tuple[int, ...]]:
-    """Every role vector the released model was trained on: 256 of the 3^8 for seven labels.
-
-    Joint: everything generated. Control: the picture generated, each label given or ignored.
-    Perception: the picture given, each label generated or ignored, at least one generated.
-    Counted for training pictures that have every label; a missing one was ignored.
-    Source: github VIPL-GENUN/Jodi @ c21bdcb, data/datasets/jodi_dataset.py.
-    """
-    return frozenset(
-        tuple(int(r) for r in roles)
-        for roles in product(Role, repeat=1 + num_labels)
-        if _published(roles)
-    )
-
-
-def stack_plans(plans: Sequence[RolePlan]) -> torch.Tensor:
-    """int64 (B, L) with row b from plan b.
-
-    Raises: RoleError for no plans, or plans over different domains.
-    """
-    if not plans:
-        raise RoleError("a batch needs at least 1 role plan, got none")
-    for row, plan in enumerate(plans):
-        if plan.names != plans[0].names:
-            raise RoleError(
-                f"row {row} is over the {len(plan.names)} domains {', '.join(plan.names)}, row 0 "
-                f"over the {len(plans[0].names)} domains {', '.join(plans[0].names)}"
-            )
-    return torch.cat([plan.as_tensor() for plan in plans])
-
-
-def unstack_plans(roles: torch.Tensor, names: Sequence[str] = DOMAIN_NAMES) -> list[RolePlan]:
-    """One plan per row of integer roles (B, L).
-
-    Raises: RoleError, naming the row, where a row has no meaning.
-    """
-    if roles.ndim != 2 or roles.is_floating_point():
-        raise RoleError(
-            f"roles are integers of shape (rows, {len(names)}), got {roles.dtype} of shape "
-            f"{tuple(roles.shape)}"
-        )
-    plans = []
-    for row, values in enumerate(roles.tolist()):
-        try:
-            plans.append(RolePlan(tuple(values), tuple(names)))
-        except RoleError as error:
-            raise RoleError(f"row {row}: {error}") from None
-    return plans

@@ -1,31 +1,28 @@
 """The stages of one job, each callable alone.
 
 encode_conditions -> encode_text -> sample -> decode. A caller on a small machine can free the text
-encoder before sampling, or decode later. What is kept between calls changes no result: prepared
-texts and encoded pictures, found again by content.
+encoder before sampling, or decode later. Encoded pictures are kept between calls and found again by
+content; that changes no result.
 Shapes: B rows, L domains, z latent channels, h w latent grid, H W pixels.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from ..kit.autoencoder.cache import EncodeCache, WeightState
-from ..kit.autoencoder.config import DC_AE_F32C32
+from ..kit.autoencoder.cache import EncodeCache
 from ..kit.autoencoder.dcae import DCAE
 from ..kit.autoencoder.tiling import within_memory
 from ..kit.errors import JodiError, RoleError, ShapeError, TextError
 from ..kit.sampling import SAMPLERS, StepCallback, draw_noise, flow_sigmas, hold_region
-from .approximate.step_cache import StepCache
-from .domains import DOMAIN_NAMES, domain_index
+from .domains import Domain, domain_index, domain_of
 from .labels import maps as labels
 from .model.compilation import CompiledBlocks
 from .model.config import JODI_1600M
 from .model.denoiser import prepare_denoiser
-from .model.facts import STEPS
-from .model.text_cache import TextCache
+from .model.facts import STEPS, VAEFacts, check_vae, read_facts
 from .model.transformer import JodiTransformer
 from .roles import RolePlan
 from .text import ClosedVocabularyEncoder, TextFeatures
@@ -42,35 +39,26 @@ class Stages:
         autoencoder: DCAE,
         text_encoder: ClosedVocabularyEncoder | None = None,
         metadata: Mapping[str, str] | None = None,
+        source: str = "unnamed model",
     ):
-        if transformer.config.latent_channels != autoencoder.config.latent_channels:
-            raise ShapeError(
-                f"the model works on {transformer.config.latent_channels} latent channels, the "
-                f"autoencoder makes {autoencoder.config.latent_channels}; they must come from the "
-                "same release"
-            )
-        if transformer.config == JODI_1600M and autoencoder.config.factor != DC_AE_F32C32.factor:
-            raise ShapeError(
-                "the released model works on latents of the released autoencoder, DC-AE f32c32 "
-                f"with {DC_AE_F32C32.factor} pixels to a cell; this autoencoder has "
-                f"{autoencoder.config.factor}. Pass the released autoencoder's file as well"
-            )
+        """metadata: of the transformer's file; source: its name, and the title where it has none.
+
+        A file that does not say which latents its model works on takes those of this autoencoder,
+        but for the released model.
+        Raises: CheckpointError for metadata that cannot be true, ShapeError for parts that do not
+        belong together.
+        """
+        makes = VAEFacts.of(autoencoder.config)
+        facts = read_facts(transformer.config, metadata or {}, source, makes)
+        check_vae(facts, makes)
         self.transformer = transformer.eval()
         self.autoencoder = autoencoder.eval()
         self.text_encoder = text_encoder
-        self._texts = TextCache()
-        self._text_weights = WeightState()
         self._encodings = EncodeCache()
         self._compiled: CompiledBlocks | None = None
-        self._fp8: str | None = None
         self.metadata = dict(metadata or {})
-        names = json.loads(self.metadata.get("domains", "null")) or DOMAIN_NAMES
-        self.names = tuple(names[: transformer.config.num_domains])
-        if len(self.names) != transformer.config.num_domains:
-            raise JodiError(
-                f"the model has {transformer.config.num_domains} domains but its metadata names "
-                f"{len(self.names)}; convert it again with all names"
-            )
+        self.facts = facts
+        self.names = facts.names
 
     @property
     def device(self) -> torch.device:
@@ -88,13 +76,16 @@ class Stages:
     @property
     def native_size(self) -> tuple[int, int]:
         """The size (H, W) the model was trained at."""
-        side = int(self.metadata.get("native_size", 1024))
-        return side, side
+        return self.facts.native_size
 
     @property
     def trained_roles(self) -> str:
         """Which role patterns the model has met: "published" or "any"."""
-        return self.metadata.get("trained_roles", "published")
+        return self.facts.trained_roles
+
+    def domain(self, name: str) -> Domain:
+        """One of this model's domains; one beyond the eight is read as plain colour."""
+        return domain_of(name, domain_index(name, self.names))
 
     def plan(self, generate: Iterable[str], condition: Iterable[str] = ()) -> RolePlan:
         """A role plan over this model's domains."""
@@ -138,7 +129,7 @@ class Stages:
 
         A picture met before is not encoded again, until the autoencoder or its weights change.
         """
-        x = labels.preprocess(name, picture).to(self.dtype)
+        x = labels.preprocess(self.domain(name), picture).to(self.dtype)
 
         def encode() -> Tensor:
             pixels = x.shape[-2] * x.shape[-1]
@@ -197,7 +188,6 @@ class Stages:
         hold: Tensor | None = None,
         own_mask: bool = False,
         round_timestep: bool | None = None,
-        approximate_step_cache: StepCache | None = None,
     ) -> Tensor:
         """Latents (B, L, z, h, w) float32: generated domains sampled, conditions as given.
 
@@ -205,7 +195,7 @@ class Stages:
         from clean latents `init` (partial denoising). hold: (B or 1, L or 1, 1, h, w), 1 keeps
         `init` there to the end. own_mask: mask the negative text with its own mask; the released
         code masks it with the prompt's. round_timestep: round time to bfloat16; None does so where
-        the released pipeline would. approximate_step_cache: reuse later blocks over steps.
+        the released pipeline would.
         """
         if sampler not in SAMPLERS:
             raise JodiError(f"sampler {sampler!r} is unknown; use {' or '.join(SAMPLERS)}")
@@ -222,9 +212,6 @@ class Stages:
             released = self.transformer.config == JODI_1600M
             round_timestep = released and self.dtype == torch.bfloat16
         sigmas = flow_sigmas(steps, shift, start=start)
-        unchanged = self._text_weights.unchanged(self.transformer)
-        if not unchanged:
-            self._texts.clear()
         if self._compiled is not None:
             active = len(plan.generated), len(plan.conditions)
             self._compiled.admit((clean.shape, active, plan.uses_text, guidance == 1))
@@ -238,8 +225,6 @@ class Stages:
             guidance=guidance,
             own_mask=own_mask,
             round_timestep=round_timestep,
-            cache=None if unchanged is None else self._texts,
-            step_cache=approximate_step_cache,
         )
         x = noise
         if init is not None:
@@ -271,7 +256,7 @@ class Stages:
         if not names:
             return {}
         chosen = latents[:, [domain_index(name, self.names) for name in names]]
-        rows = chosen.transpose(0, 1).flatten(0, 1).to(self.device, self.dtype)
+        rows = rearrange(chosen, "b l z h w -> (l b) z h w").to(self.device, self.dtype)
         pixels = rows[0, 0].numel() * self.autoencoder.config.factor**2
         pictures = within_memory(
             self.autoencoder.decode,

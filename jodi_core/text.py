@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..kit.errors import TextError
 
-log = logging.getLogger("jodi")
+logger = logging.getLogger("jodi")
 
 # The released model was trained with this text in front of every prompt; it is part of the
 # weights' contract (sha256 62b9ab89eebb0ac5ee4d264bf96bf19d2b81f504bc3852500efeaf5a34d638b1).
@@ -123,7 +123,15 @@ class ClosedVocabularyEncoder(nn.Module):
     BEGIN, PAD = "<begin>", "<pad>"
     table: Tensor  # (words, D), orthogonal rows
 
-    def __init__(self, vocabulary: Sequence[str], caption_length: int, *, seed: int = 0):
+    def __init__(
+        self,
+        vocabulary: Sequence[str],
+        caption_length: int,
+        *,
+        seed: int = 0,
+        table: Tensor | None = None,
+    ):
+        """table: the rows (words, D) where they are known; None draws orthogonal ones."""
         super().__init__()
         if len(set(vocabulary)) != len(vocabulary):
             raise TextError("the vocabulary lists a word twice")
@@ -131,10 +139,14 @@ class ClosedVocabularyEncoder(nn.Module):
         self.caption_length = caption_length
         self._ids = {word: i for i, word in enumerate((self.BEGIN, self.PAD, *vocabulary))}
         count = len(self._ids)
-        generator = torch.Generator().manual_seed(seed)
-        square = torch.randn(count, count, dtype=torch.float64, generator=generator)
-        orthonormal = torch.linalg.qr(square).Q * count**0.5
-        self.register_buffer("table", orthonormal.float())
+        if table is None:
+            generator = torch.Generator().manual_seed(seed)
+            square = torch.randn(count, count, dtype=torch.float64, generator=generator)
+            orthonormal = torch.linalg.qr(square).Q
+            table = orthonormal * count**0.5
+        # A host writes buffers as they lie in memory, and files hold them row by row.
+        rows = torch.as_tensor(table, dtype=torch.float32).contiguous()
+        self.register_buffer("table", rows)
 
     @property
     def channels(self) -> int:
@@ -155,7 +167,7 @@ class ClosedVocabularyEncoder(nn.Module):
         words = re.findall(r"[^\W_]+", prompt.lower())  # of any script, so that none goes unsaid
         unknown = sorted({w for w in words if w not in self._ids})
         if unknown:
-            log.warning(
+            logger.warning(
                 "the embedded model does not know %s and leaves %s out; it knows: %s",
                 ", ".join(unknown),
                 "it" if len(unknown) == 1 else "them",
@@ -163,7 +175,7 @@ class ClosedVocabularyEncoder(nn.Module):
             )
         ids = [self._ids[self.BEGIN], *(self._ids[w] for w in words if w in self._ids)]
         if len(ids) > self.caption_length:
-            log.warning(
+            logger.warning(
                 "the prompt has %d words; only the first %d are read",
                 len(ids) - 1,
                 self.caption_length - 1,

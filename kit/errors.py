@@ -11,6 +11,7 @@ __all__ = [
     "RoleError",
     "ShapeError",
     "TextError",
+    "few",
 ]
 
 
@@ -40,3 +41,12 @@ class TextError(JodiError):
 
 class Interrupted(Exception):  # noqa: N818  (a request that was met, not an error)
     """Sampling was stopped on request."""
+
+
+def few(names, count: int = 5, width: int = 100) -> str:
+    """The first names of many, each cut to `width` letters, and how many more there are."""
+    names = list(names)
+    shown = (str(name) for name in names[:count])
+    cut = [name if len(name) <= width else f"{name[:width]}..." for name in shown]
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(cut) + more

@@ -15,31 +15,31 @@ from torch import Tensor, nn
 from ..kernels import dispatch
 
 
-def pointwise_conv(operations):
+def make_pointwise_conv(operations):
     """A Conv2d class of kernel 1 that multiplies matrices over channels-last memory."""
-    return _pointwise_conv(operations.Conv2d)
+    return _make_pointwise_conv(operations.Conv2d)
 
 
-def expanding_conv(operations):
+def make_expanding_conv(operations):
     """A pointwise Conv2d class of tokens, for the widest tensor of a block: (B, T, C) -> (B, T, F).
 
     On a CPU, without gradients, a result is good only until the next one of this class on this
     thread, whichever layer's: all share one block of memory. A C library gives large blocks back to
     the system, and faulting in new ones, page by page, costs up to 4 % of a step.
     """
-    return _expanding_conv(operations.Conv2d)
+    return _make_expanding_conv(operations.Conv2d)
 
 
-def depthwise_glu_conv(operations):
+def make_depthwise_glu_conv(operations):
     """A depthwise 3x3 Conv2d class that ends in value * SiLU(gate): (B, 2F, h, w) -> (B, F, h, w).
 
     In and out are channels-last views, so that token-major callers pay for no copy.
     """
-    return _depthwise_glu_conv(operations.Conv2d)
+    return _make_depthwise_glu_conv(operations.Conv2d)
 
 
 @functools.lru_cache(maxsize=16)
-def _pointwise_conv(conv2d: type):
+def _make_pointwise_conv(conv2d: type):
     class PointwiseConv2d(conv2d):
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             if x.dim() == 3:  # tokens (B, T, C): already channels-last
@@ -53,8 +53,8 @@ def _pointwise_conv(conv2d: type):
 
 
 @functools.lru_cache(maxsize=16)
-def _expanding_conv(conv2d: type):
-    class ExpandingConv2d(_pointwise_conv(conv2d)):
+def _make_expanding_conv(conv2d: type):
+    class ExpandingConv2d(_make_pointwise_conv(conv2d)):
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             plain = type(x) is Tensor and x.device.type == "cpu"  # compilers trace with other types
             if (
@@ -65,7 +65,7 @@ def _expanding_conv(conv2d: type):
             ):
                 return super()._conv_forward(x, weight, bias)
             rows = x.flatten(0, 1)
-            out = _reused_memory(len(rows) * len(weight), x.dtype).view(len(rows), len(weight))
+            out = _reuse_memory(len(rows) * len(weight), x.dtype).view(len(rows), len(weight))
             return torch.addmm(bias, rows, weight.flatten(1).t(), out=out).unflatten(0, x.shape[:2])
 
     return ExpandingConv2d
@@ -74,7 +74,7 @@ def _expanding_conv(conv2d: type):
 _memory = threading.local()
 
 
-def _reused_memory(count: int, dtype: torch.dtype) -> Tensor:
+def _reuse_memory(count: int, dtype: torch.dtype) -> Tensor:
     """(count) elements of memory that this thread's next call gets too; the largest is kept."""
     kept = getattr(_memory, "bytes", None)
     size = count * dtype.itemsize
@@ -85,7 +85,7 @@ def _reused_memory(count: int, dtype: torch.dtype) -> Tensor:
 
 
 @functools.lru_cache(maxsize=16)
-def _depthwise_glu_conv(conv2d: type):
+def _make_depthwise_glu_conv(conv2d: type):
     class DepthwiseGluConv2d(conv2d):
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             batch, channels, h, w = x.shape

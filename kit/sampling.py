@@ -5,6 +5,7 @@ share of noise: x_sigma = (1 - sigma) * clean + sigma * noise; the network's vel
 noise - clean, so the clean estimate is x - sigma * velocity.
 """
 
+import hashlib
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -132,7 +133,8 @@ def draw_noise(shape: Sequence[int], seed: int | Sequence[int]) -> Tensor:
     """Standard normal noise (B, ...) float32, drawn on the CPU.
 
     Row i of seed n is row 0 of seed n + i, so a row is the same in a batch of any size and on any
-    device. Noise of all domains comes from one call: what is wired does not move it.
+    device. Seeds are whole numbers of any size. Noise of all domains comes from one call: what is
+    wired does not move it.
     """
     batch, *rest = shape
     if isinstance(seed, (int, Integral)):
@@ -141,8 +143,18 @@ def draw_noise(shape: Sequence[int], seed: int | Sequence[int]) -> Tensor:
         seeds = [int(s) for s in seed]
     if len(seeds) != batch:
         raise ShapeError(f"{len(seeds)} seeds were given for a batch of {batch}; give one per row")
-    generators = [torch.Generator().manual_seed(s % 2**63) for s in seeds]
+    generators = [torch.Generator().manual_seed(_fold(s)) for s in seeds]
     return torch.stack([torch.randn(rest, generator=g) for g in generators])
+
+
+def _fold(seed: int) -> int:
+    """Any whole number as one of 32 bits, which is all that torch's generator on the CPU reads.
+
+    Small seeds stay as they are; of larger and negative ones every digit counts.
+    """
+    if 0 <= seed < 2**32:
+        return seed
+    return int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=4).digest(), "little")
 
 
 def _report(callback, index, steps, sigma, x, estimate):

@@ -23,6 +23,17 @@ def _load_pack():
 _load_pack()
 
 
+# Fixtures that start a ComfyUI as users do: whatever asks for one is slow.
+SERVERS = {"server", "visit"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if SERVERS & set(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
+
+
 def shared_dir() -> Path:
     """Folder of the reference vectors: $JODI_SHARED, else ../shared beside the project."""
     return Path(os.environ.get("JODI_SHARED", ROOT.parent / "shared"))

@@ -41,7 +41,7 @@ def test_every_package_is_installed(project):
     listed = set(project["tool"]["setuptools"]["packages"])
     folders = {
         path.parent.relative_to(ROOT)
-        for layer in ("kernels", "jodi_core", "ddit_core", "cli")
+        for layer in ("kernels", "kit", "jodi_core", "ddit_core", "cli")
         for path in (ROOT / layer).rglob("__init__.py")
     }
     present = {".".join(["comfyui_jodi", *folder.parts]) for folder in folders}

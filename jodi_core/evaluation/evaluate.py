@@ -5,7 +5,6 @@ from all labels, labels are made from labels, and whole sets of maps are made at
 in chunks and only sums are kept, so memory does not grow with their number.
 """
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable
@@ -16,8 +15,8 @@ from ...kit.errors import JodiError, ShapeError
 from ...kit.scenes.render import TRAIN_SEED_END, SceneBatch, evaluation_seeds, render_scenes
 from ..domains import DOMAIN_NAMES, domain_index
 from ..labels.maps import postprocess
-from ..model.facts import PERCEPTION_STEPS, STEPS
-from ..pipeline import JodiPipeline, Result
+from ..model.facts import STEPS
+from ..pipeline import JodiPipeline
 from . import joint
 from .baselines import BaselineBoard, training_statistics
 from .report import Report, Strip
@@ -45,7 +44,7 @@ def evaluate(
     scenes: int = 512,
     first_seed: int = TRAIN_SEED_END,
     size: int | tuple[int, int] | None = None,
-    steps: int = PERCEPTION_STEPS,
+    steps: int | None = None,
     control_steps: int = STEPS,
     guidance: float | None = None,
     batch: int = 32,
@@ -53,18 +52,17 @@ def evaluate(
     training_scenes: int = 256,
     resamples: int = 1000,
     show: int = 8,
-    approximate_step_cache: float | None = None,
     progress: Progress | None = None,
 ) -> Report:
     """Measure a pipeline on scenes of evaluation seeds.
 
     scenes, first_seed: seeds first_seed.. are used, at least 2^24. size: (height, width) or one
     number; the pipeline's own by default. steps: of single-label perception and of all labels at
-    once, always without guidance. control_steps, guidance: of the tasks that read text; guidance
-    None is the pipeline's own. batch: scenes in memory at a time. parts: which of `PARTS` to do.
+    once, always without guidance. control_steps, guidance: of the tasks that read text. None of
+    steps and guidance is the pipeline's own. batch: scenes in memory at a time. parts: which of
+    `PARTS` to do.
     training_scenes: how many the baselines are averaged over. resamples: of the bootstrap. show:
-    scenes whose pictures are kept for the report. approximate_step_cache: see `JodiPipeline.run`;
-    None is exact. progress(done, total, what) after every run.
+    scenes whose pictures are kept for the report. progress(done, total, what) after every run.
     Row i of a run uses its scene's seed as noise seed, so that results do not depend on `batch`.
 
     Returns: a `Report`, whose values are flat: "<what>.<measure>.<whose>".
@@ -74,14 +72,14 @@ def evaluate(
     seeds = evaluation_seeds(first_seed, scenes)
     height, width = _checked_size(pipeline, size)
     wanted = _checked_parts(parts)
+    steps = pipeline.facts.perception_steps if steps is None else steps
     if min(batch, steps, control_steps, training_scenes) < 1:
         raise JodiError(
             "batch, steps, control_steps and training_scenes must be at least 1, got "
             f"{batch}, {steps}, {control_steps} and {training_scenes}"
         )
     begun = time.perf_counter()
-    run = _Run(pipeline, (height, width), steps, control_steps, guidance, show)
-    run.step_cache = approximate_step_cache
+    run = _Evaluation(pipeline, (height, width), steps, control_steps, guidance, show)
     statistics = training_statistics((height, width), training_scenes)
     run.baselines = {name: BaselineBoard(name, statistics) for name in run.names}
     total, done = -(-scenes // batch) * len(wanted), 0
@@ -104,7 +102,7 @@ def evaluate(
     return Report(values, run.strips)
 
 
-class _Run:
+class _Evaluation:
     """The state of one evaluation: tallies by key, and a few pictures to show."""
 
     def __init__(self, pipeline, size, steps, control_steps, guidance, show):
@@ -112,8 +110,6 @@ class _Run:
         self.steps, self.control_steps, self.guidance = steps, control_steps, guidance
         self.names = [n for n in DOMAIN_NAMES if n in pipeline.names]
         self.labels = [n for n in LABELS if n in pipeline.names]
-        self.step_cache: float | None = None
-        self.approximate: dict[str, str] = {}
         self.baselines: dict[str, BaselineBoard] = {}
         self.tallies: dict[tuple[str, str], Tally] = {}
         self.same_baseline: dict[str, str] = {}
@@ -152,8 +148,7 @@ class _Run:
         """Each label alone from the picture."""
         made = {}
         for name in self.labels:
-            result = self._do(
-                self.pipeline.perceive,
+            result = self.pipeline.perceive(
                 truth.pictures[:, 0],
                 [name],
                 steps=self.steps,
@@ -167,8 +162,7 @@ class _Run:
     def _control(self, truth: SceneBatch, seeds: list[int]) -> None:
         """The picture from all labels and the caption."""
         given = {name: truth.pictures[:, domain_index(name)] for name in self.labels}
-        result = self._do(
-            self.pipeline.control,
+        result = self.pipeline.control(
             given,
             self._prompts(truth),
             steps=self.control_steps,
@@ -184,8 +178,7 @@ class _Run:
             if not {*generate, *condition} <= set(self.names):
                 continue
             given = {name: truth.pictures[:, domain_index(name)] for name in condition}
-            result = self._do(
-                self.pipeline.control,
+            result = self.pipeline.control(
                 given,
                 "",
                 generate,
@@ -202,15 +195,14 @@ class _Run:
     def _together(self, truth: SceneBatch, seeds: list[int]) -> None:
         """All labels of the picture at once, and picture and labels from the caption alone."""
         image = truth.pictures[:, 0]
-        result = self._do(self.pipeline.perceive, image, self.labels, steps=self.steps, seed=seeds)
+        result = self.pipeline.perceive(image, self.labels, steps=self.steps, seed=seeds)
         for name in self.labels:
             self._score(f"all.{name}", name, "model", result.pictures[name], truth)
         self._keep("all labels at once from the picture", result.pictures)
         self._add_joint("perceived", result.pictures, truth.captions)
         if self.pipeline.text_encoder is None:
             return
-        result = self._do(
-            self.pipeline.generate,
+        result = self.pipeline.generate(
             truth.captions,
             self.labels,
             size=self.size,
@@ -220,15 +212,6 @@ class _Run:
         )
         self._keep("everything from the caption", result.pictures)
         self._add_joint("model", result.pictures, truth.captions)
-
-    def _do(self, task: Callable[..., Result], *given, **options) -> Result:
-        """One job; what was approximate about the last of its kind goes to the settings."""
-        if self.step_cache is not None:
-            options["approximate_step_cache"] = self.step_cache
-        result = task(*given, **options)
-        made = result.settings.get("approximate", {})
-        self.approximate |= {f"approximate.{what}": json.dumps(how) for what, how in made.items()}
-        return result
 
     def values(self, resamples: int) -> dict[str, float | None]:
         """Every measure under its key; None where nothing could be measured."""
@@ -262,10 +245,9 @@ class _Run:
             "control.prompt": "caption" if self.pipeline.text_encoder is not None else "none",
             "perception.guidance": 1.0,
             "parts": ",".join(parts),
-            "model": self.pipeline.metadata.get("title", "unnamed model"),
+            "model": self.pipeline.facts.title,
             "device": str(self.pipeline.device),
             "dtype": str(self.pipeline.dtype).removeprefix("torch."),
-            **self.approximate,
         }
 
     def _prompts(self, truth: SceneBatch) -> str | list[str]:

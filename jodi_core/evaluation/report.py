@@ -108,7 +108,7 @@ def strip_picture(strip: Strip) -> Tensor:
         if cells:
             rows.append(cells)
             headings.append(title)
-    return contact_sheet(rows, headings=headings, side=128)
+    return contact_sheet(rows, headings=headings)
 
 
 def _page(report: Report, pictures: list[str]) -> str:

@@ -5,84 +5,44 @@ float32 with TF32 off, and time is not rounded.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...kit import vectors
 from ...kit.autoencoder.checkpoint import load_autoencoder
-from ...kit.errors import JodiError, ShapeError
+from ...kit.errors import JodiError
 from ...kit.sampling import flow_sigmas, sample_dpmpp_2m
+from ...kit.vectors import EVALUATION_BOUND, SAMPLING_BOUND, CaseResult
 from ..model.checkpoint import load_transformer
 from ..model.denoiser import prepare_denoiser
 from ..roles import Role
 from ..text import TextFeatures
 
-EVALUATION_BOUND = 1e-5
-SAMPLING_BOUND = 1e-4
-
-
-@dataclass(frozen=True)
-class CaseResult:
-    """One case: error is the relative RMS error, None where nothing was computed."""
-
-    name: str
-    status: str  # PASS, FAIL or SKIP
-    error: float | None = None
-    bound: float | None = None
-    note: str = ""
-
-    def __str__(self) -> str:
-        if self.error is None:
-            return f"{self.status} {self.name}: {self.note}"
-        return (
-            f"{self.status} {self.name}: relative RMS error {self.error:.2e} (bound {self.bound:g})"
-        )
-
-
-def verify(folder: Path, device: str = "cpu") -> Iterator[CaseResult]:
-    """Run every case below `folder`, one result at a time.
-
-    A sub-folder that is not supported gives one SKIP; a case that raises is a FAIL that says why.
-    Raises: JodiError when the folder does not exist.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise JodiError(f"there is no folder {folder}; name a folder with sub-folders jodi or dcae")
-    before = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
-        for path in sorted(p for p in folder.iterdir() if p.is_dir()):
-            if path.name in _SUITES:
-                yield from _SUITES[path.name](path, device)
-            else:
-                yield CaseResult(path.name, "SKIP", note="no such model is supported yet")
-    finally:
-        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = before
-
 
 def _verify_jodi(folder: Path, device: str) -> Iterator[CaseResult]:
-    model = _load(load_transformer, folder / "model.safetensors", device)
+    model = vectors.load(load_transformer, folder / "model.safetensors", device)
     if isinstance(model, CaseResult):
         yield model
         return
     if (folder / "cases.safetensors").exists():
-        cases = _read_cases(folder / "cases.safetensors", device)
+        cases = vectors.read_cases(folder / "cases.safetensors", device)
         if isinstance(cases, CaseResult):
             yield cases
         else:
             for name, case in cases[0].items():
-                yield _check(f"jodi/{name}", EVALUATION_BOUND, lambda c=case: _evaluate(model, c))
+                yield vectors.check(
+                    f"jodi/{name}", EVALUATION_BOUND, lambda c=case: _evaluate(model, c)
+                )
     if (folder / "sampling.safetensors").exists():
-        runs = _read_cases(folder / "sampling.safetensors", device)
+        runs = vectors.read_cases(folder / "sampling.safetensors", device)
         if isinstance(runs, CaseResult):
             yield runs
         else:
             for name, run in runs[0].items():
-                yield _check(
+                yield vectors.check(
                     f"jodi/{name}",
                     SAMPLING_BOUND,
                     lambda n=name, r=run: _sample(model, r, _settings(n, runs[1])),
@@ -135,74 +95,32 @@ def _sample(model, run: dict[str, Tensor], settings: dict) -> tuple[Tensor, Tens
 def _verify_dcae(folder: Path, device: str) -> Iterator[CaseResult]:
     for path in sorted(folder.glob("*_cases.safetensors")):
         weights = path.with_name(path.name.replace("_cases", ""))
-        model = _load(load_autoencoder, weights, device)
+        model = vectors.load(load_autoencoder, weights, device)
         if isinstance(model, CaseResult):
             yield model
             continue
         scale = model.config.scaling_factor  # the vectors are unscaled
-        cases = _read_cases(path, device)
+        cases = vectors.read_cases(path, device)
         if isinstance(cases, CaseResult):
             yield cases
             continue
         for name, case in cases[0].items():
             title = f"dcae/{weights.stem}/{name}"
-            yield _check(
+            yield vectors.check(
                 f"{title} encode",
                 EVALUATION_BOUND,
                 lambda c=case, m=model, s=scale: (m.encode(c["image"]) / s, c["encoded"]),
             )
-            yield _check(
+            yield vectors.check(
                 f"{title} decode",
                 EVALUATION_BOUND,
                 lambda c=case, m=model, s=scale: (m.decode(c["latent"] * s), c["decoded"]),
             )
 
 
-_SUITES = {"jodi": _verify_jodi, "dcae": _verify_dcae}
+SUITES = {"jodi": _verify_jodi, "dcae": _verify_dcae}
 
 
-def relative_rms(ours: Tensor, reference: Tensor) -> float:
-    """rms(ours - reference) / rms(reference), in float64.
-
-    Raises: ShapeError when the shapes differ: they must not be stretched to fit.
-    """
-    if ours.shape != reference.shape:
-        raise ShapeError(f"ours is {tuple(ours.shape)}, the reference {tuple(reference.shape)}")
-    difference = (ours.double() - reference.double()).square().mean().sqrt()
-    return float(difference / reference.double().square().mean().sqrt())
-
-
-def _check(name: str, bound: float, run: Callable[[], tuple[Tensor, Tensor]]) -> CaseResult:
-    try:
-        with torch.inference_mode():
-            ours, reference = run()
-        error = relative_rms(ours, reference)
-    except (ValueError, LookupError, TypeError, RuntimeError) as problem:
-        return CaseResult(name, "FAIL", note=f"{type(problem).__name__}: {problem}")
-    return CaseResult(name, "PASS" if error <= bound else "FAIL", error, bound)
-
-
-def _load(loader, path: Path, device: str):
-    try:
-        model, _ = loader(path, device=device, dtype=torch.float32)
-    except JodiError as problem:
-        return CaseResult(f"{path.parent.name}/{path.stem}", "FAIL", note=str(problem))
-    return model.eval()
-
-
-def _read_cases(path: Path, device: str):
-    """Tensors named `case3.x` -> {"case3": {"x": ...}} in the order of their numbers, and metadata.
-
-    A file that cannot be read gives a failed CaseResult.
-    """
-    cases: dict[str, dict[str, Tensor]] = {}
-    try:
-        with safe_open(path, "pt") as f:
-            for key in f.keys():  # noqa: SIM118  (safe_open is no mapping)
-                name, _, field = key.partition(".")
-                cases.setdefault(name, {})[field] = f.get_tensor(key).to(device)
-            metadata = f.metadata() or {}
-    except (SafetensorError, OSError) as problem:
-        return CaseResult(f"{path.parent.name}/{path.stem}", "FAIL", note=f"unreadable: {problem}")
-    number = {name: int("".join(filter(str.isdigit, name)) or 0) for name in cases}
-    return {name: cases[name] for name in sorted(cases, key=number.__getitem__)}, metadata
+def verify(folder: Path, device: str = "cpu") -> Iterator[CaseResult]:
+    """The cases of Jodi and of its autoencoder below `folder`: see `vectors.verify`."""
+    return vectors.verify(folder, SUITES, device)

@@ -28,26 +28,33 @@ def check_pictures(plan: RolePlan, names: Sequence[str], pictures: Mapping[str, 
 
 
 def count_rows(pictures: Mapping[str, Tensor], texts: Mapping[str, Text], batch: int | None) -> int:
-    """Rows of the job: `batch`, or as many as the largest part has. Every part has 1 row or all.
-
-    Raises: ShapeError naming the parts that have another number of rows.
-    """
+    """Rows of a job of these pictures and texts; as `shared_rows`."""
     counts = {name: len(picture) for name, picture in pictures.items()}
     for name, text in texts.items():
         if isinstance(text, TextFeatures):
             counts[name] = len(text.mask)
         elif text is not None:
             counts[name] = 1 if isinstance(text, str) else len(text)
-    batch = max(counts.values(), default=1) if batch is None else batch
-    if batch < 1:
-        raise ShapeError(f"a batch needs at least 1 row, got {batch}")
-    wrong = [f"{name} has {n}" for name, n in counts.items() if n not in (1, batch)]
+    return shared_rows(counts, batch)
+
+
+def shared_rows(counts: Mapping[str, int], batch: int | None = None) -> int:
+    """Rows of a job: `batch`, or as many as its largest part has. Every part has 1 row or all.
+
+    counts: rows of each part by its name. Raises: ShapeError naming the parts that differ.
+    """
+    rows = max(counts.values(), default=1) if batch is None else batch
+    if rows < 1:
+        raise ShapeError(f"a batch needs at least 1 row, got {rows}")
+    wrong = [f"{name} has {n}" for name, n in counts.items() if n not in (1, rows)]
     if wrong:
-        raise ShapeError(f"the batch is {batch} rows, but {', '.join(wrong)}; give 1 or {batch}")
-    return batch
+        largest = ["batch"] if batch is not None else [n for n, k in counts.items() if k == rows]
+        asking = " and ".join(largest)
+        raise ShapeError(f"{asking} asks for {rows} rows, but {', '.join(wrong)}; give 1 or {rows}")
+    return rows
 
 
-def choose_size(
+def common_size(
     pictures: Mapping[str, Tensor],
     size: tuple[int, int] | None,
     *,

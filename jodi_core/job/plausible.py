@@ -1,48 +1,169 @@
-"""Whether a connected picture looks like a map of its domain, as far as a glance can tell.
+"""Whether a given picture looks like a map of its domain, as far as a glance can tell.
 
-Never an error: a flat depth may be meant. It is said in the summary of Jodi Roles.
+Never an error: a flat depth or a ceiling seen from below may be meant. Each front end shows the
+doubt and adds where it can be set right there. Thresholds keep clear of what rendered scenes and
+the published examples of the model's training data show.
 Shapes: B rows, H W pixels.
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_PALETTE
+from ..labels.foreign import class_numbers
 
 GLANCE = 64  # pixels per side that are looked at
 FLAT = 0.02  # span of values
+COLOURED = 0.03  # mean distance between a pixel's channels; JPEG gives grey pictures less
+POLARITY = 0.5  # mean brightness that parts lines on black from lines on white
+UPSIDE_DOWN = -0.2  # brightness of depth, lower third less upper third
+DARK, DARK_SHARE = 0.1, 0.5  # a skeleton's background is black
+DOWNWARD = -0.2  # mean of the vertical axis in the lower half: ground faces up
+SMOOTH = (0.01, 0.2)  # steps of a normal from pixel to pixel on curved surfaces
+CURVED_SHARE, CURVED_AGREE = 0.02, 0.5  # of the pixels; of those steps
 NEAR = 32 / 255  # distance in one channel to a colour of the palette: what JPEG makes of it
 STRANGE = 0.3  # share of pixels
-INVERT = "put ComfyUI's Invert Image before Jodi Roles"
 
 
-def doubt(name: str, picture: Tensor) -> str | None:
-    """What is odd about a picture (B, 3, H, W) in [0, 1] of the domain `name`, or None."""
+class Doubt(NamedTuple):
+    """Something odd about a given picture, as a sentence that names the way out.
+
+    name: of the domain. kind: for the front end's own hint, such as "inverted".
+    """
+
+    name: str
+    kind: str
+    text: str
+
+
+def doubt(name: str, picture: Tensor) -> Doubt | None:
+    """What is odd about a picture (B, 3, H, W) in [0, 1] of the domain `name`, or None.
+
+    Normals are in the model's axes, classes in its colours or as numbers, as `Given` draws them.
+    """
+    check = _CHECKS.get(name)
+    if check is None:
+        return None
+    found = check(_glance(picture))
+    return None if found is None else Doubt(name, found[0], f"{name} {found[1]}")
+
+
+def _glance(picture: Tensor) -> Tensor:
+    """Some rows and columns of each picture, (B, 3, h, w) float32 on the CPU."""
     h, w = picture.shape[-2:]
     rows = torch.linspace(0, h - 1, min(h, GLANCE)).long().to(picture.device)
     columns = torch.linspace(0, w - 1, min(w, GLANCE)).long().to(picture.device)
-    seen = picture[:, :, rows][..., columns].float().cpu()
-    if name == "depth" and bool((seen.flatten(1).amax(1) - seen.flatten(1).amin(1) < FLAT).any()):
-        return (
-            "depth is one flat tone; was it cut off? Load Image can turn 16-bit files white: save "
-            "depth with 8 bits"
+    return picture[:, :, rows][..., columns].float().cpu()
+
+
+def _coloured(seen: Tensor) -> bool:
+    return bool(((seen.amax(1) - seen.amin(1)).mean((1, 2)) > COLOURED).any())
+
+
+def _depth(seen: Tensor) -> tuple[str, str] | None:
+    grey = seen.mean(1)
+    if bool((grey.amax((1, 2)) - grey.amin((1, 2)) < FLAT).any()):
+        return "flat", (
+            "is one flat tone; was it cut off? Programs that expect 8 bits turn 16-bit files white "
+            "or black: save depth with 8 bits, or stretch it first"
         )
-    if name == "lineart" and seen.mean() < 0.5:
-        return f"lineart is mostly dark, and expected are dark lines on white; {INVERT}"
-    if name == "edge" and seen.mean() > 0.6:
-        return f"edge is mostly bright, and expected are bright edges on black; {INVERT}"
-    if name == "openpose" and seen.mean() > 0.6:
-        return "openpose is mostly bright, and expected are coloured skeletons on black"
-    if name == "segmentation" and _strange(seen) > STRANGE:
-        return (
-            "segmentation has colours that are none of the model's 12 classes; put Jodi "
-            "Segmentation before Jodi Roles"
+    if _coloured(seen):
+        return "colours", (
+            "is in colours, as a photo or a colour map is, and expected is grey, near white; give "
+            "the depth map itself"
+        )
+    third = -(-grey.shape[1] // 3)
+    rise = grey[:, -third:].mean((1, 2)) - grey[:, :third].mean((1, 2))
+    if bool((rise < UPSIDE_DOWN).any()):
+        return "inverted", (
+            "looks inverted: its upper part is nearer than its lower part, and near is white; if "
+            "near is black in it, or it holds distances, say so when it is read"
         )
     return None
 
 
-def _strange(picture: Tensor) -> float:
-    """Share of pixels that are near no colour of the palette."""
+def _normal(seen: Tensor) -> tuple[str, str] | None:
+    vectors = seen * 2 - 1
+    if bool((vectors[:, 2].mean((1, 2)) < 0.05).any()):
+        return "no normals", (
+            "does not look like a normal map: most of it should face the camera, which is blue"
+        )
+    if bool((vectors[:, 1, vectors.shape[2] // 2 :].mean((1, 2)) < DOWNWARD).any()):
+        return "directx", (
+            "looks drawn in DirectX's axes: its ground faces down; if it is, say so when it is read"
+        )
+    # on convex surfaces, which most are, the direction turns right as the eye moves right
+    steps = vectors[:, 0].diff(dim=2)
+    smooth = (steps.abs() > SMOOTH[0]) & (steps.abs() < SMOOTH[1])
+    count = smooth.flatten(1).sum(1)
+    turning = (steps.sign() * smooth).flatten(1).sum(1) / count.clamp_min(1)
+    enough = count > CURVED_SHARE * steps[0].numel()
+    if bool((enough & (turning > CURVED_AGREE)).any()):
+        return "opengl", (
+            "looks drawn in OpenGL's axes, red facing right, and expected is red facing left; if "
+            "it is, say so when it is read"
+        )
+    return None
+
+
+def _lineart(seen: Tensor) -> tuple[str, str] | None:
+    if bool((seen.mean((1, 2, 3)) < POLARITY).any()):
+        return "polarity", "is mostly dark, and expected are dark lines on white; invert it"
+    return _lines(seen)
+
+
+def _edge(seen: Tensor) -> tuple[str, str] | None:
+    if bool((seen.mean((1, 2, 3)) > POLARITY).any()):
+        return "polarity", "is mostly bright, and expected are bright edges on black; invert it"
+    return _lines(seen)
+
+
+def _lines(seen: Tensor) -> tuple[str, str] | None:
+    if _coloured(seen):
+        return "colours", "is in colours, as a photo is, and expected are grey lines"
+    return None
+
+
+def _openpose(seen: Tensor) -> tuple[str, str] | None:
+    if bool((seen.mean((1, 2, 3)) > 0.6).any()):
+        return "background", (
+            "is mostly bright, and expected are coloured skeletons on black; draw it on black"
+        )
+    if bool(((seen.amax(1) < DARK).float().mean((1, 2)) < DARK_SHARE).any()):
+        return "photo", (
+            "is a full picture, as a photo is, and expected are coloured skeletons on black; give "
+            "the skeletons alone"
+        )
+    return None
+
+
+def _segmentation(seen: Tensor) -> tuple[str, str] | None:
+    numbers = class_numbers(seen)
+    if numbers is not None:
+        if bool((numbers > 0).any()):
+            return None
+        return "unlabeled", (
+            "is unlabeled everywhere, which says nothing; were its class numbers lost on the way?"
+        )
     palette = torch.tensor(SEGMENTATION_PALETTE, dtype=torch.float32) / 255
-    pixels = picture.permute(0, 2, 3, 1).reshape(-1, 1, 3)
-    return float(((pixels - palette).abs().amax(-1).amin(-1) > NEAR).float().mean())
+    pixels = seen.permute(0, 2, 3, 1).reshape(-1, 1, 3)
+    strange = ((pixels - palette).abs().amax(-1).amin(-1) > NEAR).float().mean()
+    if strange > STRANGE:
+        return "classes", (
+            "has colours that are none of the model's 12 classes, and each pixel is taken for the "
+            "nearest; say how it is drawn when it is read"
+        )
+    return None
+
+
+_CHECKS: dict[str, Callable[[Tensor], tuple[str, str] | None]] = {
+    "depth": _depth,
+    "normal": _normal,
+    "lineart": _lineart,
+    "edge": _edge,
+    "openpose": _openpose,
+    "segmentation": _segmentation,
+}

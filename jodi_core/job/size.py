@@ -1,16 +1,19 @@
-"""The size a job works at, and regions of it on the latent grid.
-
-Shapes: M masks (one, or one for each row), L domains, H W pixels, h w latent grid.
-"""
+"""The size a job works at: one rule for the command line, the pipeline and the nodes."""
 
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...kit.errors import JodiError
-from ...kit.pictures.sizes import _positive, area_size, snap_size
+from ...kit.pictures.sizes import _positive, snap_size
 
 SIZE_CHOICES = ("trained shape", "picture ratio", "picture size", "width and height")
+"""In the order of the node's list, which saved graphs depend on."""
+
+DEFAULT_SIZE = "picture ratio"
+
+MAX_RATIO = 8
+"""Longest side over shortest of the sizes that "picture ratio" gives."""
 
 
 def choose_size(
@@ -19,12 +22,12 @@ def choose_size(
     *,
     factor: int,
     native: tuple[int, int],
-    explicit: tuple[int, int],
+    explicit: tuple[int, int] = (0, 0),
 ) -> tuple[int, int]:
     """(height, width) in multiples of `factor`.
 
-    choice: "trained shape" is the nearest of the model's aspect-ratio bins, as published;
-    "picture ratio" keeps the first picture's own ratio at the model's pixel count; "picture size"
+    choice: "picture ratio" keeps the first picture's own proportions at the model's pixel count;
+    "trained shape" is the nearest of the model's aspect-ratio bins, as published; "picture size"
     is the first picture's own size; "width and height" is `explicit`. Without a first picture
     (`first` None) the first three are the native size.
     Raises: JodiError for an unknown choice; ShapeError for sides that are not positive.
@@ -39,9 +42,33 @@ def choose_size(
         return snap_size(*first, factor)
     pixels = native[0] * native[1]
     if choice == "picture ratio":
-        return area_size(*first, pixels, factor)
+        return ratio_size(*first, pixels, factor)
     shape = nearest_bin(*first, scaled_bins(factor, round(math.sqrt(pixels))))
     return shape.height, shape.width
+
+
+def ratio_size(height: int, width: int, pixels: int, factor: int) -> tuple[int, int]:
+    """Multiples of `factor` of about height/width and about `pixels` pixels, at most 8 to 1.
+
+    Where the factor is coarse against the size, rounding each side alone would cut off up to a
+    seventh of a picture; a few pixels more or fewer matter less.
+    """
+    _positive("size, pixels and factor", height, width, pixels, factor)
+    longest = max(height, width)
+    ratio = max(height, longest / MAX_RATIO) / max(width, longest / MAX_RATIO)
+    middle = math.sqrt(pixels * ratio) / factor
+
+    def cost(rows: int, columns: int) -> float:
+        cut = 1 - math.exp(-abs(math.log(rows / columns / ratio)))
+        return cut + 0.25 * abs(math.log(rows * columns * factor**2 / pixels))
+
+    sizes = (
+        (rows, columns)
+        for rows in range(max(1, math.floor(0.75 * middle)), math.ceil(1.3 * middle) + 1)
+        for columns in {max(1, math.floor(rows / ratio)), max(1, math.ceil(rows / ratio))}
+    )
+    rows, columns = min(sizes, key=lambda size: cost(*size))
+    return rows * factor, columns * factor
 
 
 class AspectBin(NamedTuple):

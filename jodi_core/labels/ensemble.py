@@ -62,13 +62,14 @@ def align_affine(maps: Tensor) -> Tensor:
     flat = maps.to(torch.float32).flatten(1)
     # brightness is of order 1, so float32 is exact enough once the mean is gone
     centred = flat - flat.mean(dim=1, keepdim=True)
-    length = torch.linalg.vector_norm(centred, dim=1).double()
+    # The few numbers of the fit are double, on the CPU: some devices have no such numbers.
+    length = torch.linalg.vector_norm(centred, dim=1).cpu().double()
     known = length > labels.FLAT_SPAN * flat.shape[1] ** 0.5
     unit = torch.where(known, 1 / length.clamp_min(1e-300), 0.0)
     agreement = _agreement(_gram(centred) * unit[:, None] * unit[None, :])
     # |r| = 1 there; times sqrt(pixels) gives it standard deviation 1
-    scale = agreement * unit * flat.shape[1] ** 0.5
-    return (centred * scale.float()[:, None]).view(maps.shape)
+    scale = (agreement * unit * flat.shape[1] ** 0.5).float().to(maps.device)
+    return (centred * scale[:, None]).view(maps.shape)
 
 
 def _agreement(gram: Tensor) -> Tensor:
@@ -89,10 +90,10 @@ def _agreement(gram: Tensor) -> Tensor:
 
 
 def _gram(rows: Tensor) -> Tensor:
-    """rows @ rows.T in double precision, a block of columns at a time."""
-    total = rows.new_zeros(len(rows), len(rows), dtype=torch.float64)
+    """rows @ rows.T in double precision on the CPU, a block of columns at a time."""
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
     for block in rows.split(max(1, BLOCK // len(rows)), dim=1):
-        block = block.double()
+        block = block.cpu().double()
         total += block @ block.T
     return total
 

@@ -11,6 +11,7 @@ from ...kit.errors import ImageError, JodiError
 from ...kit.pictures.palettes import (
     ADE20K_PALETTE,
     ADE20K_TO_12,
+    SEGMENTATION_CLASSES,
     SEGMENTATION_PALETTE,
     Color,
 )
@@ -27,6 +28,7 @@ from .maps import (
 )
 
 DEPTH_SOURCES = ("near white", "near black", "distance")
+"""In the order of the node's list, which saved graphs depend on."""
 NORMAL_CONVENTIONS = ("jodi", "opengl", "directx")
 SEGMENTATION_DRAWINGS = ("jodi", "ade20k")
 
@@ -94,17 +96,66 @@ def convert_normal(picture: Tensor, source: str = "jodi", target: str = "opengl"
     return labels.normal_map(ours * 2 - 1, axes.get(target, target))
 
 
+IGNORED = (255, 65535, 2**32 - 1, -1)
+"""Class numbers that mean "ignore" in files of 8, 16 and 32 bits: such pixels are unlabeled."""
+
+
 def read_classes(picture: Tensor, drawn: str = "jodi") -> Tensor:
-    """Class 0..11 of each pixel of a map drawn in colours: (B, 3, H, W) -> (B, H, W) uint8.
+    """Class 0..11 of each pixel of a class map: (B, 3, H, W) -> (B, H, W) uint8.
 
     drawn: "jodi" in the model's 12 colours, "ade20k" in ADE20K's 150. The nearest colour counts.
+    A grey picture whose 8-bit values are class numbers (0..11, or ADE20K's 0..150, and 255 for
+    "ignore") is read as those numbers.
     Raises: ImageError for a wrong picture, JodiError for an unknown drawing.
     """
     _choice("source", drawn, SEGMENTATION_DRAWINGS)
+    picture = labels.checked_picture(picture, "segmentation")
+    numbers = class_numbers(picture, drawn)
+    if numbers is not None:
+        return numbers
     if drawn == "ade20k":
         return segmentation_from_ade(picture)
-    picture = labels.checked_picture(picture, "segmentation")
     return labels.nearest_color(picture, SEGMENTATION_PALETTE)
+
+
+def class_numbers(picture: Tensor, drawn: str = "jodi") -> Tensor | None:
+    """Class 0..11 of each pixel where a picture's grey values are class numbers, else None.
+
+    Shapes: picture (B, 3, H, W) in [0, 1] -> (B, H, W) uint8. One grey level of ADE20K's colours
+    is a class number too; a picture of such colours alone is taken for colours.
+    """
+    if not bool((picture == picture[:, :1]).all()):
+        return None
+    values = (picture[:, 0] * 255).round()
+    if bool(((picture[:, 0] * 255 - values).abs() > 0.01).any()):
+        return None  # no 8-bit picture, or one that was resized
+    top = len(ADE20K_PALETTE) if drawn == "ade20k" else len(SEGMENTATION_CLASSES) - 1
+    if not bool(((values <= top) | (values == 255)).all()):
+        return None
+    if drawn == "ade20k":
+        greys = {0, *(r for r, g, b in ADE20K_PALETTE if r == g == b)}
+        if {int(v) for v in values.unique()} <= greys:
+            return None
+    return classes_of_numbers(values.to(torch.int64), drawn)
+
+
+def classes_of_numbers(numbers: Tensor, drawn: str = "jodi") -> Tensor:
+    """Class 0..11 of class numbers as files store them: (B, H, W) integers -> (B, H, W) uint8.
+
+    drawn: "jodi" for 0..11, "ade20k" for the data set's own 0..150, 0 being unlabeled. Numbers
+    that mean "ignore" (255, the largest of 16 and 32 bits, -1) are unlabeled.
+    Raises: ImageError for a number that is no class, JodiError for an unknown drawing.
+    """
+    _choice("source", drawn, SEGMENTATION_DRAWINGS)
+    top = len(ADE20K_PALETTE) if drawn == "ade20k" else len(SEGMENTATION_CLASSES) - 1
+    known = numbers.masked_fill(torch.isin(numbers, torch.tensor(IGNORED).to(numbers)), 0)
+    low, high = (int(v) for v in known.aminmax())
+    if low < 0 or high > top:
+        raise ImageError(
+            f"segmentation: expected class numbers 0..{top}, and 255 for pixels to ignore, got "
+            f"{low} to {high}; renumber the classes, or say which classes they are"
+        )
+    return segmentation_from_ade(known) if drawn == "ade20k" else known.to(torch.uint8)
 
 
 def draw_classes(index: Tensor, drawn: str = "jodi") -> Tensor:

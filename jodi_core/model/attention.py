@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...kernels import dispatch, reference
@@ -67,8 +68,8 @@ class TextKeys:
 
     def row(self, index: int) -> "TextKeys":
         """The text of one row."""
-        bias = None if self.bias is None else _row(self.bias, index)
-        return TextKeys(_row(self.keys, index), _row(self.values, index), bias)
+        bias = None if self.bias is None else _select_row(self.bias, index)
+        return TextKeys(_select_row(self.keys, index), _select_row(self.values, index), bias)
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class TwoKeys:
     def row(self, index: int) -> "TwoKeys":
         """The text of one row."""
         parts = (self.direction, self.offset, self.steps)
-        return TwoKeys(*(_row(part, index) for part in parts))
+        return TwoKeys(*(_select_row(part, index) for part in parts))
 
 
 class TextCrossAttention(nn.Module):
@@ -124,7 +125,7 @@ class TextCrossAttention(nn.Module):
             return self._fold(k, v, bias)
         if bias is not None:
             bias = bias.to(k.dtype)
-        return TextKeys(self._split(k), self._split(v), bias)
+        return TextKeys(self._split_heads(k), self._split_heads(v), bias)
 
     def forward(self, x_BNC: Tensor, text: TextKeys | TwoKeys) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
@@ -132,7 +133,7 @@ class TextCrossAttention(nn.Module):
             score = x_BNC.to(text.direction.dtype) @ text.direction + text.offset
             share = F.pad(torch.sigmoid(score), (0, 1), value=1.0)
             return share.to(x_BNC.dtype) @ text.steps
-        q = self._split(self.q_linear(x_BNC))
+        q = self._split_heads(self.q_linear(x_BNC))
         # Fused attention wants equal batches; one text for all rows is repeated without a copy.
         k, v = (part.expand(len(q), -1, -1, -1) for part in (text.keys, text.values))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=text.bias)
@@ -141,7 +142,7 @@ class TextCrossAttention(nn.Module):
     def _fold(self, k_B2C: Tensor, v_B2C: Tensor, bias: Tensor | None) -> TwoKeys:
         wide = torch.promote_types(k_B2C.dtype, torch.float32)
         heads = (self.num_heads, -1)
-        weight, q_bias = transposed_weight(self.q_linear, k_B2C)
+        weight, q_bias = read_weight(self.q_linear, k_B2C)
         k = k_B2C.to(wide)
         k = (k[:, 0] - k[:, 1]).unflatten(-1, heads) / (k.shape[-1] // self.num_heads) ** 0.5
         direction = torch.einsum("chd,bhd->bch", weight.to(wide).unflatten(-1, heads), k)
@@ -150,18 +151,18 @@ class TextCrossAttention(nn.Module):
             bias = bias[:, 0].to(wide)
             offset = offset + bias[..., :1] - bias[..., 1:]
         v = v_B2C.to(wide)
-        proj, proj_bias = (part.to(wide) for part in transposed_weight(self.proj, v_B2C))
+        proj, proj_bias = (part.to(wide) for part in read_weight(self.proj, v_B2C))
         # One row for each head: the difference of the values there, zero in other heads.
-        per_head = (v[:, 0] - v[:, 1]).unflatten(-1, heads)
-        rows = torch.diag_embed(per_head.transpose(1, 2)).permute(0, 2, 3, 1)
-        steps = torch.cat([rows.flatten(2) @ proj, v[:, 1:] @ proj + proj_bias], dim=1)
+        per_head = rearrange(v[:, 0] - v[:, 1], "b (h d) -> b d h", h=self.num_heads)
+        rows = rearrange(torch.diag_embed(per_head), "b d row h -> b row (h d)")
+        steps = torch.cat([rows @ proj, v[:, 1:] @ proj + proj_bias], dim=1)
         return TwoKeys(direction, offset, steps.to(k_B2C.dtype))
 
-    def _split(self, x_BNC: Tensor) -> Tensor:
+    def _split_heads(self, x_BNC: Tensor) -> Tensor:
         return x_BNC.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
-def transposed_weight(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
+def read_weight(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     """Weight (in, out) and bias (out) of a linear layer, as it applies them to inputs like `like`.
 
     A host's layer may cast, patch or fetch its weights inside the call, so only the call knows
@@ -179,5 +180,5 @@ def transposed_weight(layer: nn.Module, like: Tensor) -> tuple[Tensor, Tensor]:
     return (scaled.to(wide) - bias.to(wide)) / scale, bias
 
 
-def _row(x: Tensor, index: int) -> Tensor:
+def _select_row(x: Tensor, index: int) -> Tensor:
     return x if len(x) == 1 else x[index : index + 1]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...kernels import dispatch, reference
-from ...kit.layers import depthwise_glu_conv, expanding_conv, pointwise_conv
+from ...kit.layers import make_depthwise_glu_conv, make_expanding_conv, make_pointwise_conv
 from .attention import JointLinearAttention, TextCrossAttention, TextKeys, TwoKeys
 from .config import TransformerConfig
 
@@ -53,15 +53,15 @@ class JodiBlock(nn.Module):
         """One block.
 
         Shapes: x (B, A, T, C), which may be written over; t_modulation (B or 1, 6, C);
-        role_modulation (A, 6, C) -> (B, A, T, C), or only the first `keep` domains, when no one
+        role_modulation (A, 6, C) -> (B, A, T, C), or only the first `keep` domains, where nothing
         reads the others.
-        texts: V of them share the rows: the first B / V read the first, and so on. spread: x is
-        still the same for all texts and comes once; the result has V * B rows.
+        texts: V texts share the rows: the first B / V rows read the first text, and so on. spread:
+        the rows of x stand for all texts, and the result has V * B rows.
         """
         table = (self.scale_shift_table.to(x) + t_modulation).unsqueeze(1) + role_modulation
         modulation = table.unbind(2)
         kept = x.shape[1] if keep is None else keep
-        parts = self._parts(x, kept)
+        parts = self._split_work(x, kept)
         if parts:
             return self._forward_in_parts(x, modulation, texts, grid, spread, kept, parts)
         shift1, scale1, *_ = modulation
@@ -89,7 +89,7 @@ class JodiBlock(nn.Module):
         for row, domains in parts:
             piece = x[row : row + 1, domains]
             z = dispatch.layer_norm_modulate(
-                piece, _of(shift1, row, domains), _of(scale1, row, domains), self.eps
+                piece, _select(shift1, row, domains), _select(scale1, row, domains), self.eps
             )
             q, state = self.attn.read(z)
             states[row] = states[row].add_(state) if row in states else state
@@ -104,16 +104,17 @@ class JodiBlock(nn.Module):
             update = self.attn.answer(queries.pop((row, domains.start)), states[row])
             piece = x[row : row + 1, domains]
             piece = reference.gated_residual(
-                piece, update.view(piece.shape), _of(gate1, row, domains)
+                piece, update.view(piece.shape), _select(gate1, row, domains)
             )
-            local = [_of(m, row, domains) for m in rest]
+            local = [_select(m, row, domains) for m in rest]
             for target in range(row, len(out), len(x)):
                 text = texts[target // per_text].row(target % per_text)
                 out[target : target + 1, domains] = self._refine(piece, (text,), grid, *local)
         return out
 
-    def _parts(self, x: Tensor, kept: int) -> list[Part]:
-        """Rows and runs of domains to walk over, the kept apart from the others; [] for no need."""
+    def _split_work(self, x: Tensor, kept: int) -> list[Part]:
+        """Rows and runs of domains to walk over, the kept domains apart from the others; [] where
+        the whole tensor is small enough."""
         if x.device.type != "cpu" or torch.is_grad_enabled():
             return []
         domain_bytes = x.shape[2] * self.mlp.expanded * x.element_size()
@@ -125,7 +126,7 @@ class JodiBlock(nn.Module):
         return [(row, run) for row in range(len(x)) for run in runs]
 
 
-def _of(modulation: Tensor, row: int, domains: slice) -> Tensor:
+def _select(modulation: Tensor, row: int, domains: slice) -> Tensor:
     """(B or 1, A, C) -> (1, domains, C)."""
     row = row if len(modulation) > 1 else 0
     return modulation[row : row + 1, domains]
@@ -138,13 +139,14 @@ class MixFFN(nn.Module):
         super().__init__()
         kwargs = {"device": device, "dtype": dtype}
         self.expanded = 2 * hidden
-        self.inverted_conv = _Conv(expanding_conv(operations)(width, 2 * hidden, 1, **kwargs))
+        self.inverted_conv = _Conv(make_expanding_conv(operations)(width, 2 * hidden, 1, **kwargs))
         self.depth_conv = _Conv(
-            depthwise_glu_conv(operations)(
+            make_depthwise_glu_conv(operations)(
                 2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **kwargs
             )
         )
-        self.point_conv = _Conv(pointwise_conv(operations)(hidden, width, 1, bias=False, **kwargs))
+        pointwise = make_pointwise_conv(operations)
+        self.point_conv = _Conv(pointwise(hidden, width, 1, bias=False, **kwargs))
 
     def forward(self, x_BATC: Tensor, grid: tuple[int, int]) -> Tensor:
         """(B, A, T, C) -> (B, A, T, C), each domain on its own grid."""

@@ -1,9 +1,6 @@
-"""From a weight file to a network: read, name what is wrong, load strictly.
+"""What the file of a Jodi transformer is: its sizes, its facts, and what its faults mean.
 
-    model, metadata = load_transformer("jodi.safetensors", dtype=torch.bfloat16)
-
-A network is built without memory (meta device) and takes over the file's tensors, so that no weight
-exists twice. Every tensor must be there, with its shape, and nothing else.
+loaded = load("jodi.safetensors", TRANSFORMER, dtype=torch.bfloat16)
 """
 
 import dataclasses
@@ -15,82 +12,36 @@ import torch
 from torch import nn
 
 from ...kit.errors import CheckpointError
-from ...kit.weights import kinds as file_kind
 from ...kit.weights.faults import (
     KeyFaults,
-    _explain_common,
-    _lost,
-    _none_left,
-    _ranges,
-    strict_keys,
+    explain_common,
+    find_lost,
+    has_lost_all,
+    join_ranges,
 )
-from ...kit.weights.loading import State, _naming, _shapes, _take_over
-from ...kit.weights.read import read_state_dict
-from ...kit.weights.sizes import _build, _compare, _count, stored_config
+from ...kit.weights.kinds import JODI
+from ...kit.weights.loading import Format, State, load
+from ...kit.weights.sizes import (
+    ONCE_MORE,
+    build_config,
+    check_claims,
+    compare_sizes,
+    count_indices,
+    stored_config,
+)
 from .config import JODI_1600M, TransformerConfig
+from .facts import ModelFacts, read_facts
 from .transformer import JodiTransformer
 
 
 def load_transformer(
     path, *, device="cpu", dtype=None, operations=nn, config: TransformerConfig | None = None
 ) -> tuple[JodiTransformer, dict[str, str]]:
-    """The transformer in a weight file, in evaluation mode, and the file's metadata.
-
-    dtype: of the weights; None keeps the file's own (the widest, where they are mixed).
-    config: sizes, for a file whose own cannot be inferred; must agree with the tensors.
-    operations: namespace of layer classes, as for JodiTransformer.
-    Raises: CheckpointError for an unreadable file, another model's file, sizes that contradict each
-        other or cannot be inferred, and missing, unexpected, misshaped or non-finite tensors.
-    """
-    state, metadata = read_state_dict(path)
-    model = transformer_from_state(
-        state,
-        metadata,
-        device=device,
-        dtype=dtype,
-        operations=operations,
-        config=config,
-        source=str(path),
+    """The transformer in a weight file and the file's metadata; see `kit.weights.loading.load`."""
+    loaded = load(
+        path, TRANSFORMER, device=device, dtype=dtype, operations=operations, config=config
     )
-    return model, metadata
-
-
-def transformer_from_state(
-    state: State,
-    metadata: Mapping[str, str] | None = None,
-    *,
-    device="cpu",
-    dtype=None,
-    operations=nn,
-    config: TransformerConfig | None = None,
-    source: str = "the state dict",
-) -> JodiTransformer:
-    """As `load_transformer`, from tensors that a host has read already."""
-    state, config = checked_transformer(state, metadata, config=config, source=source)
-    model = JodiTransformer(config, operations=operations, device="meta")
-    _take_over(model, state, device, dtype, source)
-    return model
-
-
-def checked_transformer(
-    state: State,
-    metadata: Mapping[str, str] | None = None,
-    *,
-    config: TransformerConfig | None = None,
-    source: str = "the state dict",
-) -> tuple[State, TransformerConfig]:
-    """The tensors, proved to be exactly those of a transformer, and its sizes.
-
-    Raises: CheckpointError as `load_transformer`.
-    """
-    file_kind.require_kind(state, (file_kind.JODI,), source)
-    with _naming(source):
-        if config is None:
-            config = infer_transformer_config(state, metadata)
-        else:
-            check_transformer_facts(config, transformer_facts(state), "the config passed")
-        strict_keys(state, _shapes(JodiTransformer, config), config, explain_transformer)
-    return state, config
+    return loaded.model, loaded.metadata
 
 
 def null_text_is_two_rows(state: State) -> bool:
@@ -120,46 +71,37 @@ _PUBLISHED = {
 }
 
 
-def infer_transformer_config(
-    state: State,
-    metadata: Mapping[str, str] | None = None,
-    *,
-    cross_attention_heads: int | None = None,
-    linear_head_dim: int | None = None,
-    pe_base_size: int | None = None,
+def transformer_sizes(
+    state: State, metadata: Mapping[str, str], config: TransformerConfig | None = None
 ) -> TransformerConfig:
-    """The transformer's sizes: shapes, then metadata, then a released size, then the arguments.
+    """The transformer's sizes: those passed, else its metadata's, else a released size.
 
-    Shapes do not tell how a width is cut into heads, nor the base of the positional table; the
-    three arguments are needed for a size that was not released and carries no metadata.
+    Shapes tell most sizes, and whatever is passed or stored must agree with them. They do not tell
+    how a width is cut into heads, nor the base of the positional table.
 
     Raises: CheckpointError when sources contradict each other (both values are named), when the
-        metadata cannot be read, or when nothing tells a size (the argument to pass is named).
+        metadata cannot be read or claims more than the file holds, or when nothing tells a size.
     """
     facts = transformer_facts(state)
-    given = {
-        "cross_attention_heads": cross_attention_heads,
-        "linear_head_dim": linear_head_dim,
-        "pe_base_size": pe_base_size,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
+    if config is not None:
+        check_transformer_facts(config, facts, "the config passed")
+        return config
     stored = stored_config(metadata)
     if stored is not None:
-        _compare("the metadata", stored, "the caller", given)
-        config = _build(TransformerConfig, {**_config_values(facts), **given, **stored})
+        config = build_config(TransformerConfig, {**_config_values(facts), **stored})
         check_transformer_facts(config, facts, "its metadata")
+        # A block has fifteen tensors, a domain four.
+        check_claims({"depth": (config.depth, len(state) // 12)})
+        check_claims({"num_labels": (config.num_labels, len(state) // 4)})
         return config
     width = facts.get("hidden_size")
     if width in _PUBLISHED:
-        return _build(TransformerConfig, {**_published_values(width, facts), **given})
-    missing = [f"{name}=" for name in _NOT_IN_SHAPES if name not in given]
-    if missing and width is not None:
-        raise CheckpointError(
-            f"a transformer of width {width} was not released, and the file has no `config` in its "
-            f"metadata. Its shapes do not tell all sizes: pass {', '.join(missing)} or a whole "
-            "config=TransformerConfig(...)."
-        )
-    return _build(TransformerConfig, {**_config_values(facts), **given})
+        return build_config(TransformerConfig, _published_values(width, facts))
+    told = f"a transformer of width {width} was not released" if width else "it has no width"
+    raise CheckpointError(
+        f"{told}, and the file has no `config` in its metadata: its shapes alone do not tell "
+        f"{', '.join(_NOT_IN_SHAPES)}. {ONCE_MORE}."
+    )
 
 
 def _published_values(width: int, facts: Mapping[str, int]) -> dict:
@@ -171,7 +113,7 @@ def _published_values(width: int, facts: Mapping[str, int]) -> dict:
         "depth": depth,
         "cross_attention_heads": cross_heads,
         # The published code divides a base of 32 latent cells by the patch size.
-        "pe_base_size": max(JODI_1600M.pe_base_size // facts.get("patch_size", 1), 1),
+        "pe_base_size": max(JODI_1600M.pe_base_size // max(facts.get("patch_size", 1), 1), 1),
     }
 
 
@@ -206,10 +148,10 @@ def transformer_facts(state: State) -> dict[str, int]:
         key = next((name for name in state if regex.fullmatch(name)), None)
         if field not in facts and key is not None and state[key].ndim > axis:
             facts[field] = state[key].shape[axis]
-    depth = _count(state, r"blocks\.(\d+)\.")
+    depth = count_indices(state, r"blocks\.(\d+)\.")
     if depth:
         facts["depth"] = depth
-    domains = _count(state, r"(?:x_embedders|final_layers)\.(\d+)\.")
+    domains = count_indices(state, r"(?:x_embedders|final_layers)\.(\d+)\.")
     if domains:
         facts.setdefault("domains", domains)
     return facts
@@ -226,7 +168,7 @@ def check_transformer_facts(config: TransformerConfig, facts: Mapping[str, int],
     }
     if facts.get("depth", 0) < config.depth:
         claimed.pop("depth", None)
-    _compare("the tensors", facts, origin, claimed)
+    compare_sizes("the tensors", facts, origin, claimed)
 
 
 def _config_values(facts: Mapping[str, int]) -> dict:
@@ -235,7 +177,7 @@ def _config_values(facts: Mapping[str, int]) -> dict:
         values["num_labels"] = values.pop("domains") - 1
     if "mlp_size" in values:
         mlp_size = values.pop("mlp_size")
-        if "hidden_size" in values:
+        if values.get("hidden_size"):
             values["mlp_ratio"] = _ratio(mlp_size, values["hidden_size"])
     return values
 
@@ -249,24 +191,24 @@ def _ratio(size: int, width: int) -> float:
 def explain_transformer(faults: KeyFaults, config: TransformerConfig) -> str:
     """What these faults usually mean for a transformer, and what to do."""
     missing, unexpected = faults.missing, faults.unexpected
-    if _none_left(faults, "final_layers.") or _none_left(faults, "x_embedders."):
+    if has_lost_all(faults, "final_layers.") or has_lost_all(faults, "x_embedders."):
         return (
             "Whole input or output layers are missing: this is what is left when a Sana checkpoint "
             "is taken for Jodi, or a start of training. Give the trained Jodi file."
         )
-    lost = _lost(faults, r"blocks\.(\d+)\.")
+    lost = find_lost(faults, r"blocks\.(\d+)\.")
     if lost:
         return (
-            f"Blocks {_ranges(lost)} (of 0-{config.depth - 1}) are missing entirely: a conversion "
-            "or a save that stopped early, or one part of several. Convert again from the complete "
-            "file; if the model really is this shallow, pass its config."
+            f"Blocks {join_ranges(lost)} (of 0-{config.depth - 1}) are missing entirely: a "
+            "conversion or a save that stopped early, or one part of several. Convert again from "
+            "the complete file."
         )
-    lost = _lost(faults, r"(?:x_embedders|final_layers)\.(\d+)\.")
+    lost = find_lost(faults, r"(?:x_embedders|final_layers)\.(\d+)\.")
     if lost:
         return (
-            f"The layers of domains {_ranges(lost)} are missing: a model trained on fewer labels, "
-            f"where {config.num_domains} domains were expected. Give the file with all of them, or "
-            "pass a config with the right num_labels."
+            f"The layers of domains {join_ranges(lost)} are missing: a model trained on fewer "
+            f"labels, where {config.num_domains} domains were expected. Give the file with all of "
+            "them."
         )
     if any(re.match(r"(x_embedders|final_layers)\.\d+\.", name) for name in unexpected):
         return (
@@ -290,10 +232,36 @@ def explain_transformer(faults: KeyFaults, config: TransformerConfig) -> str:
             f"These tensors have hidden size {width}, the model {config.hidden_size}: parts of two "
             "models were mixed. Give one complete file."
         )
-    return _explain_common(faults) or (
+    return explain_common(faults) or (
         "The file is of another version, or tensors were lost or exchanged: use the original file, "
         "or convert it again."
         if missing or faults.misshaped
         else "The file holds more than this model: a newer or extended version. Update the program "
         "or use the released file."
     )
+
+
+def describe_transformer(config: TransformerConfig) -> str:
+    """A transformer of these sizes, for messages."""
+    return (
+        f"a Jodi transformer of width {config.hidden_size}, depth {config.depth} and "
+        f"{config.num_domains} domains"
+    )
+
+
+def _adds(config: TransformerConfig) -> Mapping[str, str]:
+    # Only the eight domains have published patterns of roles.
+    return {"trained_roles": "published"} if config.num_domains == JODI_1600M.num_domains else {}
+
+
+TRANSFORMER: Format[TransformerConfig, ModelFacts] = Format(
+    kind=JODI,
+    fits=(JODI,),
+    config=TransformerConfig,
+    sizes=transformer_sizes,
+    facts=read_facts,
+    explain=explain_transformer,
+    build=JodiTransformer,
+    describe=describe_transformer,
+    adds=_adds,
+)

@@ -16,9 +16,10 @@ class CompiledBlocks:
     """
 
     def __init__(self, transformer: JodiTransformer, *, kinds: int = 6, backend: str = "inductor"):
-        """kinds: how many kinds of job are kept compiled; one more, and all start anew.
+        """kinds: how many kinds of job stay compiled. A further kind makes torch compile all anew.
 
-        torch can only forget everything that it compiled in this process, other networks included.
+        For torch can only forget everything that it compiled in this process, other networks
+        included.
         """
         self.kinds = kinds
         self.seen: set[Hashable] = set()

@@ -1,13 +1,13 @@
-"""Every size of the two networks. A size exists here and nowhere else."""
+"""Every size of the transformer. A size exists here and nowhere else."""
 
 from dataclasses import dataclass
 
-from ...kit.config import _Json, _require_positive
+from ...kit.config import JsonConfig, require_below, require_positive
 from ...kit.errors import JodiError
 
 
 @dataclass(frozen=True)
-class TransformerConfig(_Json):
+class TransformerConfig(JsonConfig):
     """Sizes of the linear diffusion transformer.
 
     Source: arXiv 2505.19084 and github VIPL-GENUN/Jodi @ c21bdcb, model/nets/jodi.py.
@@ -30,12 +30,19 @@ class TransformerConfig(_Json):
     frequency_size: int = 256
 
     def __post_init__(self):
-        _require_positive(
+        require_positive(
             self,
             *("hidden_size", "depth", "cross_attention_heads", "caption_channels"),
             *("caption_length", "linear_head_dim", "mlp_ratio", "num_labels", "patch_size"),
             *("latent_channels", "pe_base_size", "pe_interpolation", "frequency_size"),
+            *("norm_eps_blocks", "caption_norm_eps"),
         )
+        require_below(self, 1, "norm_eps_blocks", "caption_norm_eps")
+        require_below(self, 2**16, "pe_base_size", "pe_interpolation", "mlp_ratio")
+        if self.frequency_size % 2:
+            raise JodiError(
+                f"frequency_size {self.frequency_size} must be even: half cosines, half sines"
+            )
         for name in ("cross_attention_heads", "linear_head_dim"):
             if self.hidden_size % getattr(self, name):
                 raise JodiError(

@@ -1,16 +1,12 @@
 """What one job holds constant over its sampling steps, and how its rows are grouped."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ...kit.errors import ShapeError, TextError
 from .attention import TextKeys, TwoKeys
-
-if TYPE_CHECKING:
-    from ..approximate.step_cache import GroupCache
 
 
 @dataclass
@@ -31,7 +27,6 @@ class PreparedContext:
         role_modulation: Tensor  # (A, 6, C)
         condition_tokens: Tensor | None  # (R, conditions, T, C)
         texts: list[tuple[TextKeys | TwoKeys, ...]]  # of every block: one, or one for each text
-        step_cache: "GroupCache | None" = None  # approximate: see `approximate_step_cache`
 
     groups: list[Group]
     shape: tuple[int, ...]  # of the latents: (B, L, z, h, w)
@@ -80,8 +75,8 @@ def select_text(
             f"the text mask covers {mask.shape[1]} tokens, the features hold {caption.shape[1]}; "
             "encode both prompts to one length"
         )
-    caption = _rows(caption, rows, batch, "text features").to(like)
-    keep = _rows(mask, rows, batch, "text mask").to(like.device) > 0
+    caption = _select_rows(caption, rows, batch, "text features").to(like)
+    keep = _select_rows(mask, rows, batch, "text mask").to(like.device) > 0
     if not keep.any(1).all():
         raise TextError("a text mask keeps no token at all; at least the first must be kept")
     count = max(caption.shape[0], keep.shape[0])
@@ -113,7 +108,7 @@ def merge_equal_tokens(features: Tensor, keep: Tensor) -> tuple[Tensor, Tensor |
     return features, bias.masked_fill(~keep, float("-inf"))[:, None, None]
 
 
-def _rows(x: Tensor, rows: Tensor, batch: int, what: str) -> Tensor:
+def _select_rows(x: Tensor, rows: Tensor, batch: int, what: str) -> Tensor:
     if x.shape[0] == 1:
         return x
     if x.shape[0] != batch:

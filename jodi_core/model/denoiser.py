@@ -8,10 +8,9 @@ from torch import Tensor
 
 from ...kit.errors import TextError
 from ...kit.sampling import Denoise
-from ..approximate.step_cache import StepCache
 from ..roles import Role
 from ..text import TextFeatures
-from .text_cache import TextCache, same_tensor
+from .text_cache import same_tensor
 from .transformer import JodiTransformer
 
 
@@ -26,8 +25,6 @@ def prepare_denoiser(
     guidance: float = 1.0,
     own_mask: bool = False,
     round_timestep: bool = False,
-    cache: TextCache | None = None,
-    step_cache: StepCache | None = None,
 ) -> Denoise:
     """A function (x, sigma) -> clean estimate, float32, with classifier-free guidance.
 
@@ -36,8 +33,7 @@ def prepare_denoiser(
     with guidance 1, with the image given in every row (the network reads no text then), and where
     both texts are the same.
     own_mask: mask the negative text with its own mask; the released code masks it with the
-    prompt's, so a negative prompt is read as far as the prompt is long. cache: see
-    `JodiTransformer.prepare`. step_cache: approximate, and begun anew for this job.
+    prompt's, so a negative prompt is read as far as the prompt is long.
     Raises: TextError when text is needed and missing.
     """
     dtype = model.domain_embedding.dtype
@@ -62,10 +58,7 @@ def prepare_denoiser(
         second_text=second,
         sigmas=sigmas[:-1],
         round_timestep=round_timestep,
-        cache=cache,
     )
-    if step_cache is not None:
-        step_cache.begin(context, len(sigmas) - 1)
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
         velocity, *others = (v.float() for v in model.velocities(x.to(dtype), sigma, context))

@@ -68,7 +68,7 @@ class CaptionEmbedder(nn.Module):
         return self.y_proj.fc2(F.gelu(self.y_proj.fc1(features), approximate="tanh"))
 
     @staticmethod
-    def norm_of(config: TransformerConfig, device=None, dtype=None) -> RMSNorm:
+    def make_norm(config: TransformerConfig, device=None, dtype=None) -> RMSNorm:
         """The norm behind the caption MLP; it sits at the top level of the released keys."""
         return RMSNorm(config.hidden_size, config.caption_norm_eps, device=device, dtype=dtype)
 

@@ -10,24 +10,24 @@ from .attention import TextKeys, TwoKeys
 Inputs = tuple[Tensor | None, ...]
 Prepared = Sequence[TextKeys | TwoKeys]  # of every block
 
-KEPT = 256 << 20  # bytes; a full text window of the released model has 54 MB in half precision
+TEXT_BYTES = 256 << 20  # a full text window of the released model has 54 MB in half precision
 
 
 class TextCache:
     """Keeps what a model made of a text, for the next job with the same words.
 
-    Bounded in entries and bytes; the one unused for longest goes first. An entry is found by the
-    values of its inputs, never by their identity.
+    A text is found by the values of its inputs, never by their identity. Above `entries` texts or
+    `limit` bytes, the text that was not used for the longest time goes first.
     """
 
-    def __init__(self, entries: int = 4, limit: int = KEPT):
+    def __init__(self, entries: int = 4, limit: int = TEXT_BYTES):
         self.entries = entries
         self.limit = limit
         self._weights: Hashable = None
         self._known: list[tuple[Inputs, Prepared]] = []
 
     def get(self, inputs: Inputs, make: Callable[[], Prepared]) -> Prepared:
-        """What `make` made for equal inputs before, or makes now."""
+        """The prepared text of these inputs: the one that is kept, or else what `make` returns."""
         for i, (known, value) in enumerate(self._known):
             if all(map(same_tensor, known, inputs)):
                 self._known.append(self._known.pop(i))
@@ -39,7 +39,7 @@ class TextCache:
         return value
 
     def made_with(self, weights: Hashable) -> None:
-        """Say which weights are in use. What others made is forgotten."""
+        """Say which weights are in use. Texts that other weights prepared are forgotten."""
         if weights != self._weights:
             self.clear()
         self._weights = weights
@@ -55,7 +55,7 @@ class TextCache:
 
 
 def same_tensor(a: Tensor | None, b: Tensor | None) -> bool:
-    """Whether two tensors agree in shape, type, place and every value. Missing ones agree."""
+    """Whether two tensors agree in shape, dtype, device and every value; None agrees with None."""
     if a is None or b is None:
         return a is b
     if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):

@@ -9,12 +9,12 @@ Shapes: B rows, L domains, A active domains, T tokens per domain, C width, S tex
 z latent channels, h w latent grid.
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import cast
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from ...kit.errors import RoleError, ShapeError
@@ -46,7 +46,7 @@ class JodiTransformer(nn.Module):
         self.t_embedder = TimestepEmbedder(width, config.frequency_size, **kwargs)
         self.t_block = nn.Sequential(nn.SiLU(), operations.Linear(width, 6 * width, **tensor))
         self.y_embedder = CaptionEmbedder(config, **kwargs)
-        self.attention_y_norm = self.y_embedder.norm_of(config, **tensor)
+        self.attention_y_norm = self.y_embedder.make_norm(config, **tensor)
         self.role_embedder = operations.Embedding(3, width, **tensor)
         self.role_block = nn.Sequential(nn.SiLU(), operations.Linear(width, 6 * width, **tensor))
         blocks = nn.ModuleList(JodiBlock(config, **kwargs) for _ in range(config.depth))
@@ -74,7 +74,7 @@ class JodiTransformer(nn.Module):
         context = self.prepare(
             role, caption, caption_mask, clean_x, like=x, round_timestep=round_timestep
         )
-        return self._evaluate(x, self._time_vectors(timestep, context, x), context)[0]
+        return self._evaluate(x, self._embed_time(timestep, context, x), context)[0]
 
     def prepare(
         self,
@@ -95,32 +95,32 @@ class JodiTransformer(nn.Module):
         None when the image is a condition in every row (the published model then reads only its
         null text). like: a tensor with the job's latent shape (B, L, z, h, w), dtype and device.
         second_text: another caption and mask, for `velocities` to evaluate beside the first.
-        cache: where the prepared text of earlier jobs may be found, for weights that do not learn.
+        cache: keeps prepared texts from job to job; for frozen weights only.
         sigmas: the schedule, if known, so that its time vectors are computed in one go.
         round_timestep: round the network's time to bfloat16, as the released pipeline does.
         Raises: ShapeError for tensors that do not fit; RoleError for a condition without clean_x,
         a row that generates nothing or a number that is no role; TextError where a row reads text
         and none is given.
         """
-        role = self._checked_roles(role, like, clean_x)
-        grid = self._token_grid(like)
+        role = self._check_roles(role, like, clean_x)
+        grid = self._check_grid(like)
         position = position_table(self.config, grid).to(like.dtype).to(like.device)
         groups = []
         for rows, pattern in group_rows(role):
             generated = [i for i, r in enumerate(pattern) if r == Role.GENERATE]
             conditions = [i for i, r in enumerate(pattern) if r == Role.CONDITION]
             active = generated + conditions
-            role_vector = self._role_vectors(pattern, active, like)
+            role_vector = self._embed_roles(pattern, active, like)
             condition_tokens = None
             if conditions:
-                assert clean_x is not None  # or _checked_roles had raised
+                assert clean_x is not None  # or _check_roles had raised
                 given = clean_x[rows].to(like)
                 condition_tokens = self._embed(given, conditions, position)
             if pattern[0] == Role.CONDITION:
-                texts = [self._null_text(like)]
+                texts = [self._read_null_text(like)]
             else:
                 texts = [
-                    self._selected_text(*text, rows, like)
+                    self._select_text_tokens(*text, rows, like)
                     for text in ((caption, caption_mask), second_text)
                     if text is not None
                 ]
@@ -132,7 +132,7 @@ class JodiTransformer(nn.Module):
                     role_vector=role_vector,
                     role_modulation=self.role_block(role_vector).unflatten(-1, (6, -1)),
                     condition_tokens=condition_tokens,
-                    texts=list(zip(*(self._read(*t, cache) for t in texts), strict=True)),
+                    texts=list(zip(*(self._prepare_text(*t, cache) for t in texts), strict=True)),
                 )
             )
         context = PreparedContext(
@@ -145,7 +145,7 @@ class JodiTransformer(nn.Module):
         )
         if sigmas:
             values = torch.tensor(sigmas, dtype=torch.float64) * 1000
-            t, modulation = self._time_vectors(values, context, position)
+            t, modulation = self._embed_time(values, context, position)
             for i, sigma in enumerate(sigmas):
                 context.times[float(sigma)] = t[i : i + 1], modulation[i : i + 1]
         return context
@@ -164,9 +164,10 @@ class JodiTransformer(nn.Module):
     ) -> tuple[Tensor, ...]:
         """`velocity` for each text of the context, in one pass.
 
-        What comes before the first look at the text is computed once; rows that read no text are.
+        Everything before the first cross-attention is computed once for all texts. Rows that are
+        given the image read no prompt, so their result is computed once and stands for each text.
         """
-        return self._evaluate(x, self._times(sigma, context, x), context)
+        return self._evaluate(x, self._find_time(sigma, context, x), context)
 
     def _evaluate(self, x: Tensor, times: tuple[Tensor, Tensor], context) -> tuple[Tensor, ...]:
         if tuple(x.shape) != context.shape:
@@ -187,65 +188,54 @@ class JodiTransformer(nn.Module):
                 out[:, rows, index] = prediction[slot]
         return out.unbind()
 
-    def _run_group(self, x, t, t_modulation, group, context) -> list[Tensor]:
-        """Rows (R, L, z, h, w) -> for each generated domain (texts or 1, R, z, h, w)."""
+    def _run_group(self, x, t, t_modulation, group, context) -> Tensor:
+        """Rows (R, L, z, h, w) -> generated domains, texts or 1, (G, V, R, z, h, w)."""
         tokens = self._embed(x, group.generated, context.position)
         if group.condition_tokens is not None:
             tokens = torch.cat([tokens, group.condition_tokens], dim=1)
         texts = len(group.texts[0])
-        later = functools.partial(self._run_blocks, group, context.grid, slice(1, None))
-        tokens = self._run_blocks(group, context.grid, slice(1), tokens, t_modulation, group.texts)
-        if len(t) > 1:  # one noise level a row, and now one row for each text
-            t, t_modulation = t.repeat(texts, 1), t_modulation.repeat(texts, 1, 1)
-        if group.step_cache is None:
-            tokens = later(tokens, t_modulation, group.texts)
-        else:  # approximate, and only where a caller asked for it
-            tokens = group.step_cache.answer(tokens, t_modulation, group.texts, later)
-        results = []
-        for slot, index in enumerate(group.generated):
-            out = self.final_layers[index](tokens[:, slot], t + group.role_vector[slot])
-            results.append(self._unpatchify(out, context.grid).unflatten(0, (texts, -1)))
-        return results
-
-    def _run_blocks(self, group, grid, part: slice, tokens, t_modulation, texts) -> Tensor:
-        """Some of the blocks in order. texts: of all blocks, for the rows of `tokens`."""
-        for i in range(len(self.blocks))[part]:
-            tokens = self.blocks[i](
+        for i, block in enumerate(self.blocks):
+            tokens = block(
                 tokens,
                 t_modulation,
                 group.role_modulation,
-                texts[i],
-                grid,
+                group.texts[i],
+                context.grid,
                 spread=i == 0,
                 # Conditions feed only keys and values of the last block: nothing reads them after.
                 keep=len(group.generated) if i + 1 == len(self.blocks) else None,
             )
-        return tokens
+            if i == 0 and len(t) > 1:  # one noise level a row, and now one row for each text
+                t, t_modulation = t.repeat(texts, 1), t_modulation.repeat(texts, 1, 1)
+        patches = [
+            self.final_layers[index](tokens[:, slot], t + group.role_vector[slot])
+            for slot, index in enumerate(group.generated)
+        ]
+        return rearrange(
+            torch.stack(patches),
+            "domain (text row) (i j) (p q z) -> domain text row z (i p) (j q)",
+            text=texts,
+            i=context.grid[0],
+            p=self.config.patch_size,
+            q=self.config.patch_size,
+        )
 
     def _embed(self, x: Tensor, domains: list[int], position: Tensor) -> Tensor:
         """Latents (B, L, z, h, w) of the named domains -> tokens (B, len(domains), T, C)."""
         return torch.stack([self.x_embedders[i](x[:, i]) for i in domains], dim=1) + position
 
-    def _unpatchify(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """(B, T, p*p*z), each ordered (row, column, channel) -> (B, z, h, w)."""
-        p, (rows, columns) = self.config.patch_size, grid
-        x = tokens.reshape(tokens.shape[0], rows, columns, p, p, self.config.latent_channels)
-        return x.permute(0, 5, 1, 3, 2, 4).reshape(
-            tokens.shape[0], self.config.latent_channels, rows * p, columns * p
-        )
-
-    def _role_vectors(self, pattern: tuple[int, ...], active: list[int], like: Tensor) -> Tensor:
+    def _embed_roles(self, pattern: tuple[int, ...], active: list[int], like: Tensor) -> Tensor:
         """Sum of role and domain embeddings of the active domains, (A, C)."""
         ids = torch.tensor([pattern[i] for i in active], device=like.device)
         roles = self.role_embedder(ids).to(like)
         return roles + self.domain_embedding.to(like)[active]
 
-    def _null_text(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _read_null_text(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
         """What rows read that are given the image: features (1, S, Cc) and a bias or None."""
         null = self.y_embedder.y_embedding.to(like)[None]
         return merge_equal_tokens(null, null.new_ones(null.shape[:2], dtype=torch.bool))
 
-    def _selected_text(self, caption, mask, rows, like) -> tuple[Tensor, Tensor | None]:
+    def _select_text_tokens(self, caption, mask, rows, like) -> tuple[Tensor, Tensor | None]:
         """The tokens of a group's text that count, (R or 1, S, Cc), and a bias or None."""
         features, keep = select_text(caption, mask, rows, len(like), like)
         if features.shape[-1] != self.config.caption_channels:
@@ -255,7 +245,9 @@ class JodiTransformer(nn.Module):
             )
         return merge_equal_tokens(features, keep)
 
-    def _read(self, features, bias, cache: TextCache | None) -> Sequence[TextKeys | TwoKeys]:
+    def _prepare_text(
+        self, features, bias, cache: TextCache | None
+    ) -> Sequence[TextKeys | TwoKeys]:
         """What every block keeps of a text."""
 
         def read():
@@ -264,7 +256,7 @@ class JodiTransformer(nn.Module):
 
         return read() if cache is None else cache.get((features, bias), read)
 
-    def _times(self, sigma: float | Tensor, context, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _find_time(self, sigma: float | Tensor, context, x: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(sigma, Tensor):
             # Half precision has too few digits to be multiplied into a time.
             time = sigma.to(torch.promote_types(sigma.dtype, torch.float32)) * 1000
@@ -273,9 +265,9 @@ class JodiTransformer(nn.Module):
             if known is not None:
                 return known
             time = torch.tensor([sigma], dtype=torch.float64) * 1000
-        return self._time_vectors(time, context, x)
+        return self._embed_time(time, context, x)
 
-    def _time_vectors(self, time: Tensor, context, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _embed_time(self, time: Tensor, context, like: Tensor) -> tuple[Tensor, Tensor]:
         """Time on 0..1000, (R,) or () -> raw vectors (R, C) and modulation (R, 6, C)."""
         wide = torch.promote_types(like.dtype, torch.float32)
         time = time.reshape(-1).to(wide).to(like.device)
@@ -284,7 +276,7 @@ class JodiTransformer(nn.Module):
         t = self.t_embedder(time, like.dtype)
         return t, self.t_block(t).unflatten(-1, (6, -1))
 
-    def _token_grid(self, like: Tensor) -> tuple[int, int]:
+    def _check_grid(self, like: Tensor) -> tuple[int, int]:
         p = self.config.patch_size
         h, w = like.shape[-2:]
         if h % p or w % p:
@@ -293,7 +285,7 @@ class JodiTransformer(nn.Module):
             )
         return h // p, w // p
 
-    def _checked_roles(self, role: Tensor, like: Tensor, clean_x: Tensor | None) -> Tensor:
+    def _check_roles(self, role: Tensor, like: Tensor, clean_x: Tensor | None) -> Tensor:
         domains = self.config.num_domains
         expected = (domains, self.config.latent_channels)
         if like.dim() != 5 or tuple(like.shape[1:3]) != expected:

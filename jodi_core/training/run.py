@@ -24,11 +24,25 @@ from ...kit.scenes.captions import VOCABULARY
 from ...kit.scenes.store import Progress, SceneStore, encode_store
 from ...kit.training.state import RunFolder
 from ...kit.weights.convert import file_sha256
+from ...kit.weights.read import read_state_dict
 from ..embedded import load_text_encoder, save_text_encoder
 from ..model.config import TransformerConfig
 from ..model.transformer import JodiTransformer
 from ..text import ClosedVocabularyEncoder
 from .transformer import NANO_CAPTION_LENGTH, TrainingSettings
+
+# How often an autoencoder in training draws each kind of picture: the more a picture holds, the
+# more there is to learn of it.
+PICTURE_SHARES = {
+    "image": 0.24,
+    "lineart": 0.06,
+    "edge": 0.08,
+    "depth": 0.10,
+    "normal": 0.14,
+    "albedo": 0.16,
+    "segmentation": 0.08,
+    "openpose": 0.14,
+}
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,7 @@ class TrainingRun:
         vae: Path,
         *,
         dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
         progress: Progress | None = None,
     ) -> Tensor:
         """Latents (N, 8, z, h, w) float16 of the scenes under the autoencoder in `vae`.
@@ -107,9 +122,9 @@ class TrainingRun:
         made_by = {"scenes": len(store), "size": store.size, "vae_sha256": file_sha256(vae)}
         note = self.latents.with_suffix(".json")
         if not self.latents.exists():
-            model, _ = load_autoencoder(vae, dtype=dtype)
+            model, _ = load_autoencoder(vae, device=device, dtype=dtype)
             write_json(note, made_by)
-            encode_store(store, _Encoder(model, dtype), self.latents, progress=progress)
+            encode_store(store, _Encoder(model, dtype, device), self.latents, progress=progress)
         elif read_json(note) != made_by:
             raise JodiError(
                 f"{self.latents} was made by another autoencoder or from other scenes; remove it, "
@@ -147,6 +162,10 @@ class TrainingRun:
         note = read_json(self.transformer / "run.json")
         return {key: value for key, value in note.items() if key != "config"}
 
+    def autoencoder_record(self) -> dict:
+        """How the autoencoder was trained, as its file says."""
+        return json.loads(read_state_dict(self.vae).metadata["training"])
+
     def scene_record(self) -> dict:
         """Count, size and first seed of the scenes."""
         facts = read_json(self.scenes / "scenes.json")
@@ -172,17 +191,18 @@ class TrainingRun:
 
 @dataclass
 class _Encoder:
-    """An autoencoder in another dtype, with float32 in and out."""
+    """An autoencoder in another dtype or on another device, with float32 in and out on the CPU."""
 
     model: DCAE
     dtype: torch.dtype
+    device: str
 
     @property
     def config(self):
         return self.model.config
 
     def encode(self, pictures: Tensor) -> Tensor:
-        return self.model.encode(pictures.to(self.dtype)).float()
+        return self.model.encode(pictures.to(self.device, self.dtype)).float().cpu()
 
 
 def read_json(path: Path) -> dict:

@@ -4,7 +4,6 @@ Source: arXiv 2505.19084 section 3 and github VIPL-GENUN/Jodi @ c21bdcb, with it
 left out: the loss counts generated domains only, time is not truncated, weights are averaged.
 """
 
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +12,10 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from ...kit.training.loop import LoopSettings, Losses, Report, run_training
 from ...kit.training.muon import Muon
-from ...kit.training.state import Ema, RunFolder, learning_rate_factor, parameters_as
-from ..domains import DOMAIN_NAMES
+from ...kit.training.state import parameters_as
+from ..domains import names_of
 from ..model.config import TransformerConfig
 from ..model.transformer import JodiTransformer, init_weights
 from ..roles import Role
@@ -26,7 +26,9 @@ from .role_sampling import sample_roles
 NANO_CAPTION_LENGTH = 32
 TEXT_DROPOUT = 0.1
 FLOW_SHIFT = 3.0
-FIRST_SHARE = 0.2  # of the run, on the tasks that teach reading
+# The noise level of a sampler's first step: labels are nearly a function of what they are made
+# from, so one evaluation there can answer.
+FULL_NOISE = 0.9997
 
 
 def nano_config(text: ClosedVocabularyEncoder, latent_channels: int) -> TransformerConfig:
@@ -49,8 +51,11 @@ class TrainingSettings:
     """steps may differ between a run and its continuation: the rate then decays to the new end.
 
     tokens: tokens of one micro-batch; its rows follow from how many domains are active. Each has
-    one role pattern, so a step should have several: the optimiser's steps are of one length, and
-    would otherwise swing from task to task.
+    one role pattern, so an update should have several: the optimiser's steps are of one length, and
+    would otherwise swing from task to task. full_noise: share of the rows that make labels from a
+    picture or from labels which train at (almost) pure noise, where one evaluation reads the whole
+    answer. reading_share: of the run, at its start, spent on tasks with something given alone;
+    0 for weights that can read already. seconds: see `LoopSettings`.
     """
 
     steps: int
@@ -64,7 +69,23 @@ class TrainingSettings:
     seed: int = 0
     save_every: int = 200
     log_every: int = 50
-    dtype: torch.dtype = torch.bfloat16
+    dtype: torch.dtype = torch.float32
+    full_noise: float = 0.6
+    reading_share: float = 0.2
+    seconds: float | None = None
+
+    def loop(self) -> LoopSettings:
+        """What the training loop needs of them."""
+        return LoopSettings(
+            steps=self.steps,
+            micro_batches=self.micro_batches,
+            seed=self.seed,
+            warmup=self.warmup,
+            ema=self.ema,
+            save_every=self.save_every,
+            log_every=self.log_every,
+            seconds=self.seconds,
+        )
 
 
 def train_transformer(
@@ -76,56 +97,41 @@ def train_transformer(
     *,
     start_from: JodiTransformer | None = None,
     device: str = "cpu",
-    report=None,
+    report: Report | None = None,
 ) -> JodiTransformer:
     """Train, resuming from `folder` if it holds a state, and return the averaged model.
 
     latents: (N, L, z, h, w) scaled; captions: N. start_from: a model to continue from (a fresh one
     otherwise). report: called with a dict at every log line.
     """
-    run = RunFolder(folder)
     model = start_from or _fresh_model(text, latents, settings.seed)
     model = model.to(device).float()
-    optimizers = _optimizers(model, settings)
-    ema, first = Ema(model, settings.ema), 0
-    if state := run.load():
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        ema.weights = {name: average.to(device) for name, average in state["ema"].items()}
-        first = state["step"]
-
-    curves, started, samples = _Curves(model.config.num_domains), time.time(), 0
-    for step in range(first, settings.steps):
-        rng = np.random.default_rng((settings.seed, step))
-        for _ in range(settings.micro_batches):
-            first_tasks = step < FIRST_SHARE * settings.steps
-            batch = _draw_batch(rng, latents, captions, text, settings, device, first_tasks)
-            losses = _losses(model, batch, settings.dtype)
-            (losses.mean() / settings.micro_batches).backward()
-            curves.add(batch, losses.detach().cpu())
-            samples += len(batch.clean)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        _step(optimizers, settings, step)
-        ema.update(model, step)
-        if (step + 1) % settings.log_every == 0:
-            row = {"step": step + 1, **curves.means()}
-            row["samples_per_s"] = round(samples / (time.time() - started), 1)
-            run.log(**row)
-            if report:
-                report(row)
-            started, samples = time.time(), 0
-        if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
-            run.save(
-                {
-                    "step": step + 1,
-                    "model": model.state_dict(),
-                    "optimizers": [o.state_dict() for o in optimizers],
-                    "ema": ema.weights,
-                }
-            )
-    ema.copy_to(model)
+    task = RoleSwitchTask(model, latents, captions, text, settings, device)
+    run_training(task, folder, settings.loop(), report)
     return model.eval()
+
+
+class RoleSwitchTask:
+    """The task of a Jodi: whatever each domain's role, predict the velocity of those generated."""
+
+    def __init__(self, model: JodiTransformer, latents, captions, text, settings, device: str):
+        self.model, self.latents, self.captions, self.text = model, latents, captions, text
+        self.settings, self.device = settings, device
+        self.optimizers = _optimizers(model, settings)
+        self.rates = (settings.muon_lr, settings.adam_lr)
+        self.names = names_of(model.config.num_domains)
+
+    def losses(self, rng: np.random.Generator, progress: float) -> Losses:
+        reading = progress < self.settings.reading_share
+        batch = _draw_batch(
+            rng, self.latents, self.captions, self.text, self.settings, self.device, reading
+        )
+        losses = _losses(self.model, batch, self.settings.dtype)
+        means = losses.detach().mean(0).tolist()
+        task = f"task.{batch.task}"
+        curves = [(self.names[i], v, 1) for i, v in zip(batch.generated, means, strict=True)]
+        curves.append((task, sum(means) / len(means), 1))
+        return Losses(losses.mean(), len(losses), curves)
 
 
 @dataclass
@@ -140,10 +146,10 @@ class _Batch:
     generated: list[int]
 
 
-def _draw_batch(rng, latents, captions, text, settings, device, first_tasks=False) -> _Batch:
+def _draw_batch(rng, latents, captions, text, settings, device, reading=False) -> _Batch:
     """Rows of one role pattern: equal patterns run as one group, at a cost that follows it."""
     domains, (h, w) = latents.shape[1], latents.shape[-2:]
-    task, roles = sample_roles(rng, domains - 1, first_tasks)
+    task, roles = sample_roles(rng, domains - 1, reading)
     active = sum(role != Role.IGNORE for role in roles)
     rows = max(1, round(settings.tokens / (active * h * w)))
     chosen = rng.integers(len(latents), size=rows)
@@ -152,6 +158,8 @@ def _draw_batch(rng, latents, captions, text, settings, device, first_tasks=Fals
     # Logit-normal time, shifted as in sampling; one level per row, shared by its domains.
     base = 1 / (1 + np.exp(-rng.standard_normal(rows)))
     sigma = FLOW_SHIFT * base / (1 + (FLOW_SHIFT - 1) * base)
+    if roles[0] != Role.GENERATE and any(role == Role.CONDITION for role in roles):
+        sigma = np.where(rng.random(rows) < settings.full_noise, FULL_NOISE, sigma)
     dropped = rng.random(rows) < TEXT_DROPOUT
     features = text(["" if d else captions[i] for i, d in zip(chosen, dropped, strict=True)])
     # A dropped prompt is the null text with every token readable, as the model sees it when the
@@ -212,35 +220,3 @@ def _optimizers(model: JodiTransformer, settings: TrainingSettings):
         Muon(matrices, lr=settings.muon_lr, weight_decay=settings.weight_decay),
         torch.optim.AdamW(rest, lr=settings.adam_lr, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-
-
-def _step(optimizers, settings: TrainingSettings, step: int) -> None:
-    factor = learning_rate_factor(step, settings.steps, settings.warmup)
-    for optimizer, lr in zip(optimizers, (settings.muon_lr, settings.adam_lr), strict=True):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * factor
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-
-class _Curves:
-    """Mean losses between two reports: per domain, and per task."""
-
-    def __init__(self, domains: int):
-        self.names = DOMAIN_NAMES[:domains]
-        self.sums: dict[str, list[float]] = {}
-
-    def add(self, batch: _Batch, losses: Tensor) -> None:
-        for slot, index in enumerate(batch.generated):
-            self._add(self.names[index], float(losses[:, slot].mean()))
-        self._add(f"task.{batch.task}", float(losses.mean()))
-
-    def means(self) -> dict[str, float]:
-        result = {k: round(total / count, 4) for k, (total, count) in sorted(self.sums.items())}
-        self.sums.clear()
-        return result
-
-    def _add(self, name: str, value: float) -> None:
-        entry = self.sums.setdefault(name, [0.0, 0])
-        entry[0] += value
-        entry[1] += 1

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...kernels import dispatch
-from ..layers import RMSNorm2d, depthwise_glu_conv, pointwise_conv
+from ..layers import RMSNorm2d, make_depthwise_glu_conv, make_pointwise_conv
 from .config import AutoencoderConfig
-from .upsampling import doubling_conv, may_overwrite, row_bands
+from .upsampling import make_doubling_conv, may_overwrite, split_rows
 
 ATTENTION_EPS = 1e-15
 
@@ -41,7 +41,7 @@ class ResBlock(nn.Module):
         assert norm is not None
         height = x.shape[2]
         above = None  # the last two hidden rows of the band before
-        for start, stop in row_bands(x):
+        for start, stop in split_rows(x):
             # The convolutions pad every band with zeros, which is right at the map's edges only:
             # so a band brings one more row, and the rows next to the cuts are left out.
             first = max(start - 1, 0)
@@ -116,7 +116,7 @@ class GatedConv(nn.Module):
         hidden = 4 * width
         self.inverted_conv = ops.conv(width, 2 * hidden, 1)
         self.depth_conv = _ConvHolder(
-            depthwise_glu_conv(ops.operations)(
+            make_depthwise_glu_conv(ops.operations)(
                 2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden, **ops.kwargs
             )
         )
@@ -140,7 +140,7 @@ class Downsample(nn.Module):
         out = self.main(x)
         if not may_overwrite(x):
             return out + average_groups(F.pixel_unshuffle(x, 2), self.out_channels)
-        for start, stop in row_bands(out, bytes_per_row=x[:, :, :2].nbytes):
+        for start, stop in split_rows(out, bytes_per_row=x[:, :, :2].nbytes):
             cells = F.pixel_unshuffle(x[:, :, 2 * start : 2 * stop], 2)
             out[:, :, start:stop] += average_groups(cells, self.out_channels)
         return out
@@ -151,7 +151,7 @@ class Upsample(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, ops: "Ops"):
         super().__init__()
-        conv = doubling_conv(ops.operations)
+        conv = make_doubling_conv(ops.operations)
         self.main = _ConvHolder(
             ConvLayer(conv(in_channels, out_channels, 3, padding=1, **ops.kwargs), None)
         )
@@ -174,7 +174,7 @@ class OutputHead(nn.Module):
         if not may_overwrite(x):
             return conv(norm(x.to(dtype), activation="relu"))
         height, parts = x.shape[2], []
-        for start, stop in row_bands(x):
+        for start, stop in split_rows(x):
             first, last = max(start - 1, 0), min(stop + 1, height)
             band = norm(x[:, :, first:last].to(dtype), activation="relu")
             parts.append(conv(band)[:, :, start - first : stop - first])
@@ -206,7 +206,7 @@ class Ops:
         return ConvLayer(conv, self.rms_norm(out_channels) if norm else None)
 
     def bare_conv(self, in_channels, out_channels, kernel, *, stride=1, bias=False, groups=1):
-        cls = pointwise_conv(self.operations) if kernel == 1 else self.operations.Conv2d
+        cls = make_pointwise_conv(self.operations) if kernel == 1 else self.operations.Conv2d
         return cls(
             in_channels,
             out_channels,

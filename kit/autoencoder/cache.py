@@ -8,23 +8,24 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-KEPT = 64 << 20  # bytes of latents; one 1024x1024 picture has 128 kB
+ENCODING_BYTES = 64 << 20  # of latents; one 1024x1024 picture has 128 kB
 
 
 class EncodeCache:
-    """Keeps results by the content of their input. Bounded in bytes; the longest unused goes first.
+    """Keeps the latents of recent pictures, so that a picture met again is not encoded again.
 
-    An entry is found by shape, dtype and every byte of its input and by `about`, the settings that
-    shape the result; never by identity. Results are handed out as copies.
+    A latent is found by shape, dtype and every byte of its picture and by `about`, the settings of
+    the encoding; never by identity. When the limit in bytes is passed, the latent that was not used
+    for the longest time goes first. Latents are handed out as copies.
     """
 
-    def __init__(self, limit: int = KEPT):
+    def __init__(self, limit: int = ENCODING_BYTES):
         self.limit = limit
         self._known: OrderedDict[bytes, Tensor] = OrderedDict()
         self._weights = WeightState()
 
     def get(self, x: Tensor, about: tuple, make: Callable[[], Tensor]) -> Tensor:
-        """What `make` made for the same content and settings before, or makes now.
+        """The latent of x: the one that is kept, or else what `make` returns, which is kept then.
 
         about: plain values whose `repr` tells every difference.
         """
@@ -38,10 +39,12 @@ class EncodeCache:
         return known.clone()
 
     def made_by(self, network: nn.Module) -> bool:
-        """Say which network makes the results; another one, or other weights, empties the cache.
+        """Whether latents of this network can be kept. Another network, or changed weights, empty
+        the cache.
 
-        Returns False, and keeps nothing, where changes could not be seen: weights made in inference
-        mode count no writes. Writes through `.data` count nowhere: `clear` after them.
+        False for weights that were made in inference mode: torch does not count writes to them, so
+        a change could not be seen. Writes through `.data` are never counted: call `clear` after
+        them.
         """
         unchanged = self._weights.unchanged(network)
         if not unchanged:
@@ -65,7 +68,10 @@ def _key(x: Tensor, about: tuple) -> bytes:
 
 
 class WeightState:
-    """Notices exchanged and written parameters and buffers, for owners of what they once made."""
+    """Notices when a network's parameters or buffers are replaced or written to.
+
+    For whoever keeps results of the network.
+    """
 
     def __init__(self):
         self._seen: list[tuple[int, int, int]] = []
@@ -74,8 +80,8 @@ class WeightState:
     def unchanged(self, network: nn.Module) -> bool | None:
         """Whether this network has the weights it had at the last call.
 
-        None where writes could not be seen: tensors made in inference mode do not count them.
-        Writes through `.data` count nowhere.
+        None for tensors that were made in inference mode: torch does not count writes to them.
+        Writes through `.data` are never counted.
         """
         tensors = [*network.parameters(), *network.buffers()]
         countable = not any(t.is_inference() for t in tensors)

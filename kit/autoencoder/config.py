@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 
-from ..config import _Json, _require_positive
+from ..config import JsonConfig, require_below, require_positive
 from ..errors import JodiError
 
 BLOCK_TYPES = ("ResBlock", "EViTS5_GLU")
 
 
 @dataclass(frozen=True)
-class AutoencoderConfig(_Json):
+class AutoencoderConfig(JsonConfig):
     """Sizes of the deep-compression autoencoder (DC-AE).
 
     Source: arXiv 2410.10733 and the release mit-han-lab/dc-ae-f32c32-sana-1.0.
@@ -26,6 +26,8 @@ class AutoencoderConfig(_Json):
 
     def __post_init__(self):
         stages = len(self.widths)
+        if not stages:
+            raise JodiError("widths is empty; give one width per stage, at least one")
         for name in ("encoder_depths", "decoder_depths", "block_types"):
             if len(getattr(self, name)) != stages:
                 raise JodiError(
@@ -35,7 +37,9 @@ class AutoencoderConfig(_Json):
         for block in self.block_types:
             if block not in BLOCK_TYPES:
                 raise JodiError(f"block type {block!r} is unknown; use {' or '.join(BLOCK_TYPES)}")
-        _require_positive(self, "latent_channels", "scaling_factor", "in_channels")
+        require_positive(self, "latent_channels", "scaling_factor", "in_channels")
+        require_positive(self, "attention_head_dim")
+        require_below(self, 1e6, "scaling_factor")
         if min(*self.widths, *self.encoder_depths, *self.decoder_depths) < 1:
             raise JodiError("widths and depths of the autoencoder must be at least 1")
         for width, block in zip(self.widths, self.block_types, strict=True):

@@ -78,9 +78,10 @@ class DCAE(nn.Module):
     def peak_memory(self, pixels: int, itemsize: int) -> int:
         """Bytes that coding one picture of so many pixels, either way, takes at most on a GPU.
 
-        Six of the largest maps: two of a residual block, and float32 copies in its norm.
+        Six of the largest maps: four in the network's dtype, two of a residual block and two on
+        their way between blocks, and two copies in float32, which the norm works in.
         """
-        return 6 * self.largest_map(pixels, itemsize)
+        return 4 * self.largest_map(pixels, itemsize) + 2 * self.largest_map(pixels, 4)
 
     def _walk(self, network: Callable[[Tensor], Tensor], x: Tensor, pixels: int) -> Tensor:
         """network(x); on a CPU only as many rows at once as fit a band, so that none is split."""

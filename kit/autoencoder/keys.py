@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, few
 
 MIT_HAN_LAB = "mit-han-lab"
 DIFFUSERS = "diffusers"
@@ -29,6 +29,8 @@ _ENDS = (
     ("decoder.project_out.op_list.0", "decoder.norm_out"),
     ("decoder.project_out.op_list.2.conv", "decoder.conv_out"),
 )
+_ENDS_ON = dict(_ENDS)
+_ENDS_BACK = {hf: mit for mit, hf in _ENDS}
 # Module paths within one entry of a stage. The first two are the step down and the step up.
 _DOWN = ("main.conv", "conv")
 _UP = ("main.conv.conv", "conv")
@@ -83,29 +85,41 @@ def to_mit_han_lab(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Diffusers keys -> mit-han-lab keys; keys of neither format stay as they are.
 
     Only the joined query-key-value maps are new tensors, all others share memory with `state`.
-    Raises: CheckpointError when one or two of to_q, to_k, to_v are there without the rest.
+    Raises: CheckpointError when one or two of to_q, to_k, to_v are there without the rest, or when
+        a tensor is there under both names.
     """
-    out = {}
+    out: dict[str, Tensor] = {}
+    joined: set[str] = set()
     for name, tensor in state.items():
         match = _HF_STAGE.fullmatch(name)
         if match is None:
-            out[_swap_end(name, {hf: mit for mit, hf in _ENDS})] = tensor
+            _put(out, _swap_end(name, _ENDS_BACK), tensor)
             continue
         side, stage, entry, part, leaf = match.groups()
         prefix = f"{side}.stages.{stage}.op_list.{entry}"
         if part in _HF_THIRDS:
             # Joined once, in the place of the first third met, so that the order is kept.
-            joined = f"{prefix}.{_MIT_QKV}.{leaf}"
-            if joined not in out:
-                out[joined] = _join_thirds(state, name, part)
+            whole = f"{prefix}.{_MIT_QKV}.{leaf}"
+            if whole not in joined:
+                joined.add(whole)
+                _put(out, whole, _join_thirds(state, name, part))
             continue
         parts = {hf: mit for mit, hf in _PARTS[side]}
         if part not in parts:
-            out[name] = tensor
+            _put(out, name, tensor)
             continue
         tensor = tensor[..., None, None] if part == _HF_OUT and tensor.ndim == 2 else tensor
-        out[f"{prefix}.{parts[part]}.{leaf}"] = tensor
+        _put(out, f"{prefix}.{parts[part]}.{leaf}", tensor)
     return out
+
+
+def _put(out: dict[str, Tensor], name: str, tensor: Tensor) -> None:
+    if name in out:
+        raise CheckpointError(
+            f"the autoencoder holds {few([name])} twice, under its mit-han-lab and its diffusers "
+            "name: two files were mixed. Convert or download it again."
+        )
+    out[name] = tensor
 
 
 def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,7 +132,7 @@ def to_diffusers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state.items():
         match = _MIT_STAGE.fullmatch(name)
         if match is None:
-            out[_swap_end(name, dict(_ENDS))] = tensor
+            out[_swap_end(name, _ENDS_ON)] = tensor
             continue
         side, stage, entry, part, leaf = match.groups()
         prefix = f"{side}.{_STAGES[side]}.{stage}.{entry}"
@@ -144,10 +158,18 @@ def _join_thirds(state: Mapping[str, Tensor], name: str, part: str) -> Tensor:
     missing = [n for n in names if n not in state]
     if missing:
         raise CheckpointError(
-            f"the autoencoder holds {name} but not {', '.join(missing)}; the three make one map. "
+            f"the autoencoder holds {few([name])} but not {few(missing)}; the three make one map. "
             "The file is incomplete: convert or download it again."
         )
-    joined = torch.cat([state[n] for n in names])
+    thirds = [state[n] for n in names]
+    shapes_differ = len({tuple(t.shape) for t in thirds}) > 1 or thirds[0].ndim == 0
+    if shapes_differ or len({t.is_floating_point() and t.element_size() > 1 for t in thirds}) > 1:
+        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}".replace("torch.", "") for t in thirds)
+        raise CheckpointError(
+            f"the thirds {few(names)} are {shapes}; expected three alike, which make one map. "
+            "Tensors were exchanged: convert or download the file again."
+        )
+    joined = torch.cat(thirds)
     return joined[..., None, None] if joined.ndim == 2 else joined
 
 

@@ -20,21 +20,21 @@ BAND = 16 << 20  # bytes of a map that a CPU works on at a time: below the 32 MB
 FEWEST_CELLS = 1024  # below it, summing weights costs more than the products it saves
 
 
-def doubling_conv(operations):
+def make_doubling_conv(operations):
     """A 3x3 Conv2d class that doubles its input first: (B, C, h, w) -> (B, C', 2h, 2w).
 
     Adds the input as shortcut: its channels repeated to 4C', then every four spread over 2x2.
     """
-    return _doubling_conv(operations.Conv2d)
+    return _make_doubling_conv(operations.Conv2d)
 
 
 @functools.lru_cache(maxsize=16)
-def _doubling_conv(conv2d: type):
+def _make_doubling_conv(conv2d: type):
     class DoublingConv2d(conv2d):
         def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             cells = len(x) * x.shape[2] * x.shape[3]
             if may_overwrite(x) and cells >= FEWEST_CELLS:
-                return by_phases(x, weight, bias)
+                return convolve_by_phases(x, weight, bias)
             shortcut = F.pixel_shuffle(repeat_channels(x, 4 * len(weight)), 2)
             doubled = F.interpolate(x, scale_factor=2, mode="nearest")
             return F.conv2d(doubled, weight, bias, padding=1) + shortcut
@@ -42,18 +42,18 @@ def _doubling_conv(conv2d: type):
     return DoublingConv2d
 
 
-def by_phases(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolve_by_phases(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Doubling, convolution and shortcut from four 2x2 convolutions, in bands of rows.
 
     x (B, C, h, w), weight (C', C, 3, 3), bias (C') or None -> (B, C', 2h, 2w), channels-last.
     """
     batch, _, height, width = x.shape
     channels = len(weight)
-    kernels = phase_kernels(weight)
+    kernels = sum_phase_kernels(weight)
     biases = None if bias is None else bias.repeat(4)
     out = x.new_empty(batch, 2 * height, 2 * width, channels)
-    sources = _shortcut_sources(x, channels)
-    for start, stop in row_bands(x, bytes_per_row=4 * channels * width * x.element_size()):
+    sources = _collect_shortcuts(x, channels)
+    for start, stop in split_rows(x, bytes_per_row=4 * channels * width * x.element_size()):
         whole = start == 0 or stop == height  # padding by zeros is right at the edges only
         near = F.conv2d(
             x[:, :, max(start - 1, 0) : stop + 1], kernels, biases, padding=(int(whole), 1)
@@ -71,7 +71,7 @@ def by_phases(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return out.permute(0, 3, 1, 2)
 
 
-def phase_kernels(weight: Tensor) -> Tensor:
+def sum_phase_kernels(weight: Tensor) -> Tensor:
     """Weight (C', C, 3, 3) -> (4C', C, 2, 2), phases first: (top, left), (top, right), ...
 
     In the top phase the rows above, here, here meet weights 0, 1, 2; in the bottom phase the rows
@@ -88,7 +88,7 @@ def phase_kernels(weight: Tensor) -> Tensor:
     return kernels.contiguous(memory_format=torch.channels_last)
 
 
-def _shortcut_sources(x: Tensor, channels: int) -> list[Tensor]:
+def _collect_shortcuts(x: Tensor, channels: int) -> list[Tensor]:
     """What each phase adds: four (B, h, w, C'). Output channel c, phase p take repeat 4c + p."""
     repeats = 4 * channels // x.shape[1]
     if 4 % repeats:
@@ -110,7 +110,7 @@ def may_overwrite(x: Tensor) -> bool:
     )
 
 
-def row_bands(x: Tensor, bytes_per_row: int | None = None) -> Iterator[tuple[int, int]]:
+def split_rows(x: Tensor, bytes_per_row: int | None = None) -> Iterator[tuple[int, int]]:
     """(start, stop) of bands of rows of x (B, C, H, W), of about BAND bytes, two rows at least."""
     height = x.shape[2]
     if bytes_per_row is None:

@@ -3,6 +3,7 @@
 Drawn with Pillow and its built-in font, so that no font file is needed. H W pixels.
 """
 
+import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,32 +15,44 @@ from torch import Tensor
 from ..errors import ImageError
 from .files import MAX_PIXELS, to_uint8
 
-Cell = tuple[str, Tensor]
+Cell = tuple[str, Tensor | None]
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 SIDE = 192
-"""Pixels that the longer side of a picture takes on a sheet: three times the embedded model's."""
+"""Pixels of the longer side of a picture on a sheet: smaller ones are enlarged to at least that."""
+
+COLUMNS = 4
+"""Pictures side by side; longer rows are broken into lines of about equal length."""
 
 BACKGROUND, TITLE, HEADING = (26, 27, 30), (168, 171, 178), (236, 237, 240)
-TITLE_SIZE, HEADING_SIZE, GAP = 12, 15, 8
+TITLE_SIZE, HEADING_SIZE, GAP = 15, 18, 8
+LONGEST_TEXT = 2000  # characters that are looked at: a prompt may have a hundred thousand
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[Cell]], *, headings: Sequence[str] | None = None, side: int = SIDE
+    rows: Sequence[Sequence[Cell]],
+    *,
+    headings: Sequence[str] | None = None,
+    side: int = SIDE,
+    columns: int = COLUMNS,
 ) -> Tensor:
     """Rows of titled pictures as one picture (3, H, W) float32 in [0, 1].
 
     rows: of (title, picture), picture (3, h, w), (1, h, w) or (h, w) floating in [0, 1]; sizes may
-    differ and rows may be of different length. headings: a line of text above each row, "" for
-    none. side: see `thumbnail`. Text that does not fit is cut with an ellipsis.
+    differ and rows may be of different length. A cell without a picture (None) is left out: its
+    domain was ignored. headings: a line of text above each row, "" for none. side: see
+    `thumbnail`. columns: a longer row is broken into lines of about equal length. Text that does
+    not fit is cut with an ellipsis.
     Raises: ImageError for no pictures, shapes that are no picture, NaN, a wrong number of headings,
     or a sheet larger than any picture that may be opened.
     """
-    if not any(rows):
+    shown = [[(t, p) for t, p in row if p is not None] for row in rows]
+    if not any(shown):
         raise ImageError("a contact sheet needs at least one picture, got none")
     headings = [""] * len(rows) if headings is None else list(headings)
-    if len(headings) != len(rows):
-        raise ImageError(f"{len(headings)} headings for {len(rows)} rows; give one for each")
+    if len(headings) != len(shown):
+        raise ImageError(f"{len(headings)} headings for {len(shown)} rows; give one for each")
+    rows, headings = _broken_rows(shown, headings, columns)
     widths, heights = _columns_and_rows([[shown_size(p, side) for _, p in row] for row in rows])
     title_height, heading_height = TITLE_SIZE + 6, HEADING_SIZE + 9
     longest = max(font(HEADING_SIZE).getlength(_plain(h, HEADING_SIZE)) for h in headings)
@@ -69,10 +82,10 @@ def contact_sheet(
 
 
 def thumbnail(picture: Tensor, side: int = SIDE) -> Tensor:
-    """The picture with its longer side at most `side` pixels: (3, h, w) or (h, w) -> (3, H, W).
+    """The picture at about `side` pixels: (3, h, w) or (h, w) -> (3, H, W).
 
-    Larger ones are shrunk smoothly; smaller ones are enlarged by a whole factor, pixel by pixel, so
-    that what is seen is what is there.
+    Larger ones are shrunk smoothly to a longer side of `side`; smaller ones are enlarged by the
+    smallest whole factor that reaches it, pixel by pixel, so that what is seen is what is there.
     Raises: ImageError for a shape that is no picture.
     """
     height, width = shown_size(picture, side)
@@ -99,7 +112,7 @@ def shown_size(picture: Tensor, side: int = SIDE) -> tuple[int, int]:
     longest = max(height, width)
     if longest > side:
         return max(1, round(height * side / longest)), max(1, round(width * side / longest))
-    factor = side // longest
+    factor = -(-side // longest)
     return height * factor, width * factor
 
 
@@ -122,14 +135,16 @@ def write(
     """One line of text with its upper left corner at (x, y), cut to `width` pixels."""
     face, text = font(size), _plain(text, size)
     if width is not None and face.getlength(text) > width:
-        while text and face.getlength(text + "...") > width:
-            text = text[:-1]
-        text = text.rstrip() + "..."
+        lengths = range(len(text) + 1)
+        fits = bisect.bisect_left(
+            lengths, True, key=lambda n: face.getlength(f"{text[:n]}...") > width
+        )
+        text = text[: max(0, fits - 1)].rstrip() + "..."
     draw.text(at, text, font=face, fill=color)
 
 
 def _plain(text: str, size: int) -> str:
-    text = " ".join(text.split())
+    text = " ".join(text[:LONGEST_TEXT].split())
     if isinstance(font(size), ImageFont.FreeTypeFont):
         return text
     return text.encode("latin-1", "replace").decode("latin-1")  # all that the bitmap font has
@@ -138,6 +153,18 @@ def _plain(text: str, size: int) -> str:
 def _image(picture: Tensor, side: int) -> Image.Image:
     pixels = to_uint8(thumbnail(picture, side)).permute(1, 2, 0).contiguous()
     return Image.fromarray(pixels.numpy())
+
+
+def _broken_rows(rows, headings, columns: int) -> tuple[list[list[Cell]], list[str]]:
+    """Rows of at most `columns` cells; only the first line of a broken row has its heading."""
+    lines, above = [], []
+    for row, heading in zip(rows, headings, strict=True):
+        parts = -(-len(row) // columns) or 1
+        length = -(-len(row) // parts) or 1
+        for start in range(0, max(1, len(row)), length):
+            lines.append(list(row[start : start + length]))
+            above.append("" if start else heading)
+    return lines, above
 
 
 def _columns_and_rows(sizes: list[list[tuple[int, int]]]) -> tuple[list[int], list[int]]:

@@ -5,9 +5,10 @@ import io
 import logging
 import os
 import secrets
-import struct
-import zlib
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -15,15 +16,32 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from ..errors import ImageError
+from .color import to_srgb
+from .png import without_large_chunks, write_png16
+from .tiff import is_tiff, read_floats, turned
 
 MAX_PIXELS = 1 << 27
-"""Largest picture that is opened: 134 megapixels, 1.6 GB as float32 RGB."""
+"""Largest picture that is opened: 134 megapixels, 1.6 GB as float32 RGB. While it is read, 8-bit
+RGB takes about 2.6 GB: the file's own pixels (4 bytes each) and their bytes in two orders, too."""
 
 WHITE = (1.0, 1.0, 1.0)
 
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".webp", ".avif"),
+    *(".tif", ".tiff", ".bmp", ".dib", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+    *(".jp2", ".j2k", ".jpx", ".jpf", ".ico", ".psd", ".dds"),
+)
+"""Endings that `load_image` reads, in small letters."""
+
+UNREAD_SUFFIXES = (
+    *(".heic", ".heif", ".hif", ".exr", ".hdr", ".jxl", ".pfm", ".svg", ".eps", ".psb", ".xcf"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".npy", ".npz"),
+)
+"""Endings of pictures that are not read; people should be told when one is left out."""
+
 # Formats that hold pictures and need no other program (EPS would start Ghostscript).
 _FORMATS = (
-    *("PNG", "JPEG", "MPO", "WEBP", "AVIF", "TIFF", "BMP", "GIF"),
+    *("PNG", "JPEG", "MPO", "WEBP", "AVIF", "TIFF", "BMP", "DIB", "GIF"),
     *("PPM", "TGA", "JPEG2000", "ICO", "PSD", "DDS"),
 )
 
@@ -44,29 +62,101 @@ _TURNS = {
 def load_image(
     source: str | os.PathLike | bytes, background: tuple[float, float, float] | None = WHITE
 ) -> tuple[Tensor, Tensor | None]:
-    """A picture file as RGB, upright, and its opacity.
+    """A picture file as sRGB, upright, and its opacity.
 
     Returns: (1, 3, H, W) float32 in [0, 1], and (1, 1, H, W) float32 opacity in [0, 1] or None
-    where the file has none. Grey is repeated, 16-bit grey keeps its depth, CMYK and palettes are
-    converted, EXIF rotation is applied, of an animation the first frame is taken. Transparent
-    pixels show `background`; None keeps the colours stored under them.
+    where the file has none. Grey is repeated, 16-bit grey keeps its depth, CMYK, palettes and
+    colours of another profile (ICC) are converted, EXIF rotation is applied, of an animation the
+    first frame is taken. Transparent pixels show `background`; None keeps the colours stored under
+    them.
     Raises: ImageError, naming the file, for what is missing, unreadable, truncated, larger than
-    MAX_PIXELS, or holds floats outside 0..1.
+    MAX_PIXELS, or holds numbers outside 0..1.
     """
-    name = "the given bytes" if isinstance(source, bytes) else str(source)
+    name = _name(source)
+    image = _opened(source, name, converted=True)
+    color, opacity = _channels(image, name)
+    if opacity is not None and background is not None:
+        shade = torch.tensor(background, dtype=torch.float32)[:, None, None]
+        color = color * opacity + shade * (1 - opacity)
+    return color[None], None if opacity is None else opacity[None]
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a file of one channel stores: depths or class numbers, for example.
+
+    values: (1, H, W) int64, or float32 as they are, NaN and infinity included. top: the largest
+    number that its integers can be, None for floats. indexed: they are places in a palette of
+    colours.
+    """
+
+    values: Tensor
+    top: int | None
+    indexed: bool = False
+
+
+def load_numbers(source: str | os.PathLike | bytes) -> Numbers | None:
+    """The numbers of a file of one channel as they are stored, upright.
+
+    None for pictures in colours or with opacity: `load_image` reads those. Profiles are not
+    applied: numbers are no colours.
+    Raises: ImageError as `load_image`, but for values outside 0..1.
+    """
+    name = _name(source)
+    image = _opened(source, name, converted=False)
+    if isinstance(image, np.ndarray):
+        plane = image if image.shape[2] == 1 else None
+        return None if plane is None else Numbers(torch.from_numpy(plane[None, :, :, 0]), None)
+    if "transparency" in image.info or not (
+        image.mode in ("1", "L", "P", "F") or image.mode.startswith("I")
+    ):
+        return None
+    plane = np.asarray(image)
+    if image.mode == "F":
+        return Numbers(torch.from_numpy(plane.astype(np.float32))[None], None)
+    top = {"1": 1, "L": 255, "P": 255}.get(image.mode)
+    if top is None:
+        top = 65535 if int(plane.max()) <= 65535 else 2**32 - 1
+    return Numbers(torch.from_numpy(plane.astype(np.int64))[None], top, image.mode == "P")
+
+
+def _name(source: str | os.PathLike | bytes) -> str:
+    return "the given bytes" if isinstance(source, bytes) else str(source)
+
+
+def _opened(source, name: str, *, converted: bool) -> Image.Image | np.ndarray:
+    """The picture, upright: Pillow's, or (H, W, channels) float32 of what only `tiff` reads.
+
+    converted: colours are turned to sRGB.
+    """
     try:
-        with _stream(source, name) as file, Image.open(file, formats=_formats()) as image:
-            _check_size(image.size, name)
-            image.load()
-            color, opacity = _channels(_upright(image, name), name)
+        with _stream(source, name) as stream, warnings.catch_warnings():
+            # ours is the limit; above half of its own Pillow would warn of pictures that work
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            file, profile = without_large_chunks(stream)
+            try:
+                with Image.open(file, formats=_formats()) as image:
+                    _check_size(image.size, name)
+                    image.load()
+                    upright = _upright(image, name)
+                    profile = profile or image.info.get("icc_profile")
+            except Image.UnidentifiedImageError:
+                stream.seek(0)
+                if not is_tiff(stream.read(4)):
+                    raise
+                return turned(*read_floats(stream, name, MAX_PIXELS))
+        return to_srgb(upright, profile, name) if converted and profile else upright
     except ImageError:
         raise
     except Image.UnidentifiedImageError:
         raise ImageError(
             f"{name} is not a picture this program can read; use PNG, JPEG, WebP or TIFF"
         ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"{name} is refused: {error}; shrink the picture first") from None
+    except Image.DecompressionBombError:
+        raise ImageError(
+            f"{name} is refused: it has more pixels than the limit of {MAX_PIXELS:,}; shrink the "
+            "picture first"
+        ) from None
     except MemoryError:
         raise ImageError(f"{name} does not fit into memory; shrink it first") from None
     except Exception as error:
@@ -74,10 +164,6 @@ def load_image(
         raise ImageError(
             f"{name} is damaged or incomplete ({error}); save or download it again"
         ) from error
-    if opacity is not None and background is not None:
-        shade = torch.tensor(background, dtype=torch.float32)[:, None, None]
-        color = color * opacity + shade * (1 - opacity)
-    return color[None], None if opacity is None else opacity[None]
 
 
 def save_png(
@@ -92,7 +178,7 @@ def save_png(
     """
     data = _encode_png(_array(picture, bits), text or {})
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    partial = path.with_name(f".{secrets.token_hex(8)}.tmp")  # any name that fits has room for this
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(partial, "xb") as file:
@@ -100,12 +186,16 @@ def save_png(
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
-        raise ImageError(f"could not write {path}: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a NUL byte in the name is a ValueError
+        raise ImageError(f"could not write {path}: {_reason(error)}") from error
     finally:
         # also after Ctrl-C; once renamed there is nothing left to remove
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             partial.unlink()
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def to_uint8(picture: Tensor) -> Tensor:
@@ -124,22 +214,24 @@ def _quantize(picture: Tensor, top: int) -> Tensor:
     return picture.detach().to(torch.float32).clamp(0, 1).mul_(top).round_()
 
 
-def _stream(source, name: str):
+def _stream(source, name: str) -> BinaryIO:
     if isinstance(source, bytes):
         if not source:
             raise ImageError("no bytes were given; expected a picture file")
         return io.BytesIO(source)
     path = Path(source)
-    if path.is_dir():
-        raise ImageError(f"{name} is a folder; expected a picture file")
-    if not path.exists():
-        raise ImageError(f"{name} does not exist; check the path")
-    if path.stat().st_size == 0:
-        raise ImageError(f"{name} is empty; save or download it again")
     try:
+        if path.is_dir():
+            raise ImageError(f"{name} is a folder; expected a picture file")
+        if not os.path.lexists(path):
+            raise ImageError(f"{name} does not exist; check the path")
+        if not path.stat().st_mode & 0o100000:  # S_IFREG: a pipe would block, a device never end
+            raise ImageError(f"{name} is no file; expected a picture file")
+        if path.stat().st_size == 0:
+            raise ImageError(f"{name} is empty; save or download it again")
         return open(path, "rb")
-    except OSError as error:
-        raise ImageError(f"{name} cannot be opened: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a loop of links, a name too long or with a NUL byte
+        raise ImageError(f"{name} cannot be opened: {_reason(error)}") from error
 
 
 def _formats() -> list[str]:
@@ -167,23 +259,40 @@ def _upright(image: Image.Image, name: str) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
-def _channels(image: Image.Image, name: str) -> tuple[Tensor, Tensor | None]:
+def _channels(image: Image.Image | np.ndarray, name: str) -> tuple[Tensor, Tensor | None]:
     """(3, H, W) colour and (1, H, W) opacity or None, float32 in [0, 1]."""
+    if isinstance(image, np.ndarray):
+        planes = torch.from_numpy(_in_range(image, "values", name)).permute(2, 0, 1).contiguous()
+        color = planes[:3] if len(planes) > 2 else planes[:1].expand(3, -1, -1)
+        return color.contiguous(), planes[-1:].contiguous() if len(planes) in (2, 4) else None
     if image.mode == "F" or image.mode.startswith("I"):
         plane = np.asarray(image).astype(np.float32)
         if image.mode != "F":
             plane /= 65535
-        low, high = float(plane.min()), float(plane.max())
-        if not (low >= 0 and high <= 1):
-            what = "values" if image.mode == "F" else "values/65535"
-            raise ImageError(
-                f"{name} has {what} from {low:.4g} to {high:.4g}, expected 0..1; scale it first"
-            )
+        _in_range(plane, "values" if image.mode == "F" else "values/65535", name)
         return torch.from_numpy(plane).expand(3, -1, -1).contiguous(), None
     clear = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
-    pixels = np.asarray(image.convert("RGBA" if clear else "RGB"))
-    planes = torch.from_numpy(pixels.copy()).permute(2, 0, 1).to(torch.float32).div_(255)
-    return planes[:3].contiguous(), planes[3:].contiguous() if clear else None
+    image = image.convert("RGBA" if clear else "RGB")
+    # reordered as bytes: as floats both orders would take four times as much
+    planes = torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy())
+    del image
+    planes = planes.to(torch.float32).div_(255)
+    return (planes[:3], planes[3:]) if clear else (planes, None)
+
+
+def _in_range(values: np.ndarray, what: str, name: str) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise ImageError(
+            f"{name} has pixels without a value (NaN or infinity), which a picture cannot show; "
+            "fill them first (only depth maps may have them)"
+        )
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):
+        raise ImageError(
+            f"{name} has {what} from {low:.4g} to {high:.4g}, expected 0..1; scale it first (as a "
+            "depth map it may have any, when it is said what they are)"
+        )
+    return values
 
 
 def _array(picture: Tensor, bits: int) -> np.ndarray:
@@ -214,29 +323,5 @@ def _encode_png(array: np.ndarray, text: dict[str, str]) -> bytes:
     if array.dtype == np.uint8:
         Image.fromarray(array).save(out, "PNG", pnginfo=info)
     else:
-        _write_png16(out, array, info)
+        write_png16(out, array, info)
     return out.getvalue()
-
-
-def _write_png16(out: io.BytesIO, array: np.ndarray, info: PngImagePlugin.PngInfo) -> None:
-    """16 bits per channel, which Pillow cannot write for colour. Source: the PNG standard."""
-
-    def chunk(kind: bytes, data: bytes) -> None:
-        out.write(struct.pack(">I", len(data)) + kind + data)
-        out.write(struct.pack(">I", zlib.crc32(kind + data)))
-
-    height, width = array.shape[:2]
-    channels = 1 if array.ndim == 2 else 3
-    out.write(b"\x89PNG\r\n\x1a\n")
-    color_type = 0 if channels == 1 else 2
-    chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color_type, 0, 0, 0))
-    for kind, data, *_ in info.chunks:
-        chunk(kind, data)
-    rows = np.ascontiguousarray(array.astype(">u2")).view(np.uint8).reshape(height, -1)
-    # filter 1: each byte less the one a pixel before it, which deflates far better
-    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
-    filtered[:, 0] = 1
-    filtered[:, 1:] = rows
-    filtered[:, 1 + 2 * channels :] -= rows[:, : -2 * channels]
-    chunk(b"IDAT", zlib.compress(filtered.tobytes(), 6))
-    chunk(b"IEND", b"")

@@ -19,8 +19,8 @@ from .objects import (
     STRIPES,
     Color,
     Draw,
-    Frame,
     Material,
+    Place,
     Point,
     SceneBuilder,
     add_animal,
@@ -37,9 +37,6 @@ from .objects import (
     shade,
 )
 from .person import add_person
-
-FIRST_OBJECT_GROUP = 4
-"""Groups 0..3 are the backdrop: sky, ground, road, water; in a room none, walls, floor, ceiling."""
 
 
 @dataclass
@@ -139,7 +136,7 @@ def _outdoor(draw: Draw) -> Scene:
         x = draw.uniform(-0.6, 0.6) * tan_half * z
         if place.free(x, z, 0.45):
             place.take(x, z, 0.45)
-            add_person(b, draw, Frame(x, z, _heading(draw)), draw.uniform(1.55, 1.85))
+            add_person(b, draw, Place(x, z, _heading(draw)), draw.uniform(1.55, 1.85))
     _outdoor_things(draw, b, place, crowded=bool(distances))
     _background(draw, b, tan_half, env.lake)
     return Scene(env, b)
@@ -169,7 +166,7 @@ def _outdoor_things(draw: Draw, b: SceneBuilder, place: Placing, crowded: bool) 
         spot = place.spot(draw, near, far, radius)
         if spot is None:
             continue
-        frame = Frame(*spot, draw.uniform(-math.pi, math.pi))
+        frame = Place(*spot, draw.uniform(-math.pi, math.pi))
         if noun == "vehicle":
             add_vehicle(b, draw, frame)
         elif noun == "tree":
@@ -190,14 +187,14 @@ def _background(draw: Draw, b: SceneBuilder, tan_half: float, lake) -> None:
             size = (draw.uniform(4.5, 9.0), draw.uniform(4.0, 13.0), draw.uniform(4.0, 7.0))
             spot = far.spot(draw, 17.0, 32.0, size[0] * 0.75, 0.95)
             if spot:
-                add_building(b, draw, Frame(*spot, draw.uniform(-0.7, 0.7)), size)
+                add_building(b, draw, Place(*spot, draw.uniform(-0.7, 0.7)), size)
     if draw.chance(0.5):
         word = draw.pick(("grey", "brown", "green", "purple", "white"))
         for _ in range(1 + int(draw.uniform(0, 2.6))):
             z = draw.uniform(42.0, 55.0)
             x = draw.uniform(-1.0, 1.0) * tan_half * z
             rise = draw.uniform(7.0, 19.0)
-            add_mountain(b, draw, Frame(x, z, 0.0), rise * draw.uniform(1.1, 1.9), rise, word)
+            add_mountain(b, draw, Place(x, z, 0.0), rise * draw.uniform(1.1, 1.9), rise, word)
 
 
 def _sky(draw: Draw, env: Environment, b: SceneBuilder) -> None:
@@ -274,8 +271,8 @@ def _indoor(draw: Draw) -> Scene:
     width, depth, high = draw.uniform(3.6, 6.0), draw.uniform(4.2, 6.4), draw.uniform(2.4, 3.0)
     yaw = draw.uniform(-0.55, 0.55)
     side, back = draw.uniform(-0.25, 0.25) * width, depth / 2 - 0.3
-    turned = Frame(0.0, 0.0, yaw).point(side, 0.0, -back)
-    room = Frame(-turned[0], -turned[2], yaw)
+    turned = Place(0.0, 0.0, yaw).point(side, 0.0, -back)
+    room = Place(-turned[0], -turned[2], yaw)
     _room(draw, env, b, room, (width, depth, high))
     height, pitch = draw.uniform(1.2, 1.9), draw.uniform(-0.25, -0.06)
     place = Placing(tan_half)
@@ -287,7 +284,7 @@ def _indoor(draw: Draw) -> Scene:
             x = draw.uniform(-0.6, 0.6) * tan_half * z
             if _inside(room, (width, depth), x, z, 0.35) and place.free(x, z, 0.4):
                 place.take(x, z, 0.4)
-                add_person(b, draw, Frame(x, z, _heading(draw)), draw.uniform(1.55, 1.85))
+                add_person(b, draw, Place(x, z, _heading(draw)), draw.uniform(1.55, 1.85))
     env.camera = (height, pitch, tan_half)
     _furnish(draw, b, place, room, (width, depth))
     _small_things(draw, b, place, room, (width, depth))
@@ -296,7 +293,7 @@ def _indoor(draw: Draw) -> Scene:
     return Scene(env, b)
 
 
-def _room(draw: Draw, env: Environment, b: SceneBuilder, room: Frame, size: Point) -> None:
+def _room(draw: Draw, env: Environment, b: SceneBuilder, room: Place, size: Point) -> None:
     width, depth, high = size
     walls = draw.pick(("white", "yellow", "green", "blue", "pink", "grey", "orange", "white"))
     floor = draw.pick(("brown", "brown", "grey", "white", "red", "blue"))
@@ -319,7 +316,7 @@ def _room(draw: Draw, env: Environment, b: SceneBuilder, room: Frame, size: Poin
     env.ambient = (level, level, level * 1.02)
 
 
-def _inside(room: Frame, size: tuple[float, float], x: float, z: float, margin: float) -> bool:
+def _inside(room: Place, size: tuple[float, float], x: float, z: float, margin: float) -> bool:
     """Whether a disc on the floor keeps within the walls."""
     c, s = math.cos(room.yaw), math.sin(room.yaw)
     dx, dz = x - room.x, z - room.z
@@ -327,7 +324,7 @@ def _inside(room: Frame, size: tuple[float, float], x: float, z: float, margin: 
     return abs(lx) < size[0] / 2 - margin and abs(lz) < size[1] / 2 - margin
 
 
-def _furnish(draw: Draw, b: SceneBuilder, place: Placing, room: Frame, size) -> None:
+def _furnish(draw: Draw, b: SceneBuilder, place: Placing, room: Place, size) -> None:
     """One to four pieces: at the back wall, at the sides, or free in the room."""
     width, depth = size
     wanted = 1 + int(draw.uniform(0.3, 3.7))
@@ -351,11 +348,11 @@ def _furnish(draw: Draw, b: SceneBuilder, place: Placing, room: Frame, size) -> 
         seen = z > 1.7 + radius and abs(x) < 0.85 * place.tan_half * z
         if seen and place.free(x, z, radius * 0.85):
             place.take(x, z, radius * 0.85)
-            add_furniture(b, draw, Frame(x, z, room.yaw + turn), noun)
+            add_furniture(b, draw, Place(x, z, room.yaw + turn), noun)
             wanted -= 1
 
 
-def _small_things(draw: Draw, b: SceneBuilder, place: Placing, room: Frame, size) -> None:
+def _small_things(draw: Draw, b: SceneBuilder, place: Placing, room: Place, size) -> None:
     for noun, probability in (("plant", 0.4), ("prop", 0.3), ("dog", 0.3), ("lamp", 0.2)):
         if not draw.chance(probability):
             continue
@@ -363,7 +360,7 @@ def _small_things(draw: Draw, b: SceneBuilder, place: Placing, room: Frame, size
         spot = place.spot(draw, 2.2, 4.8, radius, 0.75)
         if spot is None or not _inside(room, size, *spot, radius):
             continue
-        frame = Frame(*spot, draw.uniform(-math.pi, math.pi))
+        frame = Place(*spot, draw.uniform(-math.pi, math.pi))
         if noun == "plant":
             add_plant_pot(b, draw, frame, draw.uniform(0.8, 1.5))
         elif noun == "prop":
@@ -374,7 +371,7 @@ def _small_things(draw: Draw, b: SceneBuilder, place: Placing, room: Frame, size
             add_animal(b, draw, frame, "dog")
 
 
-def _on_wall(draw: Draw, b: SceneBuilder, room: Frame, width: float, depth: float) -> None:
+def _on_wall(draw: Draw, b: SceneBuilder, room: Place, width: float, depth: float) -> None:
     """A picture or a bright window on the back wall."""
     wide, tall = draw.uniform(0.8, 1.4), draw.uniform(0.7, 1.0)
     x = draw.uniform(-0.3, 0.3) * width

@@ -17,8 +17,11 @@ from ..pictures.palettes import OPENPOSE_COLORS, OPENPOSE_LIMBS, SEGMENTATION_PA
 LIMB_INTENSITY = 0.6
 """OpenPose draws limbs at this share of their colour, and joints at full colour on top."""
 
+LIMB_RADIUS, JOINT_RADIUS = 1.5, 2.4
+"""Pixels. A latent cell of 8 x 8 pixels does not keep the colour of thinner strokes."""
 
-def depth_picture(depth: Tensor, valid: Tensor) -> Tensor:
+
+def draw_depth(depth: Tensor, valid: Tensor) -> Tensor:
     """Disparity stretched to its own range per picture; the sky has disparity 0.
 
     Shapes: depth (B, H, W) metres, valid (B, H, W) -> (B, 3, H, W). A flat map gives zeros.
@@ -30,18 +33,18 @@ def depth_picture(depth: Tensor, valid: Tensor) -> Tensor:
     return stretched.unsqueeze(1).expand(-1, 3, -1, -1)
 
 
-def normal_picture(normal: Tensor) -> Tensor:
+def draw_normals(normal: Tensor) -> Tensor:
     """(B, 3, H, W) unit vectors in model axes -> picture, (n + 1) / 2."""
     return (normal + 1.0) * 0.5
 
 
-def palette_picture(classes: Tensor) -> Tensor:
+def draw_classes(classes: Tensor) -> Tensor:
     """(B, H, W) class indices -> their palette colours."""
     table = torch.tensor(SEGMENTATION_PALETTE, dtype=torch.float32, device=classes.device) / 255.0
     return table[classes.long()].permute(0, 3, 1, 2)
 
 
-def line_pictures(
+def draw_lines(
     depth: Tensor,
     normal: Tensor,
     albedo: Tensor,
@@ -142,8 +145,10 @@ def _grey(x: Tensor) -> Tensor:
     return x.unsqueeze(1).expand(-1, 3, -1, -1)
 
 
-def skeleton_picture(keypoints: Tensor, height: int, width: int) -> Tensor:
+def draw_skeleton(keypoints: Tensor, height: int, width: int) -> Tensor:
     """Skeletons in the standard colours on black; a limb needs both of its ends visible.
+
+    Strokes grow with the picture, but never get thinner than `LIMB_RADIUS` and `JOINT_RADIUS`.
 
     Shapes: keypoints (B, P, 18, 3) pixel x, y and visible (0 or 1) -> (B, 3, H, W).
     """
@@ -155,6 +160,7 @@ def skeleton_picture(keypoints: Tensor, height: int, width: int) -> Tensor:
         return canvas
     colors = torch.tensor(OPENPOSE_COLORS, dtype=torch.float32, device=device) / 255.0
     scale = min(height, width) / 64.0
+    limb_radius, joint_radius = max(0.6 * scale, LIMB_RADIUS), max(0.8 * scale, JOINT_RADIUS)
     ys = torch.arange(height, device=device, dtype=torch.float32).view(1, height, 1)
     xs = torch.arange(width, device=device, dtype=torch.float32).view(1, 1, width)
     for person in range(keypoints.shape[1]):
@@ -164,11 +170,11 @@ def skeleton_picture(keypoints: Tensor, height: int, width: int) -> Tensor:
             if bool(both.any()):
                 distance = _segment_distance(xs, ys, points[:, i], points[:, j])
                 color = colors[limb] * LIMB_INTENSITY
-                _paint(canvas, distance, 0.6 * scale, color, both)
+                _paint(canvas, distance, limb_radius, color, both)
         for joint in range(points.shape[1]):
             if bool(seen[:, joint].any()):
                 distance = _segment_distance(xs, ys, points[:, joint], points[:, joint])
-                _paint(canvas, distance, 0.8 * scale, colors[joint], seen[:, joint])
+                _paint(canvas, distance, joint_radius, colors[joint], seen[:, joint])
     return canvas
 
 

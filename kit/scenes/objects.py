@@ -100,7 +100,7 @@ class SceneBuilder:
 
 
 @dataclass(frozen=True)
-class Frame:
+class Place:
     """A place on the ground with a heading; turns local points into world points."""
 
     x: float
@@ -113,12 +113,12 @@ class Frame:
         return self.x + c * lx + s * lz, self.y + ly, self.z - s * lx + c * lz
 
 
-def add_box(b: SceneBuilder, f: Frame, center: Point, size: Point, m: Material) -> None:
+def add_box(b: SceneBuilder, f: Place, center: Point, size: Point, m: Material) -> None:
     half = (size[0] / 2, size[1] / 2, size[2] / 2)
     b.solid("box", f.point(*center), half, m, f.yaw)
 
 
-def add_tree(b: SceneBuilder, draw: Draw, f: Frame, height: float) -> None:
+def add_tree(b: SceneBuilder, draw: Draw, f: Place, height: float) -> None:
     word = draw.pick(("green", "green", "green", "green", "yellow", "orange"))
     plant = CLASS["plant"]
     b.begin("tree", word, plant)
@@ -139,14 +139,14 @@ def add_tree(b: SceneBuilder, draw: Draw, f: Frame, height: float) -> None:
     b.solid("ellipsoid", f.point(0, height - tall, 0), (width, tall, width), crown)
 
 
-def add_bush(b: SceneBuilder, draw: Draw, f: Frame) -> None:
+def add_bush(b: SceneBuilder, draw: Draw, f: Place) -> None:
     b.begin("bush", "green", CLASS["plant"])
     m = Material(CLASS["plant"], draw.color("green"))
     r = draw.uniform(0.4, 0.8)
     b.solid("ellipsoid", f.point(0, r * 0.6, 0), (r * 1.3, r * 0.8, r), m, f.yaw)
 
 
-def add_mountain(b: SceneBuilder, draw: Draw, f: Frame, radius: float, height: float, word: str):
+def add_mountain(b: SceneBuilder, draw: Draw, f: Place, radius: float, height: float, word: str):
     color = draw.color(word)
     texture = draw.pick((SNOW, PLAIN, NOISE)) if word != "white" else PLAIN
     second = (0.93, 0.94, 0.96) if texture == SNOW else shade(color, -0.08)
@@ -156,7 +156,7 @@ def add_mountain(b: SceneBuilder, draw: Draw, f: Frame, radius: float, height: f
     b.solid("cone", f.point(0, height / 2 - 0.5, 0), half, m)
 
 
-def add_building(b: SceneBuilder, draw: Draw, f: Frame, size: Point) -> None:
+def add_building(b: SceneBuilder, draw: Draw, f: Place, size: Point) -> None:
     """A block with windows, a house with a roof, or a round tower with a pointed one."""
     width, height, depth = size
     word = draw.pick(("white", "grey", "brown", "red", "yellow", "orange", "pink"))
@@ -183,7 +183,7 @@ def add_building(b: SceneBuilder, draw: Draw, f: Frame, size: Point) -> None:
         add_box(b, f, (0, height / 2, 0), size, wall)
 
 
-def add_vehicle(b: SceneBuilder, draw: Draw, f: Frame) -> None:
+def add_vehicle(b: SceneBuilder, draw: Draw, f: Place) -> None:
     """A car (body, cabin, four wheels), a truck or a bus; the front is along local -x."""
     noun = draw.pick(("car", "car", "car", "truck", "bus"))
     word = draw.pick(("red", "blue", "yellow", "white", "green", "black", "orange", "grey"))
@@ -221,7 +221,7 @@ ANIMALS = {
 }
 
 
-def add_animal(b: SceneBuilder, draw: Draw, f: Frame, noun: str) -> None:
+def add_animal(b: SceneBuilder, draw: Draw, f: Place, noun: str) -> None:
     """Body, neck, head, four legs and a tail; the head looks along local -x."""
     height, length, thick, rise, words = ANIMALS[noun]
     word = draw.pick(words)
@@ -248,7 +248,7 @@ def add_animal(b: SceneBuilder, draw: Draw, f: Frame, noun: str) -> None:
     b.capsule(f.point(half * 0.9, body_y + thick * 0.25, 0), tail, leg * 0.6, dark)
 
 
-def add_plant_pot(b: SceneBuilder, draw: Draw, f: Frame, height: float) -> None:
+def add_plant_pot(b: SceneBuilder, draw: Draw, f: Place, height: float) -> None:
     b.begin("plant", "green", CLASS["plant"])
     pot = Material(CLASS["plant"], draw.color(draw.pick(("brown", "orange", "white"))))
     leaf = Material(CLASS["plant"], draw.color("green"))
@@ -257,7 +257,7 @@ def add_plant_pot(b: SceneBuilder, draw: Draw, f: Frame, height: float) -> None:
     b.solid("ellipsoid", f.point(0, height * 0.65, 0), (r * 1.9, height * 0.38, r * 1.9), leaf)
 
 
-def add_prop(b: SceneBuilder, draw: Draw, f: Frame, noun: str) -> None:
+def add_prop(b: SceneBuilder, draw: Draw, f: Place, noun: str) -> None:
     """A ball or a box on the ground: things outside of the named classes."""
     word = draw.pick(("red", "blue", "yellow", "green", "purple", "pink", "white", "orange"))
     b.begin(noun, word, CLASS["unlabeled"])
@@ -270,7 +270,7 @@ def add_prop(b: SceneBuilder, draw: Draw, f: Frame, noun: str) -> None:
         b.solid("box", f.point(0, r, 0), (r, r, r), Material(0, color), f.yaw)
 
 
-def add_lamp(b: SceneBuilder, draw: Draw, f: Frame) -> None:
+def add_lamp(b: SceneBuilder, draw: Draw, f: Place) -> None:
     """A standing lamp: pole and a glowing shade, which neither casts shadows nor takes them."""
     word = draw.pick(("yellow", "white"))
     b.begin("lamp", word, CLASS["unlabeled"])
@@ -283,7 +283,7 @@ def add_lamp(b: SceneBuilder, draw: Draw, f: Frame) -> None:
 FURNITURE = ("table", "sofa", "bed", "shelf", "chair", "sofa", "table")
 
 
-def add_furniture(b: SceneBuilder, draw: Draw, f: Frame, noun: str) -> None:
+def add_furniture(b: SceneBuilder, draw: Draw, f: Place, noun: str) -> None:
     """Tables, sofas, beds, shelves and chairs; the front is along local -z."""
     words = ("brown", "white", "grey", "red", "blue", "green", "yellow", "purple", "orange")
     word = draw.pick(words if noun in ("sofa", "bed", "chair") else ("brown", "white", "black"))
@@ -321,7 +321,7 @@ def add_furniture(b: SceneBuilder, draw: Draw, f: Frame, noun: str) -> None:
             add_box(b, f, (0, 0.04 + (height - 0.08) * level / 3, 0), (width, 0.08, 0.36), m)
 
 
-def _legs(b: SceneBuilder, f: Frame, width: float, depth: float, top: float, m: Material) -> None:
+def _legs(b: SceneBuilder, f: Place, width: float, depth: float, top: float, m: Material) -> None:
     for sx in (-0.5, 0.5):
         for sz in (-0.5, 0.5):
             b.solid("cylinder", f.point(sx * width, top / 2, sz * depth), (0.05, top / 2, 0.05), m)

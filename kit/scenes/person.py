@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from .objects import CLASS, Color, Draw, Frame, Material, Point, SceneBuilder
+from .objects import CLASS, Color, Draw, Material, Place, Point, SceneBuilder
 
 SKIN: tuple[Color, ...] = ((0.90, 0.72, 0.60), (0.78, 0.57, 0.43), (0.55, 0.37, 0.26))
 HAIR: tuple[Color, ...] = ((0.12, 0.09, 0.07), (0.36, 0.22, 0.11), (0.80, 0.64, 0.33))
@@ -25,7 +25,7 @@ class Limb:
     bend: float
 
 
-def add_person(b: SceneBuilder, draw: Draw, f: Frame, height: float = 1.7) -> None:
+def add_person(b: SceneBuilder, draw: Draw, f: Place, height: float = 1.7) -> None:
     """Add a figure standing at the frame's origin, its lowest foot on the ground.
 
     Adds its keypoints (world metres, OPENPOSE_KEYPOINTS order) and head centre to `b.people`.
@@ -102,7 +102,7 @@ def _step(start: Point, length: float, swing: float, lift: float) -> Point:
     return start[0] + side, start[1] - down, start[2] - length * math.sin(swing)
 
 
-def _flesh(b, draw: Draw, f: Frame, height: float, word: str, world: dict[str, Point], at) -> None:
+def _flesh(b, draw: Draw, f: Place, height: float, word: str, world: dict[str, Point], at) -> None:
     klass = CLASS["person"]
     shirt = Material(klass, draw.color(word))
     skin = Material(klass, draw.pick(SKIN))

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import JodiError
 from .captions import COLOR_TOLERANCE, COLOR_WORDS, VOCABULARY, caption_facts, write_caption
 from .layout import Scene, compose
-from .maps import depth_picture, line_pictures, normal_picture, palette_picture, skeleton_picture
+from .maps import draw_classes, draw_depth, draw_lines, draw_normals, draw_skeleton
 from .primitives import INFINITY
 from .surface import Hits, look, stack_scenes
 
@@ -167,11 +167,11 @@ def _render(scenes: list[Scene], height: int, width: int, supersample: int, devi
     else:
         image = _antialiased(stack, hits, u, v, height, width, supersample)
     rays = to_map(_unit_depth_rays(stack.environment, u, v))
-    edge, lineart = line_pictures(depth, normal, albedo, classes, group, rays)
+    edge, lineart = draw_lines(depth, normal, albedo, classes, group, rays)
     keypoints = _keypoints(scenes, depth, group, device)
     pictures = (
-        *(image, lineart, edge, depth_picture(depth, valid), normal_picture(normal), albedo),
-        *(palette_picture(classes), skeleton_picture(keypoints, height, width)),
+        *(image, lineart, edge, draw_depth(depth, valid), draw_normals(normal), albedo),
+        *(draw_classes(classes), draw_skeleton(keypoints, height, width)),
     )
     return SceneBatch(
         torch.stack(pictures, dim=1),

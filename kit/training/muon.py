@@ -19,7 +19,9 @@ def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
     a, b, c = NEWTON_SCHULZ
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
-    x = x.bfloat16() / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7).bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    if x.is_cuda:  # elsewhere products in bfloat16 may be several times slower than in float32
+        x = x.bfloat16()
     for _ in range(iterations):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
@@ -30,6 +32,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum whose update is orthogonalised. Takes (name, parameter) pairs of matrices.
 
     Parameters of more than two axes are flattened to (R, -1); stacked ones are split by name.
+    Parameters must be contiguous, since they are changed through flattened views.
     """
 
     def __init__(self, named, lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0):

@@ -2,12 +2,13 @@
 
 import contextlib
 import json
-import os
 import time
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from ..weights.write import atomic_file
 
 
 class Ema:
@@ -43,9 +44,8 @@ class RunFolder:
 
     def save(self, state: dict) -> None:
         """Replace the saved state in one step: a kill leaves the old one or the new one."""
-        temporary = self.path / "state.pt.tmp"
-        torch.save(state, temporary)
-        os.replace(temporary, self.path / "state.pt")
+        with atomic_file(self.path / "state.pt", force=True) as file:
+            torch.save(state, file)
 
     def load(self) -> dict | None:
         """The saved state on the CPU, whatever device it was saved from; None for a fresh run."""
@@ -69,14 +69,15 @@ class RunFolder:
         return [rows[k] for k in sorted(rows) if up_to is None or k <= up_to]
 
 
-def learning_rate_factor(step: int, steps: int, warmup: int, decay_share: float = 0.3) -> float:
-    """Linear warm-up, constant, then linear decay to zero over the last share of the run."""
-    if step < warmup:
-        return (step + 1) / warmup
-    decay_start = steps * (1 - decay_share)
-    if step < decay_start:
-        return 1.0
-    return max(0.0, (steps - step) / (steps - decay_start))
+def learning_rate_factor(
+    step: int, progress: float, warmup: int, decay_share: float = 0.3
+) -> float:
+    """Linear warm-up over the first updates, then constant, then linear decay to zero over the
+    last share of the run.
+
+    progress: share of the run that is done, from 0 up to 1.
+    """
+    return min(1.0, (step + 1) / max(1, warmup), max(0.0, (1 - progress) / decay_share))
 
 
 def parameters_as(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -1,22 +1,17 @@
 """Rewriting a weight file as safetensors that says what it is."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ...jodi_core.model.checkpoint import checked_transformer
-from ...jodi_core.model.config import JODI_1600M, TransformerConfig
-from ..autoencoder import keys as autoencoder_keys
-from ..autoencoder.checkpoint import checked_autoencoder
-from ..autoencoder.config import AutoencoderConfig
+from ..config import JsonConfig
 from ..errors import CheckpointError
-from . import kinds as file_kind
-from .kinds import identify
-from .loading import cast, float_dtype
+from .kinds import require_kind
+from .loading import Checked, Format, cast, check, float_dtype, name_dtype, name_source
 from .read import read_state_dict
 from .write import Progress, checked_destination, write_state_dict
 
@@ -43,28 +38,29 @@ class Conversion:
     tensors: int
     parameters: int
     bytes: int
-    config: TransformerConfig | AutoencoderConfig
+    config: JsonConfig
 
 
 def convert(
     src,
     dst,
+    formats: Sequence[Format],
     *,
     dtype: torch.dtype | str | None = None,
     force: bool = False,
-    config: TransformerConfig | AutoencoderConfig | None = None,
-    naming: str = autoencoder_keys.MIT_HAN_LAB,
+    config: JsonConfig | None = None,
+    naming: str | None = None,
     progress: Progress | None = None,
 ) -> Conversion:
-    """Rewrite a transformer or an autoencoder as safetensors, checked strictly, with its sizes.
+    """Rewrite a file of one of these formats as safetensors, checked strictly, with its sizes.
 
     The metadata gets `kind`, `config` (JSON), `jodi_format`, `source`, `source_sha256`, `dtype` and
-    for a transformer of the eight domains `trained_roles`; what else it held stays. `dst` is
-    written whole or not at all, and never over an existing file without `force`.
+    what the format adds; what else it held stays. `dst` is written whole or not at all, and never
+    over an existing file without `force`.
 
     dtype: of floating weights; None keeps the file's own (the widest, where they are mixed).
     config: sizes, for a file whose own cannot be inferred.
-    naming: of the autoencoder's keys, "mit-han-lab" or "diffusers".
+    naming: of the tensors, for a format that knows several; None is ours.
     progress: called with (bytes written, bytes in all).
     Raises: CheckpointError for whatever keeps `src` from loading or `dst` from being written, and
         for values that the dtype cannot hold.
@@ -74,36 +70,49 @@ def convert(
     if dst.suffix not in (".safetensors", ".sft"):
         raise CheckpointError(f"{dst.name} will be a safetensors file; let its name end so.")
     checked_destination(dst, force=force)
-    state, metadata = read_state_dict(src)
-    kind, state, config = _checked(state, metadata, config, naming, str(src))
-    dtype = dtype or float_dtype(state)
-    sha256 = file_sha256(src)
-    described = {
-        **metadata,
-        "format": "pt",
-        "jodi_format": FORMAT_VERSION,
-        "kind": kind,
-        "config": config.to_json(),
-        "source": src.name,
-        "source_sha256": sha256,
-        "dtype": str(dtype).removeprefix("torch."),
-    }
-    if isinstance(config, TransformerConfig) and config.num_domains == JODI_1600M.num_domains:
-        described.setdefault("trained_roles", "published")
+    content = read_state_dict(src)
+    wanted = tuple(kind for format in formats for kind in format.fits)
+    kind = require_kind(content.tensors, wanted, str(src))
+    format = next(format for format in formats if kind in format.fits)
+    _check_config_type(config, format.config)
+    checked = check(content, format, kind=kind, config=config, source=str(src))
+    dtype = dtype or float_dtype(checked.state)
+    described = _describe(checked, format, src, dtype)
+    state = format.other_names(checked.state, naming)
+
+    def cast_named(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+        with name_source(str(src)):
+            return cast(name, tensor, dtype)
+
     size = write_state_dict(
-        dst, state, described, dtype=dtype, convert=cast, force=force, progress=progress
+        dst, state, described, dtype=dtype, convert=cast_named, force=force, progress=progress
     )
     return Conversion(
-        kind=kind,
+        kind=format.kind.name,
         source=src,
         destination=dst,
-        source_sha256=sha256,
+        source_sha256=described["source_sha256"],
         dtype=described["dtype"],
         tensors=len(state),
         parameters=sum(t.numel() for t in state.values()),
         bytes=size,
-        config=config,
+        config=checked.config,
     )
+
+
+def _describe(checked: Checked, format: Format, src: Path, dtype: torch.dtype) -> dict[str, str]:
+    """The metadata of the new file."""
+    return {
+        **format.adds(checked.config),
+        **checked.metadata,
+        "format": "pt",
+        "jodi_format": FORMAT_VERSION,
+        "kind": format.kind.name,
+        "config": checked.config.to_json(),
+        "source": src.name,
+        "source_sha256": file_sha256(src),
+        "dtype": name_dtype(dtype),
+    }
 
 
 def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -124,19 +133,6 @@ def file_sha256(path) -> str:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _checked(
-    state: Mapping[str, Tensor], metadata: Mapping[str, str], config, naming: str, source: str
-) -> tuple[str, Mapping[str, Tensor], TransformerConfig | AutoencoderConfig]:
-    """Kind, tensors under the names to write, sizes, all proved to load."""
-    if identify(state) in (file_kind.DCAE, file_kind.DCAE_DIFFUSERS):
-        _check_config_type(config, AutoencoderConfig)
-        state, config = checked_autoencoder(state, metadata, config=config, source=source)
-        return file_kind.DCAE.name, autoencoder_keys.to_naming(state, naming), config
-    _check_config_type(config, TransformerConfig)
-    state, config = checked_transformer(state, metadata, config=config, source=source)
-    return file_kind.JODI.name, state, config
 
 
 def _check_config_type(config, wanted: type):

@@ -1,18 +1,12 @@
 """What is wrong with a set of tensors, and what that pattern usually means."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from torch import Tensor
 
-from ...jodi_core.model.config import TransformerConfig
-from ..autoencoder.config import AutoencoderConfig
-from ..errors import CheckpointError
-from .read import few
-
-Config = TypeVar("Config", TransformerConfig, AutoencoderConfig)
+from ..errors import CheckpointError, few
 
 
 @dataclass(frozen=True)
@@ -55,25 +49,18 @@ def key_faults(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ..
     )
 
 
-def strict_keys(
-    state: Mapping[str, Tensor],
-    expected: Mapping[str, tuple[int, ...]],
-    config: Config,
-    explain: Callable[[KeyFaults, Config], str],
-):
-    """Pass when `state` has exactly the tensors expected.
+def require_keys(faults: KeyFaults, model: str, meaning: str):
+    """Pass when there are no faults.
 
+    model: what the tensors should make. meaning: what these faults usually mean, and what to do.
     Raises: CheckpointError with the first few faults of each sort, their number, what they mean.
     """
-    faults = key_faults(state, expected)
     if faults:
-        raise CheckpointError(
-            f"the tensors are not those of {_describe(config)}: {faults.text()}. "
-            f"{explain(faults, config)}"
-        )
+        raise CheckpointError(f"the tensors are not those of {model}: {faults.text()}. {meaning}")
 
 
-def _explain_common(faults: KeyFaults) -> str | None:
+def explain_common(faults: KeyFaults) -> str | None:
+    """What these faults mean for a model of any kind; None when they say nothing."""
     scales = (".scale_weight", ".weight_scale", ".scale_input", ".input_scale", ".comfy_quant")
     if any(name.endswith(scales) for name in faults.unexpected):
         return "It is quantised (scales beside the weights). Use a file that was not quantised."
@@ -85,22 +72,13 @@ def _explain_common(faults: KeyFaults) -> str | None:
     return None
 
 
-def _describe(config) -> str:
-    if isinstance(config, TransformerConfig):
-        return (
-            f"a Jodi transformer of width {config.hidden_size}, depth {config.depth} and "
-            f"{config.num_domains} domains"
-        )
-    return f"a DC-AE with stages of width {', '.join(map(str, config.widths))}"
-
-
-def _none_left(faults: KeyFaults, prefix: str) -> bool:
+def has_lost_all(faults: KeyFaults, prefix: str) -> bool:
     """Whether every tensor under `prefix` is missing."""
     missing = set(faults.missing)
     return all(name in missing for name in faults.expected if name.startswith(prefix))
 
 
-def _lost(faults: KeyFaults, pattern: str) -> list[int]:
+def find_lost(faults: KeyFaults, pattern: str) -> list[int]:
     """Indices of which every expected tensor is missing."""
     regex = re.compile(pattern)
     missing = set(faults.missing)
@@ -113,7 +91,7 @@ def _lost(faults: KeyFaults, pattern: str) -> list[int]:
     return sorted(seen - kept)
 
 
-def _ranges(numbers: Iterable[int]) -> str:
+def join_ranges(numbers: Iterable[int]) -> str:
     """[1, 2, 3, 7] -> "1-3, 7"."""
     runs: list[list[int]] = []
     for n in numbers:

@@ -1,15 +1,18 @@
-"""Sizes that a file states in its metadata, built and compared."""
+"""Sizes that a file states in its metadata: read, bounded by what the file holds, and compared."""
 
-import dataclasses
-import json
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 from torch import Tensor
 
-from ..errors import CheckpointError, JodiError
+from ..config import JsonConfig, parse_json
+from ..errors import CheckpointError, JodiError, few
 
 State = Mapping[str, Tensor]
+Config = TypeVar("Config", bound=JsonConfig)
+
+ONCE_MORE = "Use the file that the training exported, or convert it again from its source"
 
 
 def stored_config(metadata: Mapping[str, str] | None) -> dict | None:
@@ -21,47 +24,76 @@ def stored_config(metadata: Mapping[str, str] | None) -> dict | None:
     if text is None:
         return None
     try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(
-            f"the file's metadata has a `config` that is not JSON ({error}). Expected the sizes of "
-            "the network; convert the file again from its source."
-        ) from error
+        values = parse_json(text, "the `config` in the file's metadata")
+    except JodiError as error:
+        raise CheckpointError(f"{error}. Expected the sizes of the network. {ONCE_MORE}.") from None
     if not isinstance(values, dict):
         raise CheckpointError(
             f"the file's metadata has a `config` that is a {type(values).__name__}; expected a "
-            "JSON object with the sizes of the network. Convert the file again from its source."
+            f"JSON object with the sizes of the network. {ONCE_MORE}."
         )
     return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
 
-def _compare(one: str, values: Mapping, other: str, others: Mapping):
+def compare_sizes(one: str, values: Mapping, other: str, others: Mapping):
+    """Pass when two sources tell the same of every size that both tell.
+
+    one, other: name the sources. Raises: CheckpointError with both values of the first sizes that
+    differ.
+    """
     differ = [name for name in values if name in others and values[name] != others[name]]
     if differ:
-        told = "; ".join(f"{n} is {values[n]} by {one}, {others[n]} by {other}" for n in differ[:4])
+        told = "; ".join(
+            f"{n} is {few([values[n]])} by {one}, {few([others[n]])} by {other}" for n in differ[:4]
+        )
         raise CheckpointError(
             f"sizes contradict each other: {told}. The metadata or the config belongs to another "
             "model, or tensors were exchanged: use the file's own, or convert it again."
         )
 
 
-def _build(cls, values: dict):
-    for field in dataclasses.fields(cls):
-        value = values.get(field.name, 0)
-        if field.type is int and type(value) is not int:
-            raise CheckpointError(
-                f"{field.name} is {value!r} in the file's metadata; expected a whole number. "
-                "Convert the file again from its source."
-            )
+def build_config(cls: type[Config], values: dict) -> Config:
+    """A config of these values. Raises: CheckpointError for values that make no model."""
     try:
         return cls.from_dict(values)
     except (JodiError, TypeError) as error:
         raise CheckpointError(
-            f"the sizes found in the file do not make a model: {error}"
+            f"the sizes found in the file do not make a model: {error}. {ONCE_MORE}."
         ) from error
 
 
-def _count(state: State, pattern: str) -> int:
-    """One more than the highest index that the pattern's group finds."""
+# So many parts are built in a moment, whatever a file claims.
+_ALWAYS = 64
+
+
+def check_claims(claims: Mapping[str, tuple[int, int]]) -> None:
+    """Pass when no number of parts is far above what the file has tensors for.
+
+    A network is built from its config, so what is claimed is bounded before. A few parts more than
+    are there pass: they are missing tensors, which are listed by name.
+    claims: name -> (claimed, as many as the tensors may make).
+    Raises: CheckpointError.
+    """
+    for name, (claimed, possible) in claims.items():
+        if claimed > max(_ALWAYS, possible):
+            raise CheckpointError(
+                f"{name} is said to be {few([claimed])}, but the file holds tensors for {possible} "
+                f"at most. {ONCE_MORE}."
+            )
+
+
+def count_indices(state: State, pattern: str) -> int:
+    """One more than the highest index that the pattern's group finds.
+
+    Raises: CheckpointError for an index far above the number of tensors.
+    """
     found = (re.match(pattern, name) for name in state)
-    return 1 + max((int(match.group(1)) for match in found if match), default=-1)
+    digits = {match.group(1).lstrip("0") or "0" for match in found if match}
+    if not digits:
+        return 0
+    if max(map(len, digits)) > 9 or max(map(int, digits)) > _ALWAYS + len(state):
+        raise CheckpointError(
+            f"a tensor's name counts up to {few([max(digits, key=len)], width=12)}, but the file "
+            f"holds {len(state)} tensors: names are damaged. {ONCE_MORE}."
+        )
+    return 1 + max(map(int, digits))

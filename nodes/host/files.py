@@ -1,37 +1,48 @@
-"""Read weight files, and say where a wrong one belongs."""
+"""Read weight files, and say in the page's words where a wrong one belongs."""
 
+from typing import TypeVar
+
+from ...kit.config import JsonConfig
 from ...kit.errors import CheckpointError
-from ...kit.weights.kinds import identify
+from ...kit.weights.kinds import FileKind, WrongKindError, require_kind
+from ...kit.weights.loading import FLOATS, FP8, Checked, Format, check
 from ...kit.weights.read import StateFile, read_state_dict
 
-# What each loader takes, and which node and folder each kind of file belongs to.
-_WANTED = {
-    "jodi": ("a Jodi transformer", ("jodi",)),
-    "dcae": ("the DC-AE autoencoder", ("dcae", "dcae-diffusers")),
-    "gemma": ("a Gemma 2 2B text encoder", ("gemma",)),
-}
+Config = TypeVar("Config", bound=JsonConfig)
+Facts = TypeVar("Facts")
 
-
+_WEIGHTS = "Put it into models/diffusion_models and load it with Load Jodi Model."
+_VAE = "Put it into models/vae and load it with Load Jodi VAE."
+_TEXT = "Put it into models/text_encoders and load it with Load Jodi Text Encoder."
 _BELONGS = {
-    "jodi": "Put it into models/diffusion_models and load it with Load Jodi Model.",
-    "dcae": "Put it into models/vae and load it with Load Jodi VAE.",
-    "dcae-diffusers": "Put it into models/vae and load it with Load Jodi VAE.",
-    "gemma": "Put it into models/text_encoders and load it with Load Jodi Text Encoder.",
+    "jodi": _WEIGHTS,
+    "dcae": _VAE,
+    "dcae-diffusers": _VAE,
+    "gemma": _TEXT,
+    "words": _TEXT,
     "lora": "Apply it with the node LoraLoaderModelOnly, behind the model's loader.",
-    "bundle": "Take the transformer's tensors out into a file of their own: `jodi convert`.",
+    "bundle": "Save its parts with ModelSave, CLIPSave and VAESave, and load these.",
 }
 
 
-def read_file(path, wanted: str) -> StateFile:
-    """A weight file of the wanted kind: "jodi", "dcae" or "gemma".
+def read_kind(path, wanted: tuple[FileKind, ...]) -> tuple[StateFile, FileKind]:
+    """The content of a weight file, and its kind, which is one of those wanted.
 
     Raises: CheckpointError for a file that cannot be read, or that says what it is instead and
     which node loads it.
     """
     content = read_state_dict(path)
-    kind = identify(content.tensors)
-    title, names = _WANTED[wanted]
-    if kind.name not in names:
-        what_to_do = _BELONGS.get(kind.name, "Jodi has no use for it; choose another file.")
-        raise CheckpointError(f"expected {title}, but {path} is {kind.title}. {what_to_do}")
-    return content
+    try:
+        return content, require_kind(content.tensors, wanted, str(path))
+    except WrongKindError as error:
+        where = _BELONGS.get(error.kind.name, "Jodi has no use for it; choose another file.")
+        raise CheckpointError(f"{error} {where}") from None
+
+
+def check_file(path, format: Format[Config, Facts]) -> Checked[Config, Facts]:
+    """A weight file, proved to be exactly a network of this format; eight-bit weights pass.
+
+    Raises: CheckpointError as `read_kind`, or for what keeps it from being one.
+    """
+    content, kind = read_kind(path, format.fits)
+    return check(content, format, kind=kind, dtypes=(*FLOATS, *FP8), source=str(path))

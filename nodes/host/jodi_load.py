@@ -1,23 +1,22 @@
 """From weight files to MODEL and VAE, read and checked by the core, managed by the host."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.utils
 import torch
-from torch import Tensor
 
-from ...jodi_core.model.checkpoint import checked_transformer
+from ...jodi_core.model.checkpoint import TRANSFORMER
 from ...jodi_core.model.config import TransformerConfig
-from ...jodi_core.model.facts import ModelFacts, facts_of
+from ...jodi_core.model.facts import ModelFacts
 from ...kit.errors import CheckpointError
-from .files import read_file
+from ...kit.weights.loading import FP8, Checked
+from .files import check_file
 from .jodi_model import JodiConfig, JodiDiffusion, JodiHostModel
 from .jodi_wrap import attach
-from .patcher import FP8, WEIGHT_DTYPES, _cast, managed
+from .patcher import WEIGHT_DTYPES, cast_weight, managed
 
 # Nearly all weights, and the ones that bear eight bits; embeddings, norms, time and role layers
 # and the heads stay in the arithmetic's own precision.
@@ -32,10 +31,8 @@ def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = Fals
     Raises: CheckpointError for a file that is not a whole Jodi transformer, naming what it is.
     """
     path = Path(path)
-    state, metadata = read_file(path, "jodi")
-    state, config = checked_transformer(state, metadata, source=str(path))
-    facts = facts_of(config, metadata, path.stem)
-    model = _build(state, config, facts, WEIGHT_DTYPES[weight_dtype], path)
+    checked = check_file(path, TRANSFORMER)
+    model = _build(checked, WEIGHT_DTYPES[weight_dtype], path)
     patcher = managed(
         model,
         comfy.model_management.get_torch_device(),
@@ -47,14 +44,11 @@ def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = Fals
 
 
 def _build(
-    state: Mapping[str, Tensor],
-    config: TransformerConfig,
-    facts: ModelFacts,
-    dtype: torch.dtype | None,
-    path: Path,
+    checked: Checked[TransformerConfig, ModelFacts], dtype: torch.dtype | None, path: Path
 ) -> JodiHostModel:
+    state, facts = checked.state, checked.facts
     device = comfy.model_management.get_torch_device()
-    host_config = JodiConfig(config, facts)
+    host_config = JodiConfig(checked.config, facts)
     supported = host_config.supported_inference_dtypes
     if dtype is None:
         dtype = comfy.model_management.unet_dtype(
@@ -71,7 +65,7 @@ def _build(
         rest = compute if dtype in FP8 else dtype
         try:
             tensors = {
-                name: _cast(name, tensor, dtype if _LARGE.fullmatch(name) else rest)
+                name: cast_weight(name, tensor, dtype if _LARGE.fullmatch(name) else rest)
                 for name, tensor in state.items()
             }
         except CheckpointError as error:

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor
 
 from ...jodi_core.model.config import JODI_1600M, TransformerConfig
-from ...jodi_core.model.facts import ModelFacts
+from ...jodi_core.model.facts import ModelFacts, write_facts
 from ...jodi_core.model.text_cache import TextCache
 from ...jodi_core.model.transformer import JodiTransformer
 from ...jodi_core.roles import Role
 from ...kit.errors import JodiError, RoleError, ShapeError, TextError
+from ...kit.weights.read import pack_metadata
 from ..wires.agreement import check_entries, check_latent, check_made_for
 from ..wires.job import PICTURE_INSTEAD
 from ..wires.places import MADE
@@ -123,6 +124,7 @@ class JodiConfig(comfy.supported_models_base.BASE):
 
     def __init__(self, config: TransformerConfig, facts: ModelFacts):
         super().__init__({"config": config})
+        self._about = write_facts(config, facts)
         self.latent_format = JodiLatent(
             config.latent_channels, config.num_domains, facts.vae_factor, facts.latent_scale
         )
@@ -132,6 +134,11 @@ class JodiConfig(comfy.supported_models_base.BASE):
 
     def inpaint_model(self) -> bool:
         return False
+
+    def process_unet_state_dict_for_saving(self, state_dict):
+        """What ModelSave writes: the weights, and what they do not tell of themselves."""
+        weights = {name: tensor.contiguous() for name, tensor in state_dict.items()}
+        return super().process_unet_state_dict_for_saving({**weights, **pack_metadata(self._about)})
 
 
 class JodiHostModel(comfy.model_base.BaseModel):

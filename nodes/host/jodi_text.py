@@ -4,6 +4,7 @@ Both give features (1, S, Cc) with an attention mask (1, S). Prompts are taken l
 released model knows no `(word:1.2)` weights and no embeddings.
 """
 
+import functools
 import re
 from pathlib import Path
 
@@ -14,13 +15,16 @@ import comfy.text_encoders.spiece_tokenizer
 import torch
 from torch import Tensor
 
-from ...jodi_core.embedded import load_text_encoder
+from ...jodi_core.embedded import describe_text_encoder, load_text_encoder, read_text_encoder
 from ...jodi_core.model.config import JODI_1600M
 from ...jodi_core.text import ClosedVocabularyEncoder, negative_window, prompt_window
 from ...kit.errors import CheckpointError, JodiError, TextError
 from ...kit.weights.faults import key_faults
+from ...kit.weights.kinds import GEMMA, WORDS
+from ...kit.weights.loading import FLOATS, FP8, check_dtypes, name_source
+from ...kit.weights.read import pack_metadata
 from ..wires.texts import ENCODED
-from .files import read_file
+from .files import read_kind
 
 WINDOW = JODI_1600M.caption_length
 TOKENIZER, WEIGHTS = "spiece_model", "gemma2_2b"
@@ -29,7 +33,18 @@ PAD = 0
 
 def load_embedded_text():
     """CLIP of the built-in model."""
-    return comfy.sd.CLIP(_Target(_word_model, WordTokenizer))
+    return _word_clip(load_text_encoder())
+
+
+def load_text(path):
+    """CLIP of a text encoder's file: Gemma 2 2B with its tokenizer, or one of a closed vocabulary.
+
+    Raises: CheckpointError for another model's file, or one that is not whole.
+    """
+    content, kind = read_kind(path, (GEMMA, WORDS))
+    if kind is WORDS:
+        return _word_clip(read_text_encoder(content, str(path)))
+    return _gemma_clip(content.tensors, Path(path))
 
 
 def load_gemma(path, disable_dynamic: bool = False):
@@ -37,8 +52,11 @@ def load_gemma(path, disable_dynamic: bool = False):
 
     Raises: CheckpointError for another model's file, one without tokenizer, or an incomplete one.
     """
-    path = Path(path)
-    state, _ = read_file(path, "gemma")
+    content, _ = read_kind(path, (GEMMA,))
+    return _gemma_clip(content.tensors, Path(path), disable_dynamic)
+
+
+def _gemma_clip(state: dict[str, Tensor], path: Path, disable_dynamic: bool = False):
     if TOKENIZER not in state:
         raise CheckpointError(
             f"{path} is Gemma 2 without its tokenizer (tensor `{TOKENIZER}`). Use the single file "
@@ -46,6 +64,8 @@ def load_gemma(path, disable_dynamic: bool = False):
         )
     tokenizer = state.pop(TOKENIZER)
     weights = {f"model.{_plain(name)}": t for name, t in state.items() if "lm_head" not in name}
+    with name_source(str(path)):
+        check_dtypes(weights, (*FLOATS, *FP8))
     sizes = _sizes(weights, path)
     options = {"dtype": weights["model.norm.weight"].dtype}
     host_only = {"disable_dynamic": True} if disable_dynamic else {}
@@ -95,9 +115,16 @@ class GemmaTokenizer:
     """Prompt -> the published token window, in the form that the host's encoders take."""
 
     def __init__(self, embedding_directory=None, tokenizer_data=None):
-        self.tokenizer = comfy.text_encoders.spiece_tokenizer.SPieceTokenizer.from_pretrained(
-            tokenizer_data[TOKENIZER], add_bos=True, add_eos=False
-        )
+        pieces = comfy.text_encoders.spiece_tokenizer.SPieceTokenizer
+        try:
+            self.tokenizer = pieces.from_pretrained(
+                tokenizer_data[TOKENIZER], add_bos=True, add_eos=False
+            )
+        except (RuntimeError, ValueError, TypeError, AttributeError, OSError) as error:
+            raise CheckpointError(
+                f"the tokenizer inside the Gemma 2 file cannot be read ({str(error)[:80]}). Use "
+                "the single file made for ComfyUI, gemma_2_2b_fp16.safetensors."
+            ) from error
 
     def tokenize_with_weights(
         self, text: str, return_word_ids=False, jodi_instruction: bool | None = None, **_
@@ -166,8 +193,10 @@ class _GemmaModel(comfy.sd1_clip.SDClipModel):
 class WordTokenizer:
     """The built-in encoder takes the prompt itself, as one token."""
 
-    def __init__(self, embedding_directory=None, tokenizer_data=None):
-        pass
+    def __init__(
+        self, encoder: ClosedVocabularyEncoder, embedding_directory=None, tokenizer_data=None
+    ):
+        self._about = describe_text_encoder(encoder)
 
     def tokenize_with_weights(self, text: str, return_word_ids=False, **_) -> dict:
         return _Tokens({"jodi_nano": [[(text, 1.0, 0) if return_word_ids else (text, 1.0)]]})
@@ -176,7 +205,8 @@ class WordTokenizer:
         return [(pair, pair[0]) for pair in token_weight_pair]
 
     def state_dict(self) -> dict:
-        return {}
+        """What CLIPSave writes beside the table: the words, without which it means nothing."""
+        return pack_metadata(self._about)
 
 
 class WordText(torch.nn.Module):
@@ -212,8 +242,11 @@ class _Target:
         self.clip, self.tokenizer, self.params = clip, tokenizer, {}
 
 
-def _word_model(device="cpu", dtype=None, model_options=None) -> WordText:
-    return WordText(load_text_encoder()).to(device)
+def _word_clip(encoder: ClosedVocabularyEncoder):
+    def build(device="cpu", dtype=None, model_options=None) -> WordText:
+        return WordText(encoder).to(device)
+
+    return comfy.sd.CLIP(_Target(build, functools.partial(WordTokenizer, encoder)))
 
 
 def _gemma_patcher(path, disable_dynamic: bool = False):
@@ -233,20 +266,31 @@ def _sizes(weights: dict[str, Tensor], path: Path) -> dict[str, int]:
         key = weights["model.layers.0.self_attn.k_proj.weight"]
         vocabulary, width = weights["model.embed_tokens.weight"].shape
         inner = weights["model.layers.0.mlp.gate_proj.weight"].shape[0]
+        heads = query.shape[0], key.shape[0]
         weights["model.norm.weight"]
     except KeyError as error:
         raise CheckpointError(
             f"{path}: Gemma 2 needs {error.args[0]}, which is missing. Use the complete file."
         ) from None
+    except (ValueError, IndexError):
+        raise CheckpointError(
+            f"{path}: the first layer and the table of Gemma 2 must be matrices. The file is "
+            "damaged: use the complete file."
+        ) from None
     head = comfy.text_encoders.llama.Gemma2_2B_Config.head_dim
+    if min(heads) < head or any(rows % head for rows in heads):
+        raise CheckpointError(
+            f"{path}: its queries and keys have {heads[0]} and {heads[1]} rows, expected multiples "
+            f"of {head}, as in every Gemma 2. Use the complete file."
+        )
     layers = {name.split(".")[2] for name in weights if name.startswith("model.layers.")}
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": inner,
         "num_hidden_layers": len(layers),
-        "num_attention_heads": query.shape[0] // head,
-        "num_key_value_heads": key.shape[0] // head,
+        "num_attention_heads": heads[0] // head,
+        "num_key_value_heads": heads[1] // head,
     }
 
 

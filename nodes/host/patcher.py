@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ...kit.errors import CheckpointError
-from ...kit.weights.loading import cast
+from ...kit.weights.loading import FP8, cast
 
 WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "default": None,
@@ -17,9 +17,6 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
     "fp8_e4m3fn": torch.float8_e4m3fn,
     "fp8_e5m2": torch.float8_e5m2,
 }
-
-
-FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def managed(model: torch.nn.Module, load_device, offload_device, *, disable_dynamic: bool = False):
@@ -33,7 +30,7 @@ def managed(model: torch.nn.Module, load_device, offload_device, *, disable_dyna
     return patcher
 
 
-def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+def cast_weight(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """As the core's `cast`, to and from eight-bit types too.
 
     Raises: CheckpointError for values that are not finite or too large for the type.

@@ -6,14 +6,13 @@ Shapes: B rows, H W pixels.
 import logging
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from ...jodi_core.domains import Domain, domain_of
+from ...jodi_core.job.restore import restored
 from ...jodi_core.labels.maps import postprocess
 from ...jodi_core.roles import Role
 from ...kit.errors import JodiError, RoleError, ShapeError
-from ...kit.pictures.frame import restore
 from ..host.sampler import decode_domain, vae_facts
 from ..wires.agreement import TOGETHER, check_finite, check_sampled, filled_rows
 from ..wires.job import Job
@@ -88,11 +87,9 @@ def decode_picture(
     domain = domain_of(job.names[index], index)
     x = decode_domain(vae, latent["samples"], index, tile=tile or None)
     x = x.movedim(-1, 1).float()
-    if domain.kind == "palette" and values == VALUES[0]:
-        picture = postprocess(domain, x)  # classes before the frame: their borders must not blend
-        return _restored(picture, job, palette=True) if original else picture
     if original:
-        x = _restored(x, job, palette=domain.kind == "palette")
+        frames = [frame for frame in job.frames if frame is not None]  # all: see knows_original
+        x = restored(domain, x, frames, exact=values == VALUES[0])
     return postprocess(domain, x) if values == VALUES[0] else ((x + 1) / 2).clamp_(0, 1)
 
 
@@ -105,11 +102,3 @@ def knows_original(job: Job) -> bool:
             "between left it out), so the maps keep their own size"
         )
     return known
-
-
-def _restored(x: Tensor, job: Job, palette: bool) -> Tensor:
-    frames = [frame for frame in job.frames if frame is not None]  # all: see knows_original
-    if len(set(frames)) == 1:
-        return restore(x, frames[0], palette)
-    rows = [restore(x[i : i + 1], frame, palette) for i, frame in enumerate(frames)]
-    return torch.cat(rows)

@@ -8,7 +8,7 @@ from ...jodi_core.model.facts import VAEFacts
 from ...kit.errors import JodiError
 from ..host.dcae import load_vae
 from ..host.jodi_load import load_model
-from ..host.jodi_text import load_embedded_text, load_gemma
+from ..host.jodi_text import load_embedded_text, load_text
 from ..host.patcher import WEIGHT_DTYPES
 from ..host.sampler import blocked, jodi_facts
 from ..wires.agreement import BUILT_IN, check_vae
@@ -73,7 +73,7 @@ class JodiLoad(io.ComfyNode):
         elif text_encoder == BUILT_IN:
             clip = load_embedded_text()
         else:
-            clip = load_gemma(_path(TEXTS, text_encoder))
+            clip = load_text(_path(TEXTS, text_encoder))
         channels = getattr(getattr(clip, "cond_stage_model", None), "channels", None)
         if channels not in (None, facts.caption_channels):
             raise JodiError(
@@ -154,7 +154,7 @@ class JodiLoadTextEncoder(io.ComfyNode):
 
     @classmethod
     def execute(cls, text_encoder) -> io.NodeOutput:
-        return io.NodeOutput(load_gemma(_path(TEXTS, text_encoder)))
+        return io.NodeOutput(load_text(_path(TEXTS, text_encoder)))
 
 
 def _file(id: str, folder: str, first: list[str], tooltip: str) -> io.Combo.Input:

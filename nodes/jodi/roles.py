@@ -4,9 +4,10 @@ from comfy_api.latest import io
 
 from ...jodi_core.auto_roles import AUTO, ROLE_CHOICES
 from ...jodi_core.domains import DOMAIN_NAMES, DOMAINS
-from ...jodi_core.job.size import SIZE_CHOICES
+from ...jodi_core.job.size import DEFAULT_SIZE, SIZE_CHOICES
 from ...kit.errors import RoleError
-from .job import NEGATIVE_MASKS, Request, build_job
+from ..wires.request import NEGATIVE_MASKS, Request
+from .job import build_job
 
 Extra = io.Custom("JODI_EXTRA")
 
@@ -137,13 +138,14 @@ def _size_inputs() -> list:
         io.Combo.Input(
             "size",
             options=list(SIZE_CHOICES),
-            default=SIZE_CHOICES[0],
+            default=DEFAULT_SIZE,
             optional=True,
-            tooltip="Size to work at, taken from the first connected picture. trained shape: the "
-            "nearest shape the model was trained at, as published. picture ratio: the picture's "
-            "own ratio at the model's usual number of pixels. picture size: the picture's own "
-            "size. width and height: the numbers below. All are rounded to what the model can "
-            "do; with no picture, the model's own size is taken.",
+            tooltip="Size to work at, taken from the first connected picture. picture ratio: the "
+            "picture's own ratio at the model's usual number of pixels. trained shape: the "
+            "nearest shape the model was trained at, as published, which cuts 11 % off a picture "
+            "of 1920 x 1080. picture size: the picture's own size. width and height: the numbers "
+            "below. All are rounded to what the model can do; with no picture, the model's own "
+            "size is taken.",
         ),
         io.Int.Input(
             "width", **side, tooltip="Pixels, for the choice width and height only; rounded."

@@ -138,7 +138,7 @@ class JodiSampler(io.ComfyNode):
         job, roles = read_job(latent_image), roles_of(positive)
         check_pasted(latent_image["samples"], cls.hidden)
         uses_text = bool((roles[:, 0] != Role.CONDITION).any())
-        steps = steps or (STEPS if uses_text else PERCEPTION_STEPS)
+        steps = steps or (STEPS if uses_text else facts.perception_steps)
         # the network reads no text when the image is given: both halves would be equal
         guidance = (cfg or facts.guidance) if uses_text else 1.0
         samples = latent_image["samples"]

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ...jodi_core.domains import names_of
-from ...jodi_core.model.facts import ModelFacts, VAEFacts, embedded_autoencoder, vae_of
+from ...jodi_core.model import facts
+from ...jodi_core.model.facts import ModelFacts, VAEFacts, name_vae
 from ...jodi_core.roles import Role
-from ...kit.autoencoder.config import DC_AE_F32C32
 from ...kit.errors import RoleError, ShapeError
 from .job import Job
 from .marks import left_out
@@ -139,7 +139,7 @@ BUILT_IN = "built-in jodi-nano"  # the choice in the loaders
 
 def check_made_for(model: ModelFacts, made_by: VAEFacts | None) -> None:
     """Raises: ShapeError when wires with latents of VAE `made_by` are of another model's job."""
-    wanted = vae_of(model)
+    wanted = model.vae
     if made_by is not None and not made_by.equals(wanted):
         raise ShapeError(
             f"the CONDITIONING and the LATENT were made for a model that works on latents of "
@@ -150,22 +150,12 @@ def check_made_for(model: ModelFacts, made_by: VAEFacts | None) -> None:
 
 def check_vae(model: ModelFacts, vae: VAEFacts) -> None:
     """Raises: ShapeError, naming the VAE that belongs to the model, when it is another one."""
-    wanted = vae_of(model)
-    if vae.equals(wanted):
-        return
-    raise ShapeError(
-        f"the model {model.title} works on latents of {wanted}; this VAE makes latents of {vae}. "
-        f"Connect the VAE that belongs to it: {_vae_name(wanted)}"
-    )
+    name = name_vae(model.vae)
+    where = _WHERE.get(name, "in models/vae (Load Jodi or Load Jodi VAE)")
+    facts.check_vae(model, vae, f"Connect the VAE that belongs to it: {name} {where}")
 
 
-def _vae_name(wanted: VAEFacts) -> str:
-    """Which VAE makes such latents, and where it is had."""
-    if wanted.equals(VAEFacts.of(embedded_autoencoder())):
-        return f"the built-in one of Load Jodi ({BUILT_IN})"
-    if wanted.equals(VAEFacts.of(DC_AE_F32C32)):
-        return "dc-ae-f32c32-sana-1.0 in models/vae (Load Jodi or Load Jodi VAE)"
-    return "the file it was trained with, in models/vae (Load Jodi or Load Jodi VAE)"
+_WHERE = {"the built-in one": f"of Load Jodi ({BUILT_IN})"}
 
 
 def with_prompt_mask(positive: list, negative: list) -> list:

@@ -19,26 +19,6 @@ ALIKE = 1e-4  # of the squares: what half precision loses is a tenth of it
 _PER_ROW = ("attention_mask", "pooled_output", "mask", "jodi_roles", "jodi_clean")
 
 
-def shared_rows(counts: Mapping[str, int], batch: int) -> int:
-    """Rows of a job: whatever has one entry serves all rows, all others must agree.
-
-    counts: entries by input name. batch: rows asked for; 1 takes what the inputs bring.
-    Raises: ShapeError, naming the inputs.
-    """
-    rows = max(batch, *counts.values()) if counts else batch
-    wrong = {name: n for name, n in counts.items() if n not in (1, rows)}
-    if batch not in (1, rows):
-        wrong["batch"] = batch
-    if wrong:
-        largest = [name for name, n in counts.items() if n == rows] or ["batch"]
-        listed = ", ".join(f"{name} {n}" for name, n in wrong.items())
-        raise ShapeError(
-            f"{' and '.join(largest)} asks for {rows} rows, but there are: {listed}; every input "
-            f"needs 1 entry or {rows}"
-        )
-    return rows
-
-
 def with_extras(conditioning: list, **extras) -> list:
     """CONDITIONING with further entries; the input is not changed."""
     return [[cond, {**values, **extras}] for cond, values in conditioning]

@@ -11,13 +11,13 @@ from jodi_pack.benchmarks.baseline_transformer import BaselineTransformer
 from jodi_pack.benchmarks.cases import TASKS, TINY, Case
 from jodi_pack.benchmarks.measure import case_bound, check_equal, difference
 from jodi_pack.benchmarks.subjects import Subject, random_state
-from jodi_pack.jodi_core.evaluation.verify import EVALUATION_BOUND, SAMPLING_BOUND, relative_rms
 from jodi_pack.jodi_core.model.checkpoint import load_transformer
 from jodi_pack.jodi_core.roles import Role
 from jodi_pack.jodi_core.text import TextFeatures
 from jodi_pack.kit.autoencoder.checkpoint import load_autoencoder
 from jodi_pack.kit.errors import JodiError
 from jodi_pack.kit.sampling import flow_sigmas, sample_dpmpp_2m
+from jodi_pack.kit.vectors import EVALUATION_BOUND, SAMPLING_BOUND, relative_rms
 from safetensors import safe_open
 from torch.utils._python_dispatch import TorchDispatchMode
 

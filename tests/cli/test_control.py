@@ -65,11 +65,11 @@ def test_a_map_without_its_partner_is_named_and_stops_nothing(jodi, tiny, pictur
     assert err[-1] == "  b: no normal map of this name was given"
 
 
-def test_maps_of_other_proportions_are_refused(jodi, tiny, picture):
+def test_maps_of_other_proportions_are_pointed_out(jodi, tiny, picture):
     maps = ("--depth", picture("d.png", 40, 56), "--normal", picture("n.png", 40, 40))
-    status, out, err = jodi("control", *maps, *tiny.options, "--steps", 1)
-    assert (status, out) == (1, [])
-    assert "depth is 56x40 and normal 40x40" in err[-1]
+    status, out, err = jodi("control", *maps, *tiny.options, "--steps", 1, "--count", 2)
+    assert status == 0 and len(out) == 2
+    assert sum("normal of 40 x 40 is cropped; it may not lie over depth" in e for e in err) == 1
 
 
 def test_class_numbers_and_colours_are_the_same_map(jodi, tiny, tmp_path):
@@ -77,17 +77,21 @@ def test_class_numbers_and_colours_are_the_same_map(jodi, tiny, tmp_path):
     colors = torch.tensor(SEGMENTATION_PALETTE, dtype=torch.float32)[index] / 255
     save_png(tmp_path / "numbers.png", index.to(torch.uint8))
     save_png(tmp_path / "colors.png", colors.permute(2, 0, 1))
-    for name in ("numbers", "colors"):
+    Image.fromarray(index.numpy().astype(np.uint16)).save(tmp_path / "wide.png")
+    for name in ("numbers", "wide", "colors"):
         options = (*tiny.options, "--steps", 1, "--out", "made")
         assert jodi("control", "--segmentation", tmp_path / f"{name}.png", *options)[0] == 0
     made = tmp_path / "work" / "made"
-    assert np.array_equal(pixels(made / "numbers_image.png"), pixels(made / "colors_image.png"))
+    for name in ("wide", "colors"):
+        assert np.array_equal(
+            pixels(made / "numbers_image.png"), pixels(made / f"{name}_image.png")
+        )
 
 
 def test_foreign_class_colours_are_pointed_out(jodi, tiny, picture):
     path = picture("foreign.png")
     _, _, err = jodi("control", "--segmentation", path, *tiny.options, "--steps", 1)
-    assert any("none of the model's 12 class colours" in line for line in err)
+    assert any("none of the model's 12 classes" in line for line in err)
 
 
 def test_opengl_normals_are_turned_around(jodi, tiny, picture, tmp_path):
@@ -157,3 +161,9 @@ def test_unknown_words_are_named_once(jodi, tiny):
     words = ("--prompt", "a glittering car", "--count", 3)
     _, _, err = jodi("generate", *words, *tiny.options, "--steps", 1)
     assert sum("glittering" in line and line.startswith("warning") for line in err) == 1
+
+
+def test_a_very_long_prompt_is_a_prompt(jodi, tiny):
+    words = ("--prompt", "a red car " * 10_000)
+    status, out, err = jodi("generate", *words, *tiny.options, "--steps", 1, "--out", "made")
+    assert status == 0 and len(out) == 1, err

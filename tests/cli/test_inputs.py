@@ -1,17 +1,12 @@
-"""Which files belong together, what results are called, and what size they are made at."""
+"""Which files belong together, and what results are called."""
 
-import itertools
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from jodi_pack.cli.inputs import named_apart, paired_maps, picture_files, slug
 from jodi_pack.cli.options import UsageError
-from jodi_pack.cli.pictures import MAX_RATIO, fit_all, job_size
-from jodi_pack.kit.errors import ImageError
-from jodi_pack.kit.pictures.frame import Frame
 
 
 @pytest.fixture
@@ -89,37 +84,45 @@ def test_prompts_become_file_names(prompt, name):
     assert len(slug("word " * 50)) <= 48
 
 
-SIDES = st.integers(1, 5000)
+def test_endings_of_all_kinds_are_seen_and_unread_ones_are_named(files, caplog):
+    folder = files("a.jfif", "b.JPE", "c.heic", "d.exr", "e.txt")
+    found, problems = picture_files([folder])
+    assert [path.name for path in found] == ["a.jfif", "b.JPE"] and not problems
+    assert "c.heic, d.exr" in caplog.text and "e.txt" not in caplog.text
+    found, problems = picture_files([files("only/x.heic") / "only"])
+    assert not found and "no pictures that are read" in problems[0][1]
 
 
-@given(SIDES, SIDES, st.sampled_from([(8, 64), (8, 128), (32, 1024), (64, 1024)]))
-def test_a_size_of_the_models_choice_fits_the_picture(height, width, model):
-    factor, side = model
-    h, w = job_size(None, (height, width), (side, side), factor)
-    assert h % factor == w % factor == 0
-    if max(height / width, width / height) > MAX_RATIO:
-        assert max(h / w, w / h) <= 2 * MAX_RATIO
-        return
-    assert 0.4 < h * w / side**2 < 2
-    frame = Frame.fitting((height * 1000, width * 1000), (h, w))
-    seen = frame.height * frame.width / (frame.resized_h * frame.resized_w)
-    assert seen > (0.9 if max(height / width, width / height) <= 3 else 0.7)
+def test_patterns_are_expanded_where_the_shell_did_not(files):
+    folder = files("b.png", "a.png", "c.jpg", "a[1].png")
+    found, problems = picture_files([folder / "*.png"])
+    assert [path.name for path in found] == ["a.png", "a[1].png", "b.png"] and not problems
+    assert picture_files([folder / "a[1].png"])[0] == [folder / "a[1].png"]  # there is such a file
+    found, problems = picture_files([folder / "*.webp"])
+    assert not found and "no file matches" in problems[0][1]
+    sets, _ = paired_maps({"depth": [files("d/x.png", "d/y.png") / "d" / "*.png"]})
+    assert [name for name, _ in sets] == ["x", "y"]
+    sets, problems = paired_maps({"depth": [folder / "none*.png"]})
+    assert not sets and "no file matches" in problems[0][1]
 
 
-def test_sizes_asked_for_are_kept_as_far_as_they_can_be():
-    assert job_size((100, 60), (7, 9), (64, 64), 8) == (104, 64)
-    assert job_size(None, None, (64, 64), 8) == (64, 64)
-    assert job_size(100, None, (64, 64), 32) == (96, 96)
-    assert job_size(None, (480, 640), (1024, 1024), 32) == (896, 1184)
-    for ratio in itertools.product((2, 3, 4), (2, 3, 4)):
-        h, w = job_size(None, (100 * ratio[0], 100 * ratio[1]), (1024, 1024), 32)
-        assert abs(h / w * ratio[1] / ratio[0] - 1) < 0.03
+def test_names_that_no_file_can_have_stop_nothing(files):
+    folder = files("good.png")
+    loop = folder / "loop.png"
+    loop.symlink_to(loop)
+    odd = [loop, folder / ("x" * 300), folder / "a\0b.png", folder / ("*" + "y" * 300)]
+    found, problems = picture_files([*odd, folder])
+    assert found[0] == loop and folder / "good.png" in found and len(problems) == 1
+    stems = named_apart([p.stem for p in found], ["_depth.png"], folder, found)
+    assert len(set(stems)) == len(found)
+    sets, _ = paired_maps({"depth": [loop], "normal": [folder / ("x" * 300)]})
+    assert sets[0][0] == "loop"
 
 
-def test_maps_of_one_view_may_have_any_size():
-    maps = {"depth": torch.rand(1, 3, 30, 40), "normal": torch.rand(1, 3, 61, 80)}
-    fitted, frame = fit_all(maps, (24, 32), "crop", "x")
-    assert {tuple(m.shape) for m in fitted.values()} == {(1, 3, 24, 32)}
-    assert (frame.original_h, frame.original_w) == (30, 40)
-    with pytest.raises(ImageError, match="proportions differ"):
-        fit_all({**maps, "albedo": torch.rand(1, 3, 40, 30)}, (24, 32), "crop", "x")
+def test_long_names_leave_room_for_endings():
+    ending = "_segmentation_index.png"
+    for letter in ("a", "ü", "猫"):
+        stems = named_apart([letter * 400, letter * 401], [ending], Path("out"), [])
+        assert len(set(stems)) == 2
+        for stem in stems:
+            assert stem.startswith(letter) and len(f"{stem}{ending}".encode()) <= 255

@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+from jodi_pack.cli import jobs
 from jodi_pack.cli.main import COMMANDS, build_parser
 from jodi_pack.kernels import selection
 from PIL import Image
@@ -131,6 +132,23 @@ def test_ctrl_c_stops_within_a_step_and_leaves_whole_files(jodi, tiny, picture, 
     for path in made.iterdir():
         with Image.open(path) as image:
             image.load()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals to oneself work otherwise on Windows")
+def test_ctrl_c_while_saving_keeps_the_contact_sheet(jodi, tiny, picture, tmp_path, monkeypatch):
+    def save_and_interrupt(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return save_result(*arguments)
+
+    save_result = jobs.save_result
+    monkeypatch.setattr(jobs, "save_result", save_and_interrupt)
+    paths = [picture(f"{name}.png") for name in ("a", "b")]
+    options = (*tiny.options, "--labels", "depth", "--steps", 2, "--out", "made")
+    status, out, err = jodi("perceive", *paths, *options)
+    assert status == 130 and err[-1] == "stopped; finished files are whole"
+    assert out == ["made/a_depth.png"]
+    made = tmp_path / "work" / "made"
+    assert {path.name for path in made.iterdir()} == {"a_depth.png", "contact_sheet.png"}
 
 
 def test_every_command_says_what_it_is_in_one_line():

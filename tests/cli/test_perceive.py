@@ -1,6 +1,8 @@
 """`jodi perceive` from files to files, with a tiny model of random weights."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -146,9 +148,64 @@ def test_depth_near_black_is_its_inverse(jodi, tiny, picture, tmp_path):
     assert np.abs(white + black - 65535).max() <= 1
 
 
-def test_a_place_that_cannot_be_written_is_named(jodi, tiny, picture, tmp_path):
+@pytest.mark.parametrize("place", ["taken", "taken/below", "x" * 300, "a\0b"])
+def test_a_place_that_cannot_be_written_is_named_before_anything_runs(
+    jodi, picture, tmp_path, place
+):
     (tmp_path / "work" / "taken").write_text("a file, no folder")
-    options = (*tiny.options, "--labels", "depth", "--steps", 1, "--out", "taken")
-    status, out, err = jodi("perceive", picture("a.png"), picture("b.png"), *options)
-    assert (status, out) == (1, []) and "2 failed:" in err
-    assert all("could not write" in line for line in err[-2:])
+    options = ("--model", "no such model", "--vae", "no such vae", "--out", place)
+    status, out, err = jodi("perceive", picture("a.png"), *options)
+    assert (status, out) == (2, []) and len(err) == 1 and "--out" in err[0]
+
+
+def test_files_that_do_not_fit_on_the_disk_are_named(jodi, tiny, picture, monkeypatch):
+    def full(fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    paths = picture("a.png"), picture("b.png")
+    monkeypatch.setattr(os, "fsync", full)
+    options = (*tiny.options, "--labels", "albedo", "--steps", 1)
+    status, out, err = jodi("perceive", *paths, *options)
+    assert (status, out) == (1, []) and "2 failed:" in err, err
+    for name in ("a_albedo.png", "b_albedo.png"):
+        assert sum(name in line and "No space left" in line for line in err) == 1
+
+
+def test_a_sheet_that_cannot_be_saved_is_named_too(jodi, tiny, picture, tmp_path):
+    (tmp_path / "work" / "made" / "contact_sheet.png").mkdir(parents=True)
+    options = (*tiny.options, "--labels", "albedo", "--steps", 1, "--out", "made")
+    status, out, err = jodi("perceive", picture("a.png"), tmp_path / "missing.png", *options)
+    assert (status, out) == (1, ["made/a_albedo.png"])
+    assert "2 failed:" in err and "missing.png" in err[-2] and "contact_sheet" in err[-1]
+
+
+def test_odd_names_stop_nothing(jodi, tiny, picture, tmp_path):
+    loop = tmp_path / "loop.png"
+    loop.symlink_to(loop)
+    odd = (loop, "x" * 300 + ".png", "a\0b.png")
+    options = (*tiny.options, "--labels", "albedo", "--steps", 1, "--out", "made")
+    status, out, err = jodi("perceive", *odd, picture("good.png"), *options)
+    assert (status, out) == (1, ["made/good_albedo.png"]), err
+    assert (
+        "3 failed:" in err
+        and sum("cannot be opened" in line or "not exist" in line for line in err) == 3
+    )
+
+
+def test_a_long_name_still_gets_its_results(jodi, tiny, picture):
+    path = picture("n" * 240 + ".png")
+    options = (*tiny.options, "--labels", "seg", "--steps", 1, "--out", "made")
+    status, out, err = jodi("perceive", path, *options)
+    assert status == 0 and len(out) == 2, err
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [("picture-ratio", (32, 24)), ("trained-shape", (40, 24)), ("Picture size", (56, 40))],
+)
+def test_sizes_by_name(jodi, tiny, picture, tmp_path, size, expected):
+    options = (*tiny.options, "--labels", "depth", "--steps", 1, "--model-size", "--size", size)
+    status, _, err = jodi("perceive", picture("view.png", 40, 56), *options, "--out", "made")
+    assert status == 0, err
+    with Image.open(tmp_path / "work" / "made" / "view_depth.png") as image:
+        assert image.size == expected

@@ -22,7 +22,7 @@ def test_every_stage_leads_to_the_next(jodi, picture, tmp_path):
     status, _, err = jodi("train", "latents", *run)
     assert status == 1 and "jodi train autoencoder" in err[-1]
 
-    few = ("--batch", 2, "--save-every", 2, "--no-compile")
+    few = ("--batch", 2, "--save-every", 2)
     status, out, err = jodi("train", "autoencoder", *run, *few, "--steps", 2)
     assert status == 0, err
     assert made.vae.exists() and RunFolder(made.autoencoder).load()["step"] == 2
@@ -53,7 +53,7 @@ def test_every_stage_leads_to_the_next(jodi, picture, tmp_path):
     text = ("--text-encoder", "mine/jodi-nano-text.safetensors", "--device", "cpu")
     assert jodi("generate", "--prompt", "a tree", *parts, *text, "--steps", 1)[0] == 0
 
-    again = ("--batch", 2, "--save-every", 2, "--no-compile", "--steps", 3)
+    again = ("--batch", 2, "--save-every", 2, "--steps", 3)
     assert jodi("train", "autoencoder", *run, *again)[0] == 0
     status, _, err = jodi("train", "transformer", *run, "--steps", 4)
     assert status == 1 and "made by another autoencoder" in err[-1]

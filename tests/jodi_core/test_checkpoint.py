@@ -10,18 +10,21 @@ from pathlib import Path
 import pytest
 import torch
 from jodi_pack.jodi_core.model.checkpoint import (
-    infer_transformer_config,
+    TRANSFORMER,
     load_transformer,
     null_text_is_two_rows,
-    transformer_from_state,
+    transformer_sizes,
 )
 from jodi_pack.jodi_core.model.config import JODI_1600M, TransformerConfig
 from jodi_pack.jodi_core.model.transformer import JodiTransformer
 from jodi_pack.kit.autoencoder import keys as autoencoder_keys
-from jodi_pack.kit.autoencoder.checkpoint import infer_autoencoder_config, load_autoencoder
+from jodi_pack.kit.autoencoder.checkpoint import AUTOENCODER, autoencoder_sizes, load_autoencoder
 from jodi_pack.kit.autoencoder.config import DC_AE_F32C32, AutoencoderConfig
 from jodi_pack.kit.autoencoder.dcae import DCAE
 from jodi_pack.kit.errors import CheckpointError
+from jodi_pack.kit.weights import kinds
+from jodi_pack.kit.weights.convert import convert
+from jodi_pack.kit.weights.loading import load_state
 from safetensors.torch import save_file
 
 TINY = TransformerConfig(
@@ -104,9 +107,10 @@ class TestManifests:
     @pytest.mark.reference
     def test_released_sizes_are_inferred_from_shapes_alone(self, reference_dir):
         read = lambda name: on_meta(json.loads((reference_dir / name).read_text()))  # noqa: E731
-        assert infer_transformer_config(read("jodi/jodi_1600m_manifest.json")) == JODI_1600M
+        assert transformer_sizes(read("jodi/jodi_1600m_manifest.json"), {}) == JODI_1600M
         for name in ("dcae_f32c32_sana_manifest.json", "dcae_f32c32_sana_diffusers_manifest.json"):
-            assert infer_autoencoder_config(read(f"dcae/{name}")) == DC_AE_F32C32
+            state = autoencoder_keys.to_mit_han_lab(read(f"dcae/{name}"))
+            assert autoencoder_sizes(state, {}) == DC_AE_F32C32
 
 
 class TestLoading:
@@ -172,7 +176,7 @@ class TestLoading:
 
     def test_the_callers_tensors_are_left_alone(self, state):
         before = {n: t.clone() for n, t in state.items()}
-        transformer_from_state(state, config=TINY, dtype=torch.bfloat16)
+        load_state(state, TRANSFORMER, config=TINY, dtype=torch.bfloat16)
         assert all(
             torch.equal(state[n], t) and state[n].dtype == t.dtype for n, t in before.items()
         )
@@ -182,6 +186,20 @@ class TestLoading:
         load_transformer(reference_dir / "jodi" / "model.safetensors")
         for name in ("dcae", "dcae_diffusers"):
             load_autoencoder(reference_dir / "dcae" / f"{name}.safetensors")
+
+
+def test_a_file_is_identified_once(save, state, tmp_path, monkeypatch):
+    path, seen = save(state, TINY), []
+
+    def counted(tensors, identify=kinds.identify):
+        seen.append(len(tensors))
+        return identify(tensors)
+
+    monkeypatch.setattr(kinds, "identify", counted)
+    load_transformer(path)
+    assert seen == [len(state)]
+    convert(path, tmp_path / "n.safetensors", (TRANSFORMER, AUTOENCODER))
+    assert len(seen) == 2
 
 
 class TestFaults:
@@ -227,12 +245,12 @@ class TestFaults:
     def test_lost_blocks_of_the_released_size_are_not_a_shallower_model(self):
         state = JodiTransformer(JODI_1600M, device="meta").state_dict()
         state = self.without(state, *(f"blocks.{i}." for i in range(12, 20)))
-        refused(lambda: transformer_from_state(state), r"Blocks 12-19 \(of 0-19\)", "missing 120")
+        refused(lambda: load_state(state, TRANSFORMER), r"Blocks 12-19 \(of 0-19\)", "missing 120")
 
     @pytest.mark.parametrize("name", ["y_embedder.y_embedding", "domain_embedding"])
     def test_lost_size_tensors_of_the_released_size(self, name):
         state = self.without(JodiTransformer(JODI_1600M, device="meta").state_dict(), name)
-        refused(lambda: transformer_from_state(state), f"missing 1 of 356: {re.escape(name)}")
+        refused(lambda: load_state(state, TRANSFORMER), f"missing 1 of 356: {re.escape(name)}")
 
     def test_fewer_labels(self, save, state):
         fewer = self.without(state, "x_embedders.3", "final_layers.3")
@@ -290,14 +308,16 @@ class TestFaults:
 
     def test_the_wrong_network(self, save, state, vae_state):
         path = save(vae_state, TINY_AE)
-        refused(lambda: load_transformer(path), "DC-AE autoencoder", "--vae")
+        refused(
+            lambda: load_transformer(path), "expected a Jodi transformer, but .* DC-AE autoencoder"
+        )
         path = save(state, TINY)
-        refused(lambda: load_autoencoder(path), "a Jodi transformer", "--model")
+        refused(lambda: load_autoencoder(path), "expected a DC-AE .*, but .* is a Jodi transf")
 
     def test_sana_file(self, save, state):
         renamed = {n: t for n, t in state.items() if n.startswith(("blocks", "t_", "y_"))}
         renamed["x_embedder.proj.weight"] = state["x_embedders.0.proj.weight"]
-        self.check(save, renamed, "is a Sana transformer", "eight domains", config=None)
+        self.check(save, renamed, "is a Sana transformer", config=None)
 
     def test_autoencoder_faults(self, save, vae_state):
         def check(state, *expected):

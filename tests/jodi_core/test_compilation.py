@@ -1,5 +1,6 @@
 """Compiled blocks give what eager ones give, whatever the jobs are and however they change."""
 
+import pytest
 import torch
 from jodi_pack.tests.helpers import relative_rms, tiny_pipeline
 
@@ -24,6 +25,7 @@ def run(pipeline, generate, conditions, prompt, guidance, grid):
     ).latents
 
 
+@pytest.mark.slow
 def test_changing_jobs_give_what_they_give_without():
     expected = [run(tiny_pipeline(), *job) for job in JOBS]
     compiled = tiny_pipeline().compile(kinds=2, backend="eager")

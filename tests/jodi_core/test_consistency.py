@@ -52,6 +52,7 @@ def test_offset_and_camera_matter():
     assert (wrong * right).sum(1).mean() < 0.999
 
 
+@pytest.mark.slow
 def test_exact_scenes_fit_and_mixed_ones_do_not(scenes):
     tallies = {}
     maps = _maps(scenes)
@@ -74,6 +75,7 @@ def test_flat_normals_do_not_pass_for_the_normals_of_a_scene(scenes):
     assert angle.mean() > 25
 
 
+@pytest.mark.slow
 def test_fit_degrades_with_noise(scenes):
     normal, depth = scenes.pictures[:, 4], scenes.pictures[:, 3]
     noise = torch.randn(normal.shape, generator=torch.Generator().manual_seed(0))
@@ -98,11 +100,11 @@ def test_picture_of_albedo_under_one_light_is_explained_exactly():
     shading = 0.6 + 0.3 * (normal * torch.tensor([0.4, 0.8, 0.4]).view(1, 3, 1, 1)).sum(1, True)
     picture = linear_to_srgb(srgb_to_linear(albedo) * shading)
     classes = torch.randint(0, 3, (2, 16, 16), generator=g)
-    normal_picture = (normal + 1) / 2
-    exact = consistency.picture_against_albedo(picture, albedo, normal_picture, classes)
+    draw_normals = (normal + 1) / 2
+    exact = consistency.picture_against_albedo(picture, albedo, draw_normals, classes)
     assert exact.min() > 60
     grey = torch.full_like(albedo, 0.5)
-    assert consistency.picture_against_albedo(picture, grey, normal_picture, classes).max() < 20
+    assert consistency.picture_against_albedo(picture, grey, draw_normals, classes).max() < 20
 
 
 def test_caption_checks_by_hand():

@@ -87,6 +87,7 @@ def perfect():
     return model, report
 
 
+@pytest.mark.slow
 def test_a_perfect_model_scores_perfectly(perfect):
     v = perfect[1].values
     assert v["depth.absrel.model"] < 1e-4 and v["depth.delta1.model"] == 1
@@ -174,6 +175,7 @@ def test_settings_and_tasks(perfect):
     assert all(isinstance(p, list) and len(p) in (2, 4) for p in captions)
 
 
+@pytest.mark.slow
 def test_scores_fall_with_noise():
     values = [
         evaluate(
@@ -191,6 +193,7 @@ def test_scores_fall_with_noise():
         assert column == sorted(column, reverse=higher) and column[0] != column[-1], (key, column)
 
 
+@pytest.mark.slow
 def test_the_result_does_not_depend_on_the_batch():
     made = [
         evaluate(
@@ -244,6 +247,7 @@ def test_unwritable_place_is_named(perfect, tmp_path):
         perfect[1].write_json(tmp_path / "file" / "scores.json")
 
 
+@pytest.mark.slow
 def test_a_real_small_model_goes_through_every_task(tmp_path):
     seen = []
     report = evaluate(
@@ -266,6 +270,7 @@ def test_a_real_small_model_goes_through_every_task(tmp_path):
     assert v["size"] == 16 and report.write(tmp_path).exists()
 
 
+@pytest.mark.slow
 def test_a_model_without_text_or_with_few_labels_does_what_it_can():
     options = {"scenes": 1, "steps": 1, "control_steps": 1, "training_scenes": 1, "show": 0}
     v = evaluate(tiny_pipeline(text=False), **options, resamples=0).values

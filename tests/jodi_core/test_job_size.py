@@ -1,11 +1,16 @@
 """The size of a job, and regions of it on the latent grid."""
 
+import itertools
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from jodi_pack.jodi_core.job.region import change_mask, region_on_grid
-from jodi_pack.jodi_core.job.size import SIZE_CHOICES, choose_size
+from jodi_pack.jodi_core.job.size import DEFAULT_SIZE, MAX_RATIO, SIZE_CHOICES, choose_size
 from jodi_pack.jodi_core.roles import RolePlan
 from jodi_pack.kit.errors import ImageError, JodiError, ShapeError
+from jodi_pack.kit.pictures.frame import Frame
 
 RELEASED = {"factor": 32, "native": (1024, 1024), "explicit": (700, 1300)}
 NANO = {"factor": 8, "native": (64, 64), "explicit": (70, 130)}
@@ -19,6 +24,9 @@ NANO = {"factor": 8, "native": (64, 64), "explicit": (70, 130)}
         ("trained shape", (10, 500), RELEASED, (512, 2048)),
         ("trained shape", None, RELEASED, (1024, 1024)),
         ("picture ratio", (1080, 1920), RELEASED, (768, 1376)),
+        ("picture ratio", (1500, 1000), RELEASED, (1248, 832)),
+        ("picture ratio", (480, 640), RELEASED, (896, 1184)),
+        ("picture ratio", (60, 200), NANO, (32, 104)),
         ("picture ratio", None, NANO, (64, 64)),
         ("picture size", (1080, 1920), RELEASED, (1088, 1920)),
         ("picture size", (3, 3), RELEASED, (32, 32)),
@@ -38,6 +46,36 @@ def test_sides_are_multiples_of_the_factor(choice, first):
         height, width = choose_size(choice, first, **about)
         assert min(height, width) > 0
         assert height % about["factor"] == width % about["factor"] == 0
+
+
+SIDES = st.integers(1, 5000)
+
+
+@given(SIDES, SIDES, st.sampled_from([(8, 64), (8, 128), (32, 1024), (64, 1024)]))
+def test_the_default_keeps_proportions_and_pixels(height, width, model):
+    factor, side = model
+    about = {"factor": factor, "native": (side, side)}
+    h, w = choose_size(DEFAULT_SIZE, (height, width), **about)
+    assert h % factor == w % factor == 0
+    if max(height / width, width / height) > MAX_RATIO:
+        assert max(h / w, w / h) <= 2 * MAX_RATIO
+        return
+    assert 0.4 < h * w / side**2 < 2
+    frame = Frame.fitting((height * 1000, width * 1000), (h, w))
+    seen = frame.height * frame.width / (frame.resized_h * frame.resized_w)
+    assert seen > (0.9 if max(height / width, width / height) <= 3 else 0.7)
+
+
+@pytest.mark.parametrize("side_of", [(32, 1024), (8, 64)])
+def test_the_default_cuts_little_off_usual_pictures(side_of):
+    factor, side = side_of
+    for ratio in itertools.product((2, 3, 4, 9, 16), repeat=2):
+        if not 0.5 <= ratio[0] / ratio[1] <= 2:
+            continue
+        original = (200 * ratio[0], 200 * ratio[1])
+        size = choose_size(DEFAULT_SIZE, original, factor=factor, native=(side, side))
+        frame = Frame.fitting(original, size)
+        assert frame.height * frame.width >= 0.97 * frame.resized_h * frame.resized_w
 
 
 def test_wrong_sizes():

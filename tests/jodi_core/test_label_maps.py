@@ -195,6 +195,7 @@ class TestSegmentation:
         x = decoded(7, height=11, width=13).to(memory_format=torch.channels_last)
         assert torch.equal(labels.segmentation_index(x, chunk), labels.segmentation_index(x))
 
+    @pytest.mark.slow
     def test_memory_is_bounded(self):
         x = torch.rand(1, 3, 2048, 2048, dtype=torch.bfloat16) * 2 - 1
         result = 2048 * 2048

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from jodi_pack.jodi_core.evaluation import pose
-from jodi_pack.kit.scenes.maps import skeleton_picture
+from jodi_pack.kit.scenes.maps import draw_skeleton
 from jodi_pack.kit.scenes.render import render_scenes
 
 # A figure with its joints well apart, in units of a 64-pixel picture.
@@ -33,7 +33,7 @@ def _pck(picture, keypoints, share=pose.PCK_SHARE):
 def test_every_joint_of_a_clear_drawing_is_read_where_it_is(size):
     keypoints = _keypoints(FIGURE)
     keypoints[..., :2] *= size / 64
-    places = pose.read_joints(skeleton_picture(keypoints, size, size))[0]
+    places = pose.read_joints(draw_skeleton(keypoints, size, size))[0]
     for kind, joint in enumerate(keypoints[0, 0]):
         assert len(places[kind]) >= 1, f"joint {kind} was not read"
         # A limb of the same colour pulls the centre of its dot along, by under a pixel.
@@ -43,14 +43,14 @@ def test_every_joint_of_a_clear_drawing_is_read_where_it_is(size):
 def test_two_figures_are_both_read():
     half = [(x / 2 + 1, y) for x, y in FIGURE]
     keypoints = _keypoints(half, [(x + 31, y) for x, y in half])
-    picture = skeleton_picture(keypoints, 64, 64)
+    picture = draw_skeleton(keypoints, 64, 64)
     assert _pck(picture, keypoints, pose.PCK_SHARE_STRICT) == 1
 
 
 def test_hidden_joints_are_not_read():
     keypoints = _keypoints(FIGURE)
     keypoints[0, 0, [4, 10], 2] = 0  # a wrist and an ankle
-    places = pose.read_joints(skeleton_picture(keypoints, 64, 64))[0]
+    places = pose.read_joints(draw_skeleton(keypoints, 64, 64))[0]
     # Limbs 4 and 10 have the colours of these joints: a stretch of them may be taken for one, but
     # nothing is read where the joints would be.
     for kind in (4, 10):
@@ -93,6 +93,7 @@ def test_scattering_joints_everywhere_does_not_help():
     assert counts.confirmed == 18 and counts.found == 0
 
 
+@pytest.mark.slow
 def test_reading_real_scenes_and_its_decline_with_displacement_and_blur():
     scenes = render_scenes(range(3000, 3024), 64)
     picture = scenes.pictures[:, 7]

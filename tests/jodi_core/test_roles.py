@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
-from jodi_pack.jodi_core.roles import Role, RolePlan, published_patterns, stack_plans, unstack_plans
+from jodi_pack.jodi_core.roles import Role, RolePlan
 from jodi_pack.kit.errors import JodiError, RoleError
 
 SEGMENTED = ("image", "depth", "segmentation")
@@ -15,29 +15,29 @@ def every_pattern(domains: int = 8):
     return product((0, 1, 2), repeat=domains)
 
 
-def test_the_published_patterns_are_256_of_6561():
-    # built from the training rule, task by task, not from the predicate under test
-    joint = {(0,) * 8}
-    control = {(0, *labels) for labels in product((1, 2), repeat=7)}
-    perception = {(1, *labels) for labels in product((0, 2), repeat=7)} - {(1, *(2,) * 7)}
-    assert published_patterns() == joint | control | perception
-    assert len(published_patterns()) == 1 + 128 + 127 == 256
-    assert sum(1 for _ in every_pattern()) == 6561
+def published_patterns(labels: int = 7) -> set[tuple[int, ...]]:
+    """Built from the training rule, task by task, not from the predicate under test."""
+    joint = {(0,) * (1 + labels)}
+    control = {(0, *rest) for rest in product((1, 2), repeat=labels)}
+    perception = {(1, *rest) for rest in product((0, 2), repeat=labels)} - {(1, *(2,) * labels)}
+    return joint | control | perception
 
 
-def test_trained_agrees_with_the_patterns_on_every_plan():
+def test_trained_agrees_with_the_training_rule_on_every_plan():
     known = published_patterns()
     plans = [RolePlan(p) for p in every_pattern() if 0 in p]
     assert len(plans) == 6561 - 2**8
-    assert sum(plan.trained() for plan in plans) == 256
+    assert sum(plan.trained() for plan in plans) == len(known) == 1 + 128 + 127
     for plan in plans:
         assert plan.trained("published") == (plan.roles in known)
         assert plan.trained("any")
 
 
-def test_fewer_and_more_labels():
-    assert len(published_patterns(2)) == 1 + 4 + 3
-    assert len(published_patterns(8)) == 1 + 256 + 255
+@pytest.mark.parametrize("labels", [2, 8])
+def test_fewer_and_more_labels(labels):
+    names = tuple(f"domain {i}" for i in range(1 + labels))
+    plans = [RolePlan(p, names) for p in every_pattern(1 + labels) if 0 in p]
+    assert {plan.roles for plan in plans if plan.trained()} == published_patterns(labels)
     extended = RolePlan.from_names(["thermal"], ["image"], names=(*DOMAIN_NAMES, "thermal"))
     assert extended.roles[8] == Role.GENERATE
     assert extended.trained()
@@ -60,7 +60,6 @@ def test_small_plans_are_consistent(pattern):
     assert sorted(plan.generated + plan.conditions) == list(plan.active)
     assert plan.generated_names == tuple(SEGMENTED[i] for i in plan.generated)
     assert plan.active_names == tuple(SEGMENTED[i] for i in plan.active)
-    assert plan.ignored_names == tuple(SEGMENTED[i] for i in plan.ignored)
     assert RolePlan.parse(plan.text(), SEGMENTED) == plan
     assert RolePlan.from_names(plan.generated_names, plan.condition_names, SEGMENTED) == plan
     assert torch.equal(plan.as_tensor(2), torch.tensor([pattern, pattern]))
@@ -123,14 +122,6 @@ def test_parse_takes_aliases_letters_and_spaces():
         (lambda: RolePlan.parse("image=perhaps"), ["'perhaps'", "generate, condition or ignore"]),
         (lambda: RolePlan.parse(""), ["nothing to do"]),
         (lambda: RolePlan.parse("image=g").as_tensor(0), ["at least 1 row"]),
-        (lambda: stack_plans([]), ["got none"]),
-        (
-            lambda: stack_plans([RolePlan((0, 2, 2), SEGMENTED), RolePlan.from_names("image")]),
-            ["row 1", "8 domains", "3 domains"],
-        ),
-        (lambda: unstack_plans(torch.zeros(2, 8)), ["integers", "float32"]),
-        (lambda: unstack_plans(torch.zeros(8, dtype=torch.long)), ["(rows, 8)", "(8,)"]),
-        (lambda: unstack_plans(torch.tensor([[0] * 8, [1] * 8])), ["row 1", "nothing to do"]),
     ],
 )
 def test_refusals_say_what_and_why(make, words):
@@ -138,10 +129,3 @@ def test_refusals_say_what_and_why(make, words):
         make()
     for word in words:
         assert word in str(error.value)
-
-
-def test_rows_of_their_own():
-    a, b = RolePlan((0, 1, 2), SEGMENTED), RolePlan((1, 0, 2), SEGMENTED)
-    roles = stack_plans([a, b, a])
-    assert roles.tolist() == [[0, 1, 2], [1, 0, 2], [0, 1, 2]]
-    assert unstack_plans(roles, SEGMENTED) == [a, b, a]

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from jodi_pack.jodi_core.model import blocks
-from jodi_pack.jodi_core.model.attention import transposed_weight
+from jodi_pack.jodi_core.model.attention import read_weight
 from jodi_pack.jodi_core.model.config import JODI_1600M
 from jodi_pack.jodi_core.model.context import merge_equal_tokens
 from jodi_pack.jodi_core.model.transformer import JodiTransformer, init_weights
@@ -197,11 +197,11 @@ class TestText:
                 return F.linear(x, self.weight / 2, self.bias)
 
         layer = Halved(12, 8).double()
-        weight, bias = transposed_weight(layer, randn(1, dtype=torch.float64))
+        weight, bias = read_weight(layer, randn(1, dtype=torch.float64))
         assert relative_rms(weight, layer.weight.T / 2) < 1e-12
         assert torch.equal(bias, layer.bias)
         low = layer.bfloat16()
-        weight, _ = transposed_weight(low, randn(1, dtype=torch.bfloat16))
+        weight, _ = read_weight(low, randn(1, dtype=torch.bfloat16))
         assert relative_rms(weight, low.weight.T.float() / 2) < 2**-8
 
     def test_rows_that_read_the_same_text_share_its_keys(self, model):
@@ -224,7 +224,7 @@ class TestText:
                 return F.linear(x.clamp(-448, 448), self.weight, self.bias)
 
         layer = Clamped(12, 8).double()
-        weight, _ = transposed_weight(layer, randn(1, dtype=torch.float64))
+        weight, _ = read_weight(layer, randn(1, dtype=torch.float64))
         assert relative_rms(weight, layer.weight.T) < 1e-12
 
     @pytest.mark.parametrize(

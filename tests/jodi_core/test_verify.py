@@ -6,15 +6,11 @@ import shutil
 
 import pytest
 import torch
-from jodi_pack.jodi_core.evaluation.verify import (
-    EVALUATION_BOUND,
-    SAMPLING_BOUND,
-    relative_rms,
-    verify,
-)
+from jodi_pack.jodi_core.evaluation.verify import verify
 from jodi_pack.kit.autoencoder.config import AutoencoderConfig
 from jodi_pack.kit.errors import JodiError, ShapeError
 from jodi_pack.kit.sampling import flow_sigmas
+from jodi_pack.kit.vectors import EVALUATION_BOUND, SAMPLING_BOUND, relative_rms
 from jodi_pack.tests.helpers import TINY_AE, TINY_PATCH2, randn, tiny_autoencoder, tiny_transformer
 from jodi_pack.tests.jodi_core.transformer_oracle import published_velocity
 from safetensors import safe_open

@@ -47,6 +47,7 @@ def test_our_modules_are_named_as_the_release(reference_dir):
 
 
 @pytest.mark.reference
+@pytest.mark.slow
 def test_released_names_map_onto_each_other(reference_dir):
     mit = on_meta(manifest(reference_dir, "dcae_f32c32_sana_manifest.json"))
     diffusers = on_meta(manifest(reference_dir, "dcae_f32c32_sana_diffusers_manifest.json"))

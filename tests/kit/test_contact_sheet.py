@@ -35,6 +35,18 @@ def test_every_picture_is_there_once_and_in_order():
     assert sheet.dtype == torch.float32 and sheet.min() >= 0 and sheet.max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("count", "lines"), [(8, [4, 4]), (7, [4, 3]), (5, [3, 2]), (4, [4]), (9, [3, 3, 3]), (1, [1])]
+)
+def test_long_rows_are_broken_into_even_lines(count, lines):
+    pictures = [noise(6, 6, seed=i) for i in range(count)]
+    sheet = contact_sheet([[("t", p) for p in pictures]], headings=["all"], side=6)
+    found = [places(sheet, picture)[0] for picture in pictures]
+    tops = sorted({top for top, _ in found})
+    assert [sum(at[0] == top for at in found) for top in tops] == lines
+    assert found == sorted(found), "they read from left to right, line by line"
+
+
 def test_titles_are_drawn_and_cut_to_their_column():
     picture = noise(40, 40)
     bare = contact_sheet([[("", picture)]], side=40)
@@ -74,10 +86,12 @@ def test_the_bitmap_font_of_an_old_pillow_does(monkeypatch):
 
 def test_small_pictures_grow_by_whole_factors():
     picture = noise(10, 7)
-    shown = thumbnail(picture, 35)
+    shown = thumbnail(picture, 30)
     assert shown.shape == (3, 30, 21)
     assert torch.equal(shown[:, 1::3, 1::3], picture)
     assert torch.equal(shown[:, ::3, ::3], shown[:, 2::3, 2::3])
+    assert thumbnail(picture, 31).shape == (3, 40, 28), "at least the side that was asked for"
+    assert thumbnail(noise(64, 64)).shape == (3, 192, 192)
 
 
 def test_large_pictures_shrink_smoothly_in_their_proportions():
@@ -95,9 +109,25 @@ def test_grey_pictures_and_ragged_rows():
     assert len(places(sheet, flat.expand(3, -1, -1))) == 2
 
 
+def test_cells_without_a_picture_are_left_out():
+    first, last = noise(6, 6, seed=1), noise(6, 6, seed=2)
+    with_gap = contact_sheet([[("a", first), ("ignored", None), ("b", last)]], side=6)
+    assert torch.equal(with_gap, contact_sheet([[("a", first), ("b", last)]], side=6))
+
+
+@pytest.mark.parametrize("text", ["word " * 40_000, "x" * 200_000, "猫" * 100_000])
+def test_very_long_texts_are_cut(text):
+    picture = noise(6, 6)
+    sheet = contact_sheet([[(text, picture)]], headings=[text], side=64)
+    assert sheet.shape[2] < 400
+    short = contact_sheet([[(text[:3000], picture)]], headings=[text[:3000]], side=64)
+    assert torch.equal(sheet, short)
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
+        ([[("ignored", None)]], {}, "at least one"),
         ([], {}, "at least one"),
         ([[], []], {}, "at least one"),
         ([[("x", torch.rand(2, 4, 4))]], {}, r"\(2, 4, 4\)"),

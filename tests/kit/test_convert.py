@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -12,15 +13,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jodi_pack.jodi_core.model.checkpoint import load_transformer
+from jodi_pack.jodi_core.domains import DOMAIN_NAMES
+from jodi_pack.jodi_core.model.checkpoint import TRANSFORMER, load_transformer
 from jodi_pack.jodi_core.model.config import TransformerConfig
 from jodi_pack.jodi_core.model.transformer import JodiTransformer
 from jodi_pack.kit.autoencoder import keys as autoencoder_keys
-from jodi_pack.kit.autoencoder.checkpoint import load_autoencoder
+from jodi_pack.kit.autoencoder.checkpoint import AUTOENCODER, load_autoencoder
 from jodi_pack.kit.autoencoder.config import AutoencoderConfig
 from jodi_pack.kit.autoencoder.dcae import DCAE
 from jodi_pack.kit.errors import CheckpointError
-from jodi_pack.kit.weights.convert import convert, parse_dtype
+from jodi_pack.kit.weights import convert as converter
+from jodi_pack.kit.weights.convert import parse_dtype
 from jodi_pack.kit.weights.read import read_state_dict
 from jodi_pack.kit.weights.write import atomic_file, write_state_dict
 from safetensors import safe_open
@@ -45,6 +48,10 @@ TINY_AE = AutoencoderConfig(
     scaling_factor=0.5,
     attention_head_dim=8,
 )
+
+
+def convert(source, destination, **options):
+    return converter.convert(source, destination, (TRANSFORMER, AUTOENCODER), **options)
 
 
 def random_state(model_class, config, dtype=torch.float32, seed=0):
@@ -149,13 +156,16 @@ def test_convert_then_load_gives_equal_tensors_and_sizes(
     assert "trained_roles" not in metadata  # only the eight domains have published patterns
 
 
+EIGHT = json.dumps(DOMAIN_NAMES)
+
+
 def test_metadata_of_the_source_is_kept(out, tmp_path):
     path = tmp_path / "a.safetensors"
-    kept = {"config": TINY.to_json(), "trained_roles": "any", "domains": "eight", "kind": "old"}
+    kept = {"config": TINY.to_json(), "trained_roles": "any", "domains": EIGHT, "kind": "old"}
     save_file(random_state(JodiTransformer, TINY), path, metadata=kept)
     convert(path, out)
     metadata = read_state_dict(out).metadata
-    assert (metadata["trained_roles"], metadata["domains"]) == ("any", "eight")
+    assert (metadata["trained_roles"], metadata["domains"]) == ("any", EIGHT)
     assert metadata["kind"] == "jodi"
 
 
@@ -242,9 +252,12 @@ class TestNeverHalfAFile:
         assert not force or out.read_text() == "old"
 
     @pytest.mark.skipif(os.name == "nt", reason="no interrupt signal for one process")
+    @pytest.mark.slow
     def test_ctrl_c_on_a_running_program(self, source, out):
         """A real interrupt signal, to a real process, while it writes."""
         program = (
+            # A program that was started with interrupts ignored, as by nohup, inherits that.
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
             "import sys, time; sys.path.insert(0, sys.argv[1]); import conftest;"
             "from jodi_pack.kit.weights.write import write_state_dict; import torch;"
             "write_state_dict(sys.argv[2], {str(i): torch.ones(9) for i in range(999)}, {},"
@@ -255,6 +268,8 @@ class TestNeverHalfAFile:
             [sys.executable, "-c", program, tests, str(out)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            # Started under nohup or in the background, the tests ignore it, and so would this.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         process.stdout.readline()  # it is writing now
         assert len(list(out.parent.iterdir())) == 1

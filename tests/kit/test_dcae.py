@@ -9,7 +9,7 @@ import pytest
 import torch
 from jodi_pack.kit.autoencoder import upsampling
 from jodi_pack.kit.autoencoder.dcae import DCAE
-from jodi_pack.kit.autoencoder.tiling import map_tiles, tile_starts
+from jodi_pack.kit.autoencoder.tiling import map_tiles, place_tiles
 from jodi_pack.kit.errors import ShapeError
 from jodi_pack.tests.helpers import TINY_AE, HostOperations, randn, relative_rms, tiny_autoencoder
 from jodi_pack.tests.jodi_core.live_bytes import LiveBytes
@@ -223,7 +223,7 @@ def test_four_phases_are_doubling_and_a_convolution(given, made):
                 total = total + x[:, :, (r + dr) // 2, (c + dc) // 2] @ weight[o, :, dr + 1, dc + 1]
         expected[:, o, r, c] = total
     with torch.no_grad():
-        assert relative_rms(upsampling.by_phases(x, weight, bias), expected) < 1e-14
+        assert relative_rms(upsampling.convolve_by_phases(x, weight, bias), expected) < 1e-14
 
 
 def test_forward_is_the_round_trip():
@@ -273,7 +273,7 @@ class TestTileStarts:
     )
     def test_tiles_cover_the_length_and_overlap(self, tile, step):
         for length in range(step, 6 * tile, step):
-            starts = tile_starts(length, tile, step)
+            starts = place_tiles(length, tile, step)
             assert starts[0] == 0 and all(s % step == 0 for s in starts)
             if length <= tile:
                 assert starts == [0]

@@ -1,10 +1,15 @@
 """Files of other models in the wrong place are recognised by their key names."""
 
+import dataclasses
+
 import pytest
 import torch
+from jodi_pack.kit.autoencoder.config import DC_AE_F32C32
+from jodi_pack.kit.autoencoder.dcae import DCAE
+from jodi_pack.kit.autoencoder.keys import NAMINGS, to_naming
 from jodi_pack.kit.errors import CheckpointError
 from jodi_pack.kit.weights import kinds as file_kind
-from jodi_pack.kit.weights.kinds import identify, require_kind
+from jodi_pack.kit.weights.kinds import WrongKindError, identify, require_kind
 from safetensors.torch import load_file
 
 # Key names as the files of these models have them, with the width of the text they attend to.
@@ -85,15 +90,14 @@ def test_other_models_are_recognised(label):
 
 @pytest.mark.parametrize("label", FILES)
 @pytest.mark.parametrize("wanted", [file_kind.JODI, file_kind.DCAE])
-def test_the_error_says_what_was_expected_what_came_and_what_to_do(label, wanted):
+def test_the_error_says_what_was_expected_and_what_came(label, wanted):
     state = tensors_of(label)
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(WrongKindError) as caught:
         require_kind(state, (wanted,), "x.safetensors")
-    text = str(caught.value)
-    assert text.startswith(f"expected {wanted.title}, but x.safetensors is {identify(state).title}")
-    assert ("Give the Jodi transformer" in text) == (wanted is file_kind.JODI)
-    assert ("Give the DC-AE" in text) == (wanted is file_kind.DCAE)
-    assert "  " not in text
+    kind = identify(state)
+    text = f"expected {wanted.title}, but x.safetensors is {kind.title}."
+    assert str(caught.value) == text  # where it belongs is for the front ends to say
+    assert (caught.value.kind, caught.value.wanted) == (kind, wanted)
 
 
 def test_stable_diffusion_versions_by_text_width():
@@ -102,13 +106,25 @@ def test_stable_diffusion_versions_by_text_width():
     assert kinds == {768: "sd1", 1024: "sd2", 5: "unet"}
 
 
-def test_our_two_networks_swapped():
+def test_our_own_files_are_told_apart():
     vae = {"encoder.project_in.conv.weight": torch.zeros(1)}
-    with pytest.raises(CheckpointError, match="--vae"):
-        require_kind(vae, (file_kind.JODI,), "x")
     jodi = {"domain_embedding": torch.zeros(8, 4)}
-    with pytest.raises(CheckpointError, match="--model"):
-        require_kind(jodi, (file_kind.DCAE, file_kind.DCAE_DIFFUSERS), "x")
+    assert require_kind(vae, (file_kind.JODI, file_kind.DCAE), "x") is file_kind.DCAE
+    assert require_kind(jodi, (file_kind.JODI, file_kind.DCAE), "x") is file_kind.JODI
+    for name in ("table", "encoder.table"):
+        assert identify({name: torch.zeros(4, 4)}) is file_kind.WORDS
+    assert identify({"table": torch.zeros(4), "x": torch.zeros(4)}) is file_kind.UNKNOWN
+
+
+@pytest.mark.parametrize("naming", NAMINGS)
+def test_every_tensor_of_the_autoencoder_tells_its_naming(naming):
+    config = dataclasses.replace(DC_AE_F32C32, widths=(128, 128, 64, 64, 64, 64))
+    state = to_naming(DCAE(config, device="meta").state_dict(), naming)
+    kind = {"mit-han-lab": "dcae", "diffusers": "dcae-diffusers"}[naming]
+    shared = {"mit-han-lab": (), "diffusers": ("encoder.conv_", "decoder.conv_", "decoder.norm_")}
+    for name, tensor in state.items():
+        if not name.startswith(shared[naming]):
+            assert identify({name: tensor}).name == kind, name
 
 
 def test_nothing_known_lists_what_is_there():

@@ -5,13 +5,13 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
-from jodi_pack.kit.layers import expanding_conv
+from jodi_pack.kit.layers import make_expanding_conv
 
 
 @pytest.fixture
 def conv():
     torch.manual_seed(0)
-    return expanding_conv(torch.nn)(6, 10, 1)
+    return make_expanding_conv(torch.nn)(6, 10, 1)
 
 
 def expected(conv, x):

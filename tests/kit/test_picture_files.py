@@ -156,7 +156,7 @@ class TestLoad:
         values = np.random.default_rng(2).random((H, W), dtype=np.float32)
         picture, _ = load_image(as_bytes(Image.fromarray(values), "TIFF"))
         assert torch.equal(picture[0, 1], torch.from_numpy(values))
-        for bad, words in ((values * 10, "expected 0..1"), (values * np.nan, "nan")):
+        for bad, words in ((values * 10, "expected 0..1"), (values * np.nan, "NaN")):
             with pytest.raises(ImageError, match=words):
                 load_image(as_bytes(Image.fromarray(bad), "TIFF"))
 

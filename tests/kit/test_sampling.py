@@ -258,6 +258,16 @@ class TestNoise:
             draw_noise(self.shape, seed)[1], draw_noise(self.shape, int(seed) + 1)[0]
         )
 
+    def test_large_seeds_do_not_repeat_small_ones(self):
+        """torch's generator reads 32 bits of a seed, so numbers apart by 2**32 would be one."""
+        large = [5 + 2**32, 5 + 2**63, 5 + 2**64, 5 + 10**30, 5 - 2**63]
+        drawn = [draw_noise((1, 8), seed) for seed in (5, *large)]
+        for i, one in enumerate(drawn):
+            assert all(not torch.equal(one, other) for other in drawn[:i])
+            assert torch.equal(one, draw_noise((1, 8), (5, *large)[i]))
+        torch.manual_seed(2**32 - 1)
+        assert torch.equal(draw_noise((1, 8), 2**32 - 1)[0], torch.randn(8))
+
     def test_one_seed_per_row(self):
         with pytest.raises(ShapeError, match="3 seeds were given for a batch of 4"):
             draw_noise(self.shape, [1, 2, 3])

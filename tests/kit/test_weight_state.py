@@ -2,6 +2,7 @@
 
 import gc
 
+import pytest
 import torch
 from jodi_pack.kit.autoencoder.cache import WeightState
 from jodi_pack.tests.helpers import tiny_transformer
@@ -28,6 +29,7 @@ def test_writes_and_exchanges_are_noticed_once():
         assert state.unchanged(model) is True, change
 
 
+@pytest.mark.slow
 def test_another_network_in_the_same_memory_is_another():
     state = WeightState()
     for _ in range(20):

@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from jodi_pack.kit.errors import CheckpointError
-from jodi_pack.kit.weights.read import few, plain_keys, read_state_dict
+from jodi_pack.kit.errors import CheckpointError, few
+from jodi_pack.kit.weights.read import plain_keys, read_state_dict
 from safetensors.torch import save_file
 
 

@@ -1,14 +1,18 @@
 """The loader nodes, with files in ComfyUI's own folders. Run by test_nodes.py in a ComfyUI."""
 
 import asyncio
+import json
+import os
 
 import comfy.sd
 import folder_paths
 import jodi_pack
 import torch
+from jodi_pack.cli.info import describe
+from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.embedded import AUTOENCODER, TRANSFORMER
 from jodi_pack.jodi_core.model.config import JODI_1600M
-from jodi_pack.jodi_core.model.facts import VAEFacts, facts_of
+from jodi_pack.jodi_core.model.facts import VAEFacts, read_facts
 from jodi_pack.jodi_core.pipeline import JodiPipeline
 from jodi_pack.jodi_core.text import ClosedVocabularyEncoder
 from jodi_pack.jodi_core.training.export import Parts, export
@@ -19,6 +23,7 @@ from jodi_pack.kit.weights.write import write_state_dict
 from jodi_pack.nodes.host import sampler as _host
 from jodi_pack.nodes.host.dcae import load_vae
 from jodi_pack.nodes.host.jodi_load import load_model
+from jodi_pack.nodes.host.jodi_text import load_text
 from jodi_pack.nodes.jodi import loaders
 from jodi_pack.nodes.jodi.text import JodiTextEncode
 from jodi_pack.nodes.wires import agreement
@@ -26,6 +31,7 @@ from jodi_pack.nodes.wires.agreement import check_vae
 from jodi_pack.tests.helpers import TINY, tiny_autoencoder, tiny_transformer
 from jodi_pack.tests.nodes.checks_model import relative
 from jodi_pack.tests.nodes.parts import AE, raises
+from safetensors.torch import save_file
 
 
 def place(folder, name, kind, write):
@@ -132,7 +138,7 @@ def check_single_loaders_and_text_left_out(folder):
         agreement.BUILT_IN, agreement.BUILT_IN, "none", "bf16"
     ).args
     assert "text encoder" in clip.message
-    with raises(CheckpointError, "old.pth", "pass"):  # no sizes in a bare pickle of odd sizes
+    with raises(CheckpointError, "old.pth", "shapes alone do not tell"):
         loaders.JodiLoadModel.execute(pickle, "default")
 
 
@@ -149,7 +155,7 @@ def check_parts_that_do_not_belong_together(folder):
 
 
 def check_the_message_names_the_released_vae():
-    released = facts_of(JODI_1600M, {}, "jodi")
+    released = read_facts(JODI_1600M, {}, "jodi")
     with raises(ShapeError, "32 x 32 pixels", "dc-ae-f32c32-sana-1.0 in models/vae"):
         check_vae(released, VAEFacts(32, 8, 1.0))
     check_vae(released, VAEFacts(32, 32, 0.41407))
@@ -177,6 +183,40 @@ def check_swapped_files_name_the_right_loader(folder):
         loaders.JodiLoadVAE.execute(vae)
     with raises(CheckpointError, "Jodi transformer", "Load Jodi Model"):
         loaders.JodiLoadTextEncoder.execute(text)
+
+
+def check_lies_and_faults_are_said_as_by_the_commands(folder):
+    state = tiny_transformer(TINY).state_dict()
+    name = "blocks.0.attn.qkv.weight"
+    broken = state[name].clone()
+    broken[0, 0] = float("nan")
+    cases = (
+        ({}, {"native_size": "-64"}),
+        ({}, {"domains": json.dumps(["image", "edge", "lineart", *DOMAIN_NAMES[3:]])}),
+        ({}, {"config": TINY.to_json().replace('"depth": 2', '"depth": 100000')}),
+        ({name: state[name].long()}, {}),
+        ({name: broken}, {}),
+        ({"x" * 100_000: torch.ones(1)}, {}),
+    )
+    path = folder / "fault.safetensors"
+    for changed, about in cases:
+        about = {"config": TINY.to_json(), **about}
+        write_state_dict(path, {**state, **changed}, about, force=True)
+        said = set()
+        for door in (load_model, lambda path: list(describe(path)), JodiPipeline.from_files):
+            try:
+                door(path)
+                said.add("nothing")
+            except CheckpointError as error:
+                said.add(str(error))
+        assert len(said) == 1 and "nothing" not in said, said
+    os.mkfifo(folder / "pipe.safetensors")
+    for door in (load_model, load_vae, load_text):
+        with raises(CheckpointError, "a pipe, a socket or a device"):
+            door(folder / "pipe.safetensors")
+    eight = {n: t.to(torch.float8_e4m3fn) if n == name else t for n, t in state.items()}
+    save_file(eight, path, {"config": TINY.to_json()})
+    assert load_model(path, "bf16") is not None
 
 
 def check_truncated_files(folder):

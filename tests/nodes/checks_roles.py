@@ -96,7 +96,7 @@ def check_sizes():
     pixels = image(1, 60, 200)
     for choice, size in {
         "trained shape": (24, 80),
-        "picture ratio": (24, 88),
+        "picture ratio": (24, 80),
         "picture size": (64, 200),
         "width and height": (40, 72),
     }.items():
@@ -140,7 +140,7 @@ def check_batches():
     assert len(latent["samples"]) == 4 and len(positive[0][1]["jodi_clean"]) == 1
     assert torch.equal(latent["samples"][0], latent["samples"][3])
     assert len(roles(positive=text(rows=2))[2]["samples"]) == 2
-    with raises(ShapeError, "image asks for 3 rows", "depth 2"):
+    with raises(ShapeError, "image asks for 3 rows", "depth has 2"):
         roles(image=frames, depth=image(2, 48, 48))
     # what is ignored has no say
     assert len(roles(image=frames, depth=image(2, 48, 48), depth_role="ignore")[2]["samples"]) == 3
@@ -287,7 +287,7 @@ def _said(**inputs) -> str:
     return roles(**inputs)[3]
 
 
-def check_maps_that_look_odd_are_named_in_the__said():
+def check_maps_that_look_odd_are_named_in_the_summary():
     black, white = torch.zeros(1, 48, 48, 3), torch.ones(1, 48, 48, 3)
     classes = torch.tensor(SEGMENTATION_PALETTE)[torch.arange(48 * 48).view(1, 48, 48) % 12] / 255
     slope = torch.linspace(0, 1, 48).view(1, 1, 48, 1).expand(1, 48, 48, 3)

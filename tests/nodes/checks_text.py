@@ -166,8 +166,17 @@ def check_wrong_files_and_wires_say_what_to_do(folder):
         _host_text.load_gemma(gemma_file(folder, "b.safetensors", without("layers.1.mlp.up"))[0])
     with raises(CheckpointError, "embed_tokens"):
         _host_text.load_gemma(gemma_file(folder, "c.safetensors", without("embed"))[0])
-    with raises(CheckpointError, "Gemma 2 2B", str(TEXT_ENCODER)):
+    with raises(CheckpointError, "expected a Gemma 2 text encoder", str(TEXT_ENCODER)):
         _host_text.load_gemma(TEXT_ENCODER)
+    with raises(CheckpointError, "rows, expected multiples of 256"):
+        short = {"model.layers.0.self_attn.k_proj.weight": torch.ones(255, 64)}
+        _host_text.load_gemma(gemma_file(folder, "d.safetensors", lambda s: {**s, **short})[0])
+    with raises(CheckpointError, "tokenizer inside", "cannot be read"):
+        noise = {"spiece_model": torch.arange(99, dtype=torch.uint8)}
+        _host_text.load_text(gemma_file(folder, "e.safetensors", lambda s: {**s, **noise})[0])
+    with raises(CheckpointError, "stored as int64"):
+        whole = {"model.norm.weight": torch.ones(64, dtype=torch.long)}
+        _host_text.load_text(gemma_file(folder, "f.safetensors", lambda s: {**s, **whole})[0])
     with raises(JodiError, "Load Jodi Text Encoder"):
         JodiTextEncode.execute(object(), "a fox", True)
 

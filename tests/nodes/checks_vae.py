@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from comfy.cli_args import LatentPreviewMethod, args
 from jodi_pack.jodi_core.labels.maps import preprocess
+from jodi_pack.kit.autoencoder import tiling
 from jodi_pack.kit.errors import CheckpointError, JodiError, ShapeError
 from jodi_pack.nodes.host import dcae as _host_vae
 from jodi_pack.nodes.host import jodi_latent as _host_latent
@@ -23,6 +24,15 @@ def relative(ours, theirs) -> float:
 
 def latents(*shape, seed=0):
     return randn(*shape, seed=seed) / AE.scaling_factor
+
+
+def check_memory_is_asked_for_by_the_cores_formula():
+    _, vae, pipeline = parts()
+    for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2)):
+        expected = pipeline.autoencoder.peak_memory(64 * 96, size)
+        assert vae.memory_used_encode((1, 3, 64, 96), dtype) == expected
+        cells = (1, AE.latent_channels, 64 // AE.factor, 96 // AE.factor)
+        assert vae.memory_used_decode(cells, dtype) == expected
 
 
 @torch.inference_mode()
@@ -94,7 +104,7 @@ def check_out_of_memory_falls_back_to_less():
     finally:
         hook.remove()
     hook = limit(4)
-    before, _host_vae.FALLBACK_TILE = _host_vae.FALLBACK_TILE, 4 * AE.factor
+    before, tiling.FALLBACK_TILE = tiling.FALLBACK_TILE, 4 * AE.factor
     try:
         assert vae.decode(samples).shape == expected.shape
         hook.remove()
@@ -103,7 +113,7 @@ def check_out_of_memory_falls_back_to_less():
             vae.decode(samples)
     finally:
         hook.remove()
-        _host_vae.FALLBACK_TILE = before
+        tiling.FALLBACK_TILE = before
 
 
 @torch.inference_mode()
@@ -167,7 +177,7 @@ def check_preview_shows_active_domains_in_colour():
 
     x0 = randn(2, AE.latent_channels, 8, 4, 6)
     x0[:, :, [1, 5]] = 0
-    sheet = _host_latent.contact_sheet(x0)
+    sheet = _host_latent.lay_out_domains(x0)
     times = sheet.shape[-1] // (3 * 6)
     assert sheet.shape == (1, AE.latent_channels, 2 * 4 * times, 3 * 6 * times)
     assert min(sheet.shape[-2:]) >= _host_latent.PREVIEW_SIDE

@@ -66,11 +66,12 @@ def parts(
 
 
 def image(*shape: int, seed: int = 0):
-    """An IMAGE (B, H, W, 3) with soft structure, in [0, 1]."""
+    """An IMAGE (B, H, W, 3) of soft structure from 0 to 1, so that depth is not stretched."""
     batch, height, width = shape
     small = randn(batch, 3, 5, 7, seed=seed)
     picture = torch.nn.functional.interpolate(small, (height, width), mode="bicubic")
-    return torch.sigmoid(picture).movedim(1, -1).contiguous()
+    low, high = picture.amin((1, 2, 3), keepdim=True), picture.amax((1, 2, 3), keepdim=True)
+    return ((picture - low) / (high - low)).movedim(1, -1).contiguous()
 
 
 def text(rows: int = 1, tokens: int = 6, seed: int = 3) -> list:

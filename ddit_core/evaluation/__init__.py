@@ -1,0 +1,1 @@
+"""How well it does: stored vectors, answer accuracy, evaluations counted."""

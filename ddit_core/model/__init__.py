@@ -1,0 +1,1 @@
+"""The network: sizes, layers, both heads, and loading from a weight file."""

@@ -1,0 +1,241 @@
+"""One call for each task, from pictures and words to pictures and words.
+
+The text encoder and the VAE come as functions, so that they may be a host's.
+
+Shapes: B rows, H W pixels, z latent channels, h w latent grid, L text tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..kit.errors import JodiError, ShapeError
+from ..kit.sampling import StepCallback, draw_noise, sample_euler
+from .model.denoiser import GUIDANCE, SHIFT, STEPS, prepare_denoiser, published_sigmas
+from .model.transformer import DDiTTransformer
+from .picture import SIDE, fit_picture, scale_latents, unscale_latents
+from .text.draft import (
+    Draft,
+    Tokenizer,
+    caption_draft,
+    fill_draft,
+    prompt_ids,
+    question_draft,
+)
+from .text.sampler import TextOptions, TextStep, sample_text
+
+PICTURE_LENGTH = 256  # tokens of a prompt for a picture
+VAE_FACTOR = 8
+HOLE = "_"
+
+# ids (R, L) int64 on the CPU, padded with end tokens and with the mask id at masked places ->
+# features (R, L, D). It embeds the mask id by the model's own mask vector.
+Encode = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TextProgress:
+    """One finished network evaluation: the texts as far as they are revealed, `_` for the rest."""
+
+    step: int
+    steps: int
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TextResult:
+    """One text for each row; ids (B, L); evaluations of the network for each row."""
+
+    texts: tuple[str, ...]
+    ids: Tensor
+    evaluations: tuple[int, ...]
+
+
+class DDiTPipeline:
+    """Pictures from prompts; captions, answers and filled blanks from pictures.
+
+    encode: see `Encode`. vae_encode: pictures (B, 3, H, W) in [0, 1] -> latents (B, z, h, w), the
+    posterior mean, unscaled. vae_decode: the way back. length: tokens of a text, 256 for the base
+    model and 128 for the fine-tuned one; it is part of what the model was trained on.
+    """
+
+    def __init__(
+        self,
+        transformer: DDiTTransformer,
+        encode: Encode,
+        tokenizer: Tokenizer,
+        *,
+        vae_encode: Callable[[Tensor], Tensor] | None = None,
+        vae_decode: Callable[[Tensor], Tensor] | None = None,
+        length: int = 128,
+    ):
+        head, known = transformer.config.vocab_size, tokenizer.vocabulary.size
+        if head != known:
+            raise JodiError(
+                f"the text head knows {head} tokens, the tokenizer's vocabulary has {known}; use "
+                "the tokenizer the model was trained with, T5's for the released model"
+            )
+        self.transformer, self.encode, self.tokenizer = transformer, encode, tokenizer
+        self.vae_encode, self.vae_decode, self.length = vae_encode, vae_decode, length
+
+    @torch.inference_mode()
+    def generate(
+        self,
+        prompt: str | Sequence[str],
+        negative: str = "",
+        *,
+        size: tuple[int, int] = (SIDE, SIDE),
+        batch: int | None = None,
+        steps: int = STEPS,
+        guidance: float = GUIDANCE,
+        shift: float = SHIFT,
+        seed: int | Sequence[int] = 0,
+        length: int = PICTURE_LENGTH,
+        callback: StepCallback | None = None,
+    ) -> Tensor:
+        """Pictures (B, 3, H, W) in [0, 1] from prompts; one prompt may serve a batch.
+
+        The published sampler: Euler, shift 3, 28 steps, guidance 7. Row i uses seed + i, or its
+        own of a list. length: tokens of each prompt.
+        Raises: TextError for a prompt that does not fit; ShapeError; Interrupted when the callback
+            stopped it.
+        """
+        if self.vae_decode is None:
+            raise JodiError("pictures need a VAE; pass vae_decode=")
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        rows = len(prompts) if batch is None else batch
+        text = self._encode_prompts(prompts, length)
+        unguided = self._encode_prompts([negative], length) if guidance > 1 else None
+        sigmas = published_sigmas(steps, shift)
+        denoise = prepare_denoiser(
+            self.transformer, text, unguided, rows=rows, sigmas=sigmas, guidance=guidance
+        )
+        grid = [side // VAE_FACTOR for side in size]
+        noise = draw_noise((rows, self.transformer.config.latent_channels, *grid), seed)
+        latents = sample_euler(denoise, noise.to(text.device), sigmas, callback)
+        return self.vae_decode(unscale_latents(latents)).float().clamp(0, 1)
+
+    def caption(self, pictures: Tensor, question: str | None = None, **options) -> TextResult:
+        """A caption for each picture.
+
+        question: None lets the model write freely, as the base model was trained; the fine-tuned
+        one is asked, for example by `text.draft.CAPTION_QUESTION`. Else as `write`.
+        """
+        if question is None:
+            draft = caption_draft(self.length, self.tokenizer)
+        else:
+            draft = question_draft(question, self.length, self.tokenizer, short=False)
+        return self.write(pictures, [draft], **options)
+
+    def ask(
+        self,
+        pictures: Tensor,
+        questions: str | Sequence[str],
+        *,
+        short: bool = True,
+        answer_tokens: int | None = None,
+        **options,
+    ) -> TextResult:
+        """An answer to each question; one picture may serve all, or one question all pictures.
+
+        short, answer_tokens: see `text.draft.question_draft`. Else as `write`.
+        """
+        questions = [questions] if isinstance(questions, str) else list(questions)
+        form = {"short": short, "answer_tokens": answer_tokens}
+        drafts = [question_draft(q, self.length, self.tokenizer, **form) for q in questions]
+        return self.write(pictures, drafts, **options)
+
+    def fill(
+        self,
+        pictures: Tensor,
+        templates: str | Sequence[str],
+        *,
+        blank_tokens: int = 1,
+        **options,
+    ) -> TextResult:
+        """Each template with its blanks filled in, all other words unchanged.
+
+        See `text.draft.fill_draft`. Else as `write`.
+        """
+        templates = [templates] if isinstance(templates, str) else list(templates)
+        form = {"blank_tokens": blank_tokens}
+        drafts = [fill_draft(t, self.length, self.tokenizer, **form) for t in templates]
+        return self.write(pictures, drafts, **options)
+
+    @torch.inference_mode()
+    def write(
+        self,
+        pictures: Tensor,
+        drafts: Sequence[Draft],
+        *,
+        whole: bool = False,
+        options: TextOptions | None = None,
+        seed: int | Sequence[int] = 0,
+        callback: Callable[[TextProgress], bool | None] | None = None,
+    ) -> TextResult:
+        """Drafts filled in from pictures (B, 3, H, W) in [0, 1].
+
+        As many of each, or one picture or one draft for all. Of a picture that is no square the
+        middle is seen; whole: see `picture.fit_picture`.
+        options: how words are drawn. Row i uses seed + i, or its own of a list.
+        Raises: ShapeError where the numbers do not match; Interrupted when the callback stopped it.
+        """
+        if self.vae_encode is None:
+            raise JodiError("reading pictures needs a VAE; pass vae_encode=")
+        multiple = VAE_FACTOR * self.transformer.config.patch_size
+        fitted = fit_picture(pictures, multiple=multiple, whole=whole)
+        latents = scale_latents(self.vae_encode(fitted))
+        return self.write_from_latents(
+            latents, drafts, options=options, seed=seed, callback=callback
+        )
+
+    @torch.inference_mode()
+    def write_from_latents(
+        self,
+        latents: Tensor,
+        drafts: Sequence[Draft],
+        *,
+        options: TextOptions | None = None,
+        seed: int | Sequence[int] = 0,
+        callback: Callable[[TextProgress], bool | None] | None = None,
+    ) -> TextResult:
+        """As `write`, from scaled latents (B, z, h, w)."""
+        rows = max(len(latents), len(drafts))
+        if {len(latents), len(drafts)} - {1, rows}:
+            raise ShapeError(
+                f"{len(latents)} pictures came with {len(drafts)} texts; give as many of each, or "
+                "one picture or one text for all"
+            )
+        drafts = list(drafts) * (rows // len(drafts))
+        weight = self.transformer.context_embedder.weight
+        context = self.transformer.prepare_picture(latents.to(weight))
+
+        def predict(ids: Tensor, chosen: Tensor, positions: Tensor) -> Tensor:
+            features = self.encode(ids).to(weight)
+            seen = context.select(chosen.to(weight.device))
+            return self.transformer.logits(features, seen, positions.to(weight.device))
+
+        def read(ids: Tensor, hole: str = "") -> tuple[str, ...]:
+            pairs = zip(drafts, ids.tolist(), strict=True)
+            return tuple(draft.read(row, self.tokenizer, hole) for draft, row in pairs)
+
+        def report(step: TextStep) -> bool | None:
+            assert callback is not None
+            return callback(TextProgress(step.step, step.steps, read(step.ids, HOLE)))
+
+        sample = sample_text(
+            predict,
+            drafts,
+            self.tokenizer.vocabulary,
+            options,
+            seed=seed,
+            callback=None if callback is None else report,
+        )
+        return TextResult(read(sample.ids), sample.ids, sample.evaluations)
+
+    def _encode_prompts(self, prompts: Sequence[str], length: int) -> Tensor:
+        ids = [prompt_ids(prompt, length, self.tokenizer) for prompt in prompts]
+        weight = self.transformer.context_embedder.weight
+        return self.encode(torch.tensor(ids)).to(weight)

@@ -1,0 +1,31 @@
+"""What an answer says: yes or no, or how many."""
+
+import re
+
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_NO = re.compile(r"\b(?:no|not)\b", re.IGNORECASE)
+_DIGITS = re.compile(r"(?<![\w.])\d+(?![\w.]*\d)")
+
+
+def says_yes(answer: str) -> bool:
+    """False where the first sentence has the word no or not, else True, as POPE reads answers.
+
+    Source: Li et al. 2023, arXiv 2305.10355, evaluation.
+    """
+    return _NO.search(answer.split(".")[0]) is None
+
+
+def count_in(answer: str) -> int | None:
+    """The first whole number of an answer, in digits or as a word up to ten; None without any.
+
+    "none" and "no" count as 0.
+    """
+    for word in re.findall(r"[^\s,;:!?]+", answer.lower()):
+        if match := _DIGITS.match(word):
+            return int(match[0])
+        word = word.strip(".'\"()")
+        if word in NUMBERS:
+            return NUMBERS.index(word)
+        if word in ("none", "no"):
+            return 0
+    return None

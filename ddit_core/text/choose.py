@@ -1,0 +1,39 @@
+"""From logits to tokens. All on the CPU in float64, so that a seed means the same everywhere."""
+
+import torch
+from torch import Tensor
+
+
+def token_probabilities(
+    logits: Tensor, banned: Tensor, *, temperature: float = 1.0, top_p: float = 1.0
+) -> Tensor:
+    """Logits (N, V) -> probabilities (N, V) in float64.
+
+    banned: bool (V,) or (N, V), true where a token has no chance. temperature: divides the logits;
+    0 puts all on the likeliest token. top_p: only the likeliest tokens that reach this sum.
+    """
+    logits = logits.detach().cpu().double().masked_fill(banned, -torch.inf)
+    if temperature == 0:
+        return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
+    p = (logits / temperature).softmax(-1)
+    if top_p < 1:
+        ordered, order = p.sort(dim=-1, descending=True, stable=True)
+        before = ordered.cumsum(-1) - ordered
+        keep = torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, before < top_p)
+        p = p * keep
+        p = p / p.sum(-1, keepdim=True)
+    return p
+
+
+def draw_tokens(p: Tensor, uniforms: Tensor) -> Tensor:
+    """Probabilities (N, V) and one number in [0, 1) each (N,) -> tokens (N,).
+
+    By the inverse of the cumulated distribution, so that no probability is too small to be drawn;
+    the published argmax over float32 noise cuts off those below about 1e-6.
+    """
+    cumulated = p.cumsum(-1)
+    total = cumulated[:, -1:]
+    # `right` steps over tokens without a chance; rounding may still reach the total.
+    at = torch.searchsorted(cumulated, uniforms.double()[:, None] * total, right=True)
+    last = p.shape[-1] - 1 - (p.flip(-1) > 0).int().argmax(-1, keepdim=True)
+    return torch.minimum(at, last).squeeze(1)

@@ -1,1 +1,0 @@
-"""Extras that trade exactness for speed; off unless asked for."""

@@ -1,0 +1,108 @@
+"""What looks odd about given pictures: on rendered scenes, whose maps are exact."""
+
+import pytest
+import torch
+from jodi_pack.jodi_core.domains import DOMAIN_NAMES
+from jodi_pack.jodi_core.job.plausible import doubt
+from jodi_pack.jodi_core.labels.maps import colorize
+from jodi_pack.kit.pictures.files import load_image
+from jodi_pack.kit.scenes.render import render_scenes
+from jodi_pack.tests.conftest import shared_dir
+
+SCENES = 40
+
+
+@pytest.fixture(scope="module")
+def scenes() -> dict[str, torch.Tensor]:
+    """Maps of rendered scenes by domain, each (SCENES, 3, 64, 64)."""
+    pictures = render_scenes(range(SCENES), 64).pictures
+    return {name: pictures[:, i] for i, name in enumerate(DOMAIN_NAMES)}
+
+
+def kinds(name: str, pictures: torch.Tensor) -> list[str | None]:
+    found = [doubt(name, picture) for picture in pictures.split(1)]
+    assert all(odd is None or (odd.name == name and odd.text.startswith(name)) for odd in found)
+    return [None if odd is None else odd.kind for odd in found]
+
+
+def test_right_maps_raise_no_doubt(scenes):
+    for name, pictures in scenes.items():
+        assert kinds(name, pictures) == [None] * SCENES, name
+        large = torch.nn.functional.interpolate(pictures[:4], scale_factor=5, mode="nearest")
+        assert kinds(name, large) == [None] * 4, name
+
+
+def turned(normals: torch.Tensor, *signs: int) -> torch.Tensor:
+    return (normals * 2 - 1) * torch.tensor(signs).view(3, 1, 1) / 2 + 0.5
+
+
+def on_white(poses: torch.Tensor) -> torch.Tensor:
+    return torch.where(poses.amax(1, True) == 0, 1.0, poses)
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "change", "kind", "share"),
+    [
+        # a scene without ground, or without curved surfaces, may tell nothing
+        ("depth", "depth", lambda x: 1 - x, "inverted", 0.85),
+        ("normal", "normal", lambda x: turned(x, -1, -1, 1), "directx", 0.85),
+        ("normal", "normal", lambda x: turned(x, -1, 1, 1), "opengl", 0.6),
+        ("normal", "normal", lambda x: 1 - x, "no normals", 1.0),
+        ("depth", "image", lambda x: x, "colours", 1.0),
+        ("openpose", "image", lambda x: x, None, 1.0),
+        ("lineart", "lineart", lambda x: 1 - x, "polarity", 1.0),
+        ("edge", "edge", lambda x: 1 - x, "polarity", 1.0),
+        ("lineart", "edge", lambda x: x, "polarity", 1.0),
+        ("edge", "lineart", lambda x: x, "polarity", 1.0),
+        ("openpose", "openpose", lambda x: on_white(x), "background", 1.0),
+        ("depth", "depth", lambda x: x * 0 + 1, "flat", 1.0),
+        ("segmentation", "image", lambda x: x, "classes", 0.9),
+        ("segmentation", "segmentation", lambda x: x * 0, "unlabeled", 1.0),
+    ],
+)  # fmt: skip
+def test_wrong_maps_are_doubted(scenes, name, source, change, kind, share):
+    found = kinds(name, change(scenes[source]))
+    odd = (
+        sum(k == kind for k in found) if kind else sum(k in ("photo", "background") for k in found)
+    )
+    assert odd >= share * SCENES, found
+
+
+def test_one_odd_row_of_a_batch_is_enough(scenes):
+    batch = torch.cat([scenes["depth"][:2], torch.ones(1, 3, 64, 64)])
+    odd = doubt("depth", batch)
+    assert odd is not None and odd.kind == "flat"
+
+
+def test_doubts_name_the_way_out(scenes):
+    odd = doubt("depth", 1 - scenes["depth"][:1])
+    assert odd is not None and "near is white" in odd.text
+    odd = doubt("lineart", torch.zeros(1, 3, 8, 8))
+    assert odd is not None and odd.text == (
+        "lineart is mostly dark, and expected are dark lines on white; invert it"
+    )
+
+
+def test_class_numbers_are_no_strange_colours():
+    index = torch.arange(64 * 64).view(1, 64, 64) % 12
+    assert doubt("segmentation", (index / 255)[:, None].expand(-1, 3, -1, -1)) is None
+    assert doubt("segmentation", colorize(index)) is None
+
+
+def test_one_pixel_is_enough_to_look_at():
+    for name in DOMAIN_NAMES:
+        doubt(name, torch.full((1, 3, 1, 1), 0.5))
+        doubt(name, torch.full((2, 3, 1, 500), 0.5))
+
+
+@pytest.mark.reference
+def test_published_examples_raise_no_doubt():
+    """Maps of the model's own training data, as its authors published them."""
+    folder = shared_dir() / "data" / "joint_example"
+    if not folder.is_dir():
+        pytest.skip(f"no examples at {folder}; set JODI_SHARED")
+    names = {name: f"annotation_{name}" for name in DOMAIN_NAMES[1:]}
+    names |= {"image": "image", "segmentation": "annotation_seg_12colors"}
+    for name, place in names.items():
+        for path in sorted((folder / place).iterdir()):
+            assert doubt(name, load_image(path)[0]) is None, path
