@@ -95,7 +95,8 @@ def check_conditions_that_a_wrapper_swaps_under_way():
         def swap(apply_model, args):
             c, calls[:] = dict(args["c"]), [*calls, 1]
             if len(calls) > 1:
-                c["jodi_clean"] = c["jodi_clean"][[2, 0, 1]]
+                halves = c["jodi_clean"].unflatten(0, (-1, 3))
+                c["jodi_clean"] = halves[:, [2, 0, 1]].flatten(0, 1)
             return apply_model(args["input"], args["timestep"], **c)
 
         model.set_model_unet_function_wrapper(swap)
