@@ -1,5 +1,6 @@
 """The options of `jodi train`, stage by stage."""
 
+import argparse
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from ..kit.weights.convert import DTYPES
 from .options import EMBEDDED, add_command, finite, positive, share
 
 EXAMPLES = """
+jodi train nano        --run runs/nano
 jodi train scenes      --run runs/nano --count 20000
 jodi train autoencoder --run runs/nano --steps 4000
 jodi train latents     --run runs/nano
@@ -39,6 +41,7 @@ def add_stages(commands, stages: Mapping[str, Callable]) -> None:
     parent.set_defaults(run=lambda args, console: _no_stage(parent))
     inner = parent.add_subparsers(metavar="STAGE", title="stages, in their order")
     add = {name: _stage(inner, name, function) for name, function in stages.items()}
+    _nano(add["nano"], add)
     _scenes(add["scenes"])
     _autoencoder(add["autoencoder"])
     _latents(add["latents"])
@@ -67,6 +70,47 @@ def _stage(inner, name: str, function: Callable):
     return parser
 
 
+def _nano(parser, stages: Mapping[str, argparse.ArgumentParser]) -> None:
+    parser.set_defaults(stages=stages)
+    parser.add_argument(
+        "--minutes",
+        type=finite,
+        metavar="M",
+        help="the best that can be done in so many (default: all that jodi-nano itself took)",
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=Path("output/nano"),
+        metavar="DIR",
+        help="where the files go (default: output/nano)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace existing files")
+    _processes(parser, os.cpu_count() or 1)
+    _device(parser)
+
+
+def _processes(parser, default: int) -> None:
+    parser.add_argument(
+        "--processes",
+        type=positive,
+        default=default,
+        metavar="N",
+        help="that share an update of the transformer on a CPU, one thread each "
+        f"(default: {default}{', with all threads' if default == 1 else ''})",
+    )
+
+
+def _device(parser) -> None:
+    parser.add_argument("--device", default="auto", help="cpu or cuda (default: cuda if there)")
+
+
+def _minutes(parser) -> None:
+    parser.add_argument(
+        "--minutes", type=finite, metavar="M", help="of training, after which it ends in any case"
+    )
+
+
 def _scenes(parser) -> None:
     parser.add_argument("--count", type=positive, required=True, metavar="N", help="how many")
     parser.add_argument("--size", type=positive, default=64, metavar="PIXELS", help="default: 64")
@@ -92,11 +136,14 @@ def _autoencoder(parser) -> None:
         )
     _seed_and_saves(parser, 250)
     _continue_from(parser)
+    _device(parser)
+    _minutes(parser)
     _training_dtype(parser)
 
 
 def _latents(parser) -> None:
     _vae(parser)
+    _device(parser)
     _dtype(parser, "float32")
 
 
@@ -132,17 +179,12 @@ def _transformer(parser) -> None:
         help="of the rows that make labels, trained to be read in one evaluation "
         f"(default: {DEFAULTS.full_noise})",
     )
-    parser.add_argument(
-        "--processes",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="that share an update on a CPU, one thread each (default: 1, with all threads)",
-    )
+    _processes(parser, 1)
     _seed_and_saves(parser, DEFAULTS.save_every)
     _continue_from(parser)
     _vae(parser)
-    parser.add_argument("--device", default="auto", help="cpu or cuda (default: cuda if there)")
+    _device(parser)
+    _minutes(parser)
     _training_dtype(parser)
 
 

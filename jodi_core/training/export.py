@@ -22,6 +22,7 @@ TITLE = "jodi-nano"
 NAMES = {part: f"{TITLE}{ending}.safetensors" for part, ending in
          {"transformer": "", "autoencoder": "-vae", "text": "-text"}.items()}  # fmt: skip
 NANO_GUIDANCE = 2.5
+NANO_PERCEPTION_STEPS = 1  # what training at full noise is for
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,15 @@ def export(
     record: Mapping | None = None,
     title: str = TITLE,
     guidance: float = NANO_GUIDANCE,
+    perception_steps: int = NANO_PERCEPTION_STEPS,
     dtype: torch.dtype = torch.float16,
     force: bool = False,
 ) -> dict[str, Path]:
     """Write `jodi-nano.safetensors`, `-vae` and `-text` into `folder`, each whole or not at all.
 
     native_size: side in pixels of the training pictures. record: how the model was trained (steps,
-    seeds, scenes), plain values. guidance: what the pipeline uses unless told otherwise.
+    seeds, scenes), plain values. guidance, perception_steps: what the pipeline uses unless told
+    otherwise.
     Returns: the paths by part: transformer, autoencoder, text.
     Raises: JodiError when the parts do not belong together; CheckpointError when a file exists and
         `force` is not set, or a weight does not fit the dtype.
@@ -75,6 +78,7 @@ def export(
             "trained_roles": "any",
             "native_size": str(native_size),
             "guidance": str(guidance),
+            "perception_steps": str(perception_steps),
             # of the autoencoder, whose latents the transformer was trained on
             "vae_factor": str(parts.autoencoder.config.factor),
             "latent_scale": str(parts.autoencoder.config.scaling_factor),

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,29 +13,62 @@ FALLBACK_TILE = 512  # pixels per side, when one whole picture does not fit into
 SHARE = 0.5  # of the free memory of a device that a batch may take
 
 
+@dataclass(frozen=True)
+class Memory:
+    """The memory of a device, as whoever manages it sees it.
+
+    free: bytes that a batch may take. exhausted: whether an error says that it ran out. clear: give
+    back what is cached.
+    """
+
+    free: Callable[[], float]
+    exhausted: Callable[[BaseException], bool]
+    clear: Callable[[], None]
+
+    @classmethod
+    def of(cls, device: torch.device) -> "Memory":
+        """As torch sees it: half of what is free at once, nothing on a CPU."""
+        cuda = device.type == "cuda"
+        return cls(
+            lambda: SHARE * free_memory(device),
+            lambda error: isinstance(error, torch.OutOfMemoryError),
+            torch.cuda.empty_cache if cuda else lambda: None,
+        )
+
+
 def within_memory(
-    network: Callable[..., Tensor], x: Tensor, *, bytes_per_row: int, tile: int | None
+    network: Callable[..., Tensor],
+    x: Tensor,
+    *,
+    bytes_per_row: int,
+    tile: int | None,
+    memory: Memory | None = None,
+    output: torch.device | str = "cpu",
 ) -> Tensor:
     """network(part, tile=tile) over parts of the rows of x, as many at a time as memory allows.
 
     bytes_per_row: what one row needs at its peak. If memory runs out all the same, rows are done
-    one at a time, then in tiles (close, not exact), with a warning. Result: float32 on the CPU.
-    Raises: torch.OutOfMemoryError when even a tile does not fit.
+    one at a time, then in tiles (close, not exact), with a warning. memory: of the device that the
+    network runs on, as torch sees that of x unless said. Result: float32 on the device `output`.
+    Raises: the error of the device when even a tile does not fit.
     """
-    fit = max(1, min(len(x), int(SHARE * free_memory(x.device) / max(1, bytes_per_row))))
+    memory = memory or Memory.of(x.device)
+    fit = max(1, min(len(x), int(memory.free() / max(1, bytes_per_row))))
     attempts = [(fit, tile), (1, tile), (1, min(tile or FALLBACK_TILE, FALLBACK_TILE))]
     while True:
         rows, tile = attempts.pop(0)
         try:
-            return torch.cat([network(p, tile=tile).float().cpu() for p in x.split(rows)])
-        except torch.OutOfMemoryError:
+            parts = [network(p, tile=tile).float().to(output) for p in x.split(rows)]
+            return torch.cat(parts)
+        except Exception as error:
+            if not memory.exhausted(error):
+                raise
             attempts = [a for a in attempts if a != (rows, tile)]
             if not attempts:
                 raise
             logger.warning("out of memory with %d pictures at a time; trying less", rows)
         # Outside the handler, whose error would keep the maps of the failed attempt alive.
-        if x.device.type == "cuda":
-            torch.cuda.empty_cache()
+        memory.clear()
 
 
 def free_memory(device: torch.device) -> float:

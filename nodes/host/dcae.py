@@ -20,7 +20,7 @@ from ...kit.autoencoder.cache import EncodeCache
 from ...kit.autoencoder.checkpoint import AUTOENCODER
 from ...kit.autoencoder.config import AutoencoderConfig
 from ...kit.autoencoder.dcae import DCAE
-from ...kit.autoencoder.tiling import FALLBACK_TILE
+from ...kit.autoencoder.tiling import FALLBACK_TILE, Memory, within_memory
 from ...kit.errors import ShapeError
 from ...kit.weights.loading import name_source
 from ...kit.weights.read import pack_metadata
@@ -187,35 +187,27 @@ class JodiVAE(comfy.sd.VAE):
         return picture
 
     def _batched(self, network: Callable, x: Tensor, memory: Callable, tile: int | None) -> Tensor:
-        """network over rows of x, as many at a time as fit; float32 on the output device.
-
-        Whole, then row by row, then in tiles, as long as memory runs out.
-        """
+        """network over rows of x, as many at a time as fit; float32 on the output device."""
         management = comfy.model_management
         needed = memory(x[:1].shape, self.vae_dtype)
         management.load_models_gpu([self.patcher], memory_required=needed)
-        free = management.get_free_memory(self.device)
-        rows = max(1, min(len(x), int(free / max(needed, 1))))
-        attempts = [(rows, tile), (1, tile), (1, min(tile or FALLBACK_TILE, FALLBACK_TILE))]
-        while True:
-            rows, tile = attempts.pop(0)
-            try:
-                parts = [
-                    network(part.to(self.device, self.vae_dtype), tile=tile).to(self.output_device)
-                    for part in x.split(rows)
-                ]
-                return torch.cat(parts).float()
-            except Exception as error:
-                if not attempts or not _is_out_of_memory(error):
-                    raise
-                log.warning("out of memory with %d pictures at a time; trying less", rows)
-            management.soft_empty_cache()
+        return within_memory(
+            lambda part, tile: network(part.to(self.device, self.vae_dtype), tile=tile),
+            x,
+            bytes_per_row=needed,
+            tile=tile,
+            memory=Memory(
+                lambda: management.get_free_memory(self.device),
+                _is_out_of_memory,
+                management.soft_empty_cache,
+            ),
+            output=self.output_device,
+        )
 
-    def _memory(self, pixels: int, dtype: torch.dtype) -> float:
-        """Bytes for one picture: the widest stage keeps about six maps, two of them float32."""
+    def _memory(self, pixels: int, dtype: torch.dtype) -> int:
+        """Bytes for one picture."""
         size = comfy.model_management.dtype_size(dtype)
-        widest = max(width / 4**stage for stage, width in enumerate(self.config.widths))
-        return pixels * widest * (4 * size + 2 * 4)
+        return self.first_stage_model.peak_memory(pixels, size)
 
     def _check_latent(self, samples: Tensor, dims: int) -> None:
         if samples.ndim != dims or samples.shape[1] != self.latent_channels:
@@ -243,7 +235,7 @@ def _load_patcher(path, device=None, disable_dynamic: bool = False):
     return load_vae(path, device, disable_dynamic).patcher
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     if hasattr(comfy.model_management, "is_oom"):
         return comfy.model_management.is_oom(error)
     return isinstance(error, comfy.model_management.OOM_EXCEPTION)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from jodi_pack.kit.autoencoder import upsampling
 from jodi_pack.kit.autoencoder.dcae import DCAE
-from jodi_pack.kit.autoencoder.tiling import map_tiles, place_tiles
+from jodi_pack.kit.autoencoder.tiling import map_tiles, tile_starts
 from jodi_pack.kit.errors import ShapeError
 from jodi_pack.tests.helpers import TINY_AE, HostOperations, randn, relative_rms, tiny_autoencoder
 from jodi_pack.tests.jodi_core.live_bytes import LiveBytes
@@ -273,7 +273,7 @@ class TestTileStarts:
     )
     def test_tiles_cover_the_length_and_overlap(self, tile, step):
         for length in range(step, 6 * tile, step):
-            starts = place_tiles(length, tile, step)
+            starts = tile_starts(length, tile, step)
             assert starts[0] == 0 and all(s % step == 0 for s in starts)
             if length <= tile:
                 assert starts == [0]
