@@ -47,6 +47,7 @@ def baseline_network(reference_dir) -> BaselineTransformer:
 
 
 @pytest.mark.reference
+@pytest.mark.slow
 def test_network_passes_the_reference_vectors(reference_dir):
     baseline = baseline_network(reference_dir)
     cases, _ = read_cases(reference_dir / "jodi/cases.safetensors")
@@ -59,6 +60,7 @@ def test_network_passes_the_reference_vectors(reference_dir):
 
 
 @pytest.mark.reference
+@pytest.mark.slow
 def test_sampling_passes_the_reference_vectors(reference_dir):
     network = baseline_network(reference_dir)
     pipeline = BaselinePipeline(network, torch.nn.Module())
