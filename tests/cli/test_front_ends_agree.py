@@ -14,7 +14,7 @@ from jodi_pack.cli import control, generate, jobs, perceive
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES, domain
 from jodi_pack.jodi_core.job.restore import restored
 from jodi_pack.jodi_core.labels.maps import postprocess
-from jodi_pack.jodi_core.model.facts import VAEFacts, facts_of
+from jodi_pack.jodi_core.model.facts import VAEFacts, read_facts
 from jodi_pack.jodi_core.pipeline import JodiPipeline
 from jodi_pack.jodi_core.roles import RolePlan
 from jodi_pack.kit.errors import JodiError
@@ -229,7 +229,7 @@ def request_of(given, made: str, **settings) -> Request:
 
 def facts(pipeline):
     metadata = {**pipeline.metadata}
-    return facts_of(pipeline.transformer.config, metadata, "tiny"), VAEFacts.of(
+    return read_facts(pipeline.transformer.config, metadata, "tiny"), VAEFacts.of(
         pipeline.autoencoder.config
     )
 
