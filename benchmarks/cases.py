@@ -17,18 +17,18 @@ import torch
 
 from ..jodi_core.domains import DOMAIN_NAMES
 from ..jodi_core.model.config import JODI_1600M, TransformerConfig
+from ..jodi_core.model.facts import GUIDANCE
 from ..jodi_core.roles import RolePlan
 from ..kit.autoencoder.config import DC_AE_F32C32, AutoencoderConfig
 from ..kit.errors import JodiError
 
-GUIDANCE = 4.5
 TASKS = {
     "perceive1": RolePlan.from_names(["depth"], ["image"]),
     "perceive7": RolePlan.from_names(DOMAIN_NAMES[1:], ["image"]),
     "control1": RolePlan.from_names(["image"], ["depth"]),
     "joint": RolePlan.from_names(DOMAIN_NAMES),
 }
-STEPS = {"perceive1": 10, "perceive7": 10, "control1": 20, "joint": 20}
+TASK_STEPS = {"perceive1": 10, "perceive7": 10, "control1": 20, "joint": 20}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 NETWORK_KINDS = ("step", "step_guided", "request", "request_guided")

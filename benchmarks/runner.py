@@ -13,7 +13,7 @@ import torch
 
 from ..kit.errors import JodiError
 from .accuracy import bfloat16_errors
-from .cases import AUTOENCODER_KINDS, DTYPES, STEPS, TASKS, Case
+from .cases import AUTOENCODER_KINDS, DTYPES, TASK_STEPS, TASKS, Case
 from .child import measure_memory
 from .measure import Timings, check_equal, exact_float32, time_pairs
 from .subjects import SIDES, Subject
@@ -122,7 +122,7 @@ class _Clock:
         ]
         step = self.steps.get((case.model, case.size, case.dtype), max(guesses, default=0.0))
         rows = 2 if case.guidance != 1 else 1
-        return rows * step * (STEPS[case.task] if case.kind.startswith("request") else 1)
+        return rows * step * (TASK_STEPS[case.task] if case.kind.startswith("request") else 1)
 
     def build(self, case: Case) -> float:
         """Of its weights; 0 for a network's first."""
@@ -199,9 +199,9 @@ def composed_requests(figures: Figures, device: str) -> Figures:
         step, decode, encode = range(3)
         ours, baseline = ([float(figures[f"{side}.{p}"]) for p in parts] for side in SIDES)
         given, made = len(plan.conditions), len(plan.generated)
-        total = STEPS[task] * ours[step] + given * ours[encode] + made * ours[decode]
+        total = TASK_STEPS[task] * ours[step] + given * ours[encode] + made * ours[decode]
         total += float(figures[f"prepare.{parts[step]}"])
-        other = STEPS[task] * baseline[step] + given * baseline[encode]
+        other = TASK_STEPS[task] * baseline[step] + given * baseline[encode]
         other += len(plan.names) * baseline[decode]
         found[f"ratio.request_composed.{key}"] = round(other / total, 3)
         found[f"ours.request_composed.{key}"] = round(total, 3)

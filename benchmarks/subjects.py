@@ -23,7 +23,7 @@ from ..kit.weights.loading import load_state
 from .baseline_autoencoder import BaselineAutoencoder
 from .baseline_pipeline import BaselinePipeline
 from .baseline_transformer import BaselineTransformer
-from .cases import DTYPES, MODELS, STEPS, TASKS, Case
+from .cases import DTYPES, MODELS, TASK_STEPS, TASKS, Case
 
 SIDES = ("ours", "baseline")
 NOISE_LENGTH = 4_000_037  # a prime: no matrix gets equal rows
@@ -89,7 +89,7 @@ class Subject:
         names = plan.condition_names if plan else ("image",)
         filled = max(1, int(TEXT_TOKENS * length))
         mask = (torch.arange(length) < filled).long()[None].to(self.device)
-        steps = STEPS.get(case.task, 10)
+        steps = TASK_STEPS.get(case.task, 10)
         return Inputs(
             x=normal(1, domains, channels, *grid),
             clean=normal(1, domains, channels, *grid),
@@ -117,7 +117,7 @@ class Subject:
 
     def _step_ours(self, inputs: Inputs, plan: RolePlan, case: Case):
         role = plan.as_tensor(1).to(self.device)
-        sigmas = flow_sigmas(STEPS[case.task])
+        sigmas = flow_sigmas(TASK_STEPS[case.task])
         model = self.ours.transformer
         with torch.inference_mode():
             if case.guidance != 1:
@@ -170,7 +170,7 @@ class Subject:
             text=inputs.text,
             negative_text=inputs.negative,
             size=size,
-            steps=STEPS[case.task],
+            steps=TASK_STEPS[case.task],
             guidance=case.guidance,
             seed=inputs.seed,
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..jodi_core.embedded import ASSETS, SAMPLES
-from ..jodi_core.training.export import GUIDANCE, TITLE
+from ..jodi_core.training.export import NANO_GUIDANCE, TITLE
 from ..jodi_core.training.transformer import TrainingSettings
 from ..kit.weights.convert import DTYPES
 from .options import EMBEDDED, add_command, finite, positive, share
@@ -198,8 +198,8 @@ def _export(parser) -> None:
     parser.add_argument(
         "--guidance",
         type=finite,
-        default=GUIDANCE,
-        help=f"what the model uses unless told otherwise (default: {GUIDANCE})",
+        default=NANO_GUIDANCE,
+        help=f"what the model uses unless told otherwise (default: {NANO_GUIDANCE})",
     )
     parser.add_argument(
         "--native-size", type=positive, metavar="PIXELS", help="default: that of the run's scenes"

@@ -21,8 +21,8 @@ from ..text import ClosedVocabularyEncoder
 TITLE = "jodi-nano"
 NAMES = {part: f"{TITLE}{ending}.safetensors" for part, ending in
          {"transformer": "", "autoencoder": "-vae", "text": "-text"}.items()}  # fmt: skip
-GUIDANCE = 2.5
-PERCEPTION_STEPS = 1  # what training at full noise is for
+NANO_GUIDANCE = 2.5
+NANO_PERCEPTION_STEPS = 1  # what training at full noise is for
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ def export(
     native_size: int,
     record: Mapping | None = None,
     title: str = TITLE,
-    guidance: float = GUIDANCE,
-    perception_steps: int = PERCEPTION_STEPS,
+    guidance: float = NANO_GUIDANCE,
+    perception_steps: int = NANO_PERCEPTION_STEPS,
     dtype: torch.dtype = torch.float16,
     force: bool = False,
 ) -> dict[str, Path]:

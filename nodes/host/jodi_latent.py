@@ -10,6 +10,7 @@ import weakref
 import comfy.latent_formats
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 log = logging.getLogger("jodi")
@@ -36,7 +37,7 @@ class JodiLatent(comfy.latent_formats.LatentFormat):
         self.domains = domains
         self.spacial_downscale_ratio = factor
         self.scale_factor = scale
-        self.latent_rgb_factors_reshape = contact_sheet
+        self.latent_rgb_factors_reshape = lay_out_domains
 
     @property
     def latent_rgb_factors(self) -> list[list[float]] | None:
@@ -66,7 +67,7 @@ class JodiLatent(comfy.latent_formats.LatentFormat):
         return latent[:, :, :1].repeat(1, 1, self.domains, 1, 1)
 
 
-def contact_sheet(x0: Tensor) -> Tensor:
+def lay_out_domains(x0: Tensor) -> Tensor:
     """Latents (B, z, L, h, w) -> the first row's active domains side by side, (1, z, H, W).
 
     Ignored domains are held at zero by the model and take no room.
@@ -79,7 +80,7 @@ def contact_sheet(x0: Tensor) -> Tensor:
     rows = math.isqrt(len(domains))
     columns = math.ceil(len(domains) / rows)
     domains = F.pad(domains, (0, 0, 0, 0, 0, 0, 0, rows * columns - len(domains)))
-    sheet = domains.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+    sheet = rearrange(domains, "(rows columns) z h w -> z (rows h) (columns w)", rows=rows)
     times = max(1, math.ceil(PREVIEW_SIDE / min(sheet.shape[-2:])))
     return sheet.repeat_interleave(times, -2).repeat_interleave(times, -1)[None]
 

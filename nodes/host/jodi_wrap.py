@@ -47,11 +47,13 @@ def _before_sampling(executor, noise, latent_image, *args, **kwargs):
     for name, entries in guider.conds.items():
         for values in entries:
             _check_entry(values, name)
-            check_domains(latent_image, values.get(ROLES), model.facts.names)
         guider.conds[name] = [
             region_over_domains(values, latent_image.shape, model.facts.vae_factor)
             for values in entries
         ]
+    roles = [values.get(ROLES) for entries in guider.conds.values() for values in entries]
+    for known in [r for r in roles if r is not None] or [None]:  # the MODEL compares entries
+        check_domains(latent_image, known, model.facts.names)
     return executor(noise, latent_image, *args, **kwargs)
 
 

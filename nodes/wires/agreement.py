@@ -83,6 +83,8 @@ def check_domains(samples: Tensor, roles: Tensor | None, names: Sequence[str]) -
             "positive and negative hold no roles, while the LATENT comes from Jodi Roles; connect "
             "the text to Jodi Roles, and its positive and negative to the sampler"
         )
+    if len(roles) not in (1, len(missing)):
+        return  # rows of others: the model says so
     differs = (missing != (roles.to(missing.device) == Role.IGNORE)) & missing.any(1, keepdim=True)
     if differs.any():
         index = int(differs.any(0).nonzero()[0])
@@ -95,11 +97,10 @@ def check_entries(first: Tensor | None, roles: Tensor | None) -> None:
 
     Raises: ShapeError.
     """
-    if first is None and roles is None:
-        return
     if first is None or roles is None:
-        known = roles if first is None else first
-        check_roles(known[0].tolist(), None, "positive or negative", "the other")
+        for known in (first, roles):
+            if known is not None:
+                check_roles(known[0].tolist(), None, "positive or negative", "the other")
     elif first.shape != roles.shape or not torch.equal(first.cpu(), roles.cpu()):
         check_roles(first[0].tolist(), roles, "negative, or a part of it,", "positive")
 
@@ -189,6 +190,7 @@ def check_together(latent: Mapping, job: Job, numbers: Sequence[int], **conditio
                 check_roles(first[0].tolist(), roles, wire, "positive")
             if job.roles is not None:
                 check_roles(job.roles, roles, wire, "the LATENT")
+            assert roles is not None  # or check_roles had raised
             clean = None if clean is None else rows_of(clean, numbers)
             check_domains(latent["samples"], rows_of(roles, numbers), job.names)
             check_latent(latent["samples"], rows_of(roles, numbers), clean, job.names)

@@ -19,7 +19,8 @@ STRIPS_KEPT = 1 << 18  # about 2 MB
 INSTEAD = (
     "ComfyUI's Latent Flip, Rotate, Crop and Composite take a Jodi LATENT's domains for its "
     "height, so they do not do what their names say. Decode the LATENT first, and use the nodes of "
-    "the same names for images"
+    "the same names for images; or take positive, negative and the LATENT from the same Jodi Roles "
+    "as they are"
 )
 
 
@@ -74,7 +75,7 @@ class Places:
                 return
             longer = [s for s in alike if s.strips.shape[2] > strips.shape[2]]
             if filled.any() and any((filled <= _in_place(strips, s.strips)).all() for s in longer):
-                raise ShapeError(f"the LATENT was cut off along its height. {INSTEAD}")
+                raise ShapeError(f"the LATENT was flipped, turned or cropped. {INSTEAD}")
             return
         for known in alike:
             elsewhere = torch.isin(strips, known.strips)

@@ -409,6 +409,7 @@ class TestTrainAutoencoder:
         for (name, a), b in zip(whole.named_parameters(), resumed.parameters(), strict=True):
             assert torch.equal(a, b), name
 
+    @pytest.mark.slow
     def test_latents_get_unit_variance_and_the_class_is_untouched(self, store, tmp_path):
         model = self.train(store, tmp_path)
         assert type(model) is DCAE and "forward" not in vars(model)
@@ -417,6 +418,7 @@ class TestTrainAutoencoder:
             z = model.encode(torch.cat(pictures))
         assert float(z.std()) == pytest.approx(1, abs=0.1)
 
+    @pytest.mark.slow
     def test_a_few_pictures_are_learned(self, store, tmp_path):
         self.train(store, tmp_path, steps=100, lr=4e-3)
         rows = RunFolder(tmp_path).read_log()

@@ -164,6 +164,7 @@ class TestAutoOnAMeasuredDevice:
         assert not selection.kernel_answers("layer_norm_modulate", 8, torch.zeros(1024, 8))
 
 
+@pytest.mark.slow
 def test_calls_by_default_do_not_load_triton():
     """In a process of its own: the seam answers through torch and Triton stays out."""
     code = f"""

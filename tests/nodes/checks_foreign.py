@@ -4,6 +4,7 @@ import comfy.controlnet
 import comfy.sample
 import comfy.samplers
 import comfy_extras.nodes_post_processing  # noqa: F401  (the next one needs it first)
+import folder_paths
 import torch
 from comfy_extras.nodes_latent import LatentBatch
 from comfy_extras.nodes_mask import LatentCompositeMasked
@@ -87,6 +88,29 @@ def check_latent_nodes_that_work_on_domains_still_do():
     blended = nodes.LatentBlend().blend(row, jodi(job(**TEXTS, **TALL)), 0.5)[0]
     for wire in (twice, joined, beside, larger, blended):
         assert JodiDecodeLabel.execute(wire, VAE, "image").args[0].isfinite().all()
+
+
+def check_saved_and_loaded_latents_decode_alike(folder):
+    wires = job(**TEXTS, depth_role="generate")
+    done = jodi(wires)
+    before = folder_paths.get_output_directory(), folder_paths.get_input_directory()
+    folder_paths.set_output_directory(str(folder))
+    folder_paths.set_input_directory(str(folder))
+    try:
+        saved = nodes.SaveLatent()
+        saved.output_dir = str(folder)
+        saved.save(done, "latent")
+        (file,) = [path.name for path in folder.glob("*.latent")]
+        (loaded,) = nodes.LoadLatent().load(file)
+    finally:
+        folder_paths.set_output_directory(before[0])
+        folder_paths.set_input_directory(before[1])
+    assert torch.equal(loaded["samples"], done["samples"])
+    assert torch.equal(left_out(loaded["samples"]), left_out(done["samples"]))
+    for name in ("image", "depth"):
+        found, wanted = (JodiDecodeLabel.execute(w, VAE, name).args[0] for w in (loaded, done))
+        assert torch.equal(found, wanted)
+    assert len(JodiDecodeAll.execute(loaded, VAE).args[4]) == 0
 
 
 def check_text_straight_into_the_sampler_is_noticed_before_sampling():

@@ -5,12 +5,15 @@ import itertools
 import comfy.sample
 import comfy.samplers
 import comfy_extras.nodes_cfg as cfg_nodes
+import comfy_extras.nodes_custom_sampler as custom
+import comfy_extras.nodes_differential_diffusion as differential
 import comfy_extras.nodes_easycache as easycache
 import comfy_extras.nodes_freelunch as freelunch
 import comfy_extras.nodes_lumina2 as lumina
 import comfy_extras.nodes_model_advanced as advanced
 import comfy_extras.nodes_sag as sag
 import torch
+from comfy_extras import nodes_apg, nodes_eps, nodes_mahiro, nodes_tcfg
 from jodi_pack.kit.errors import JodiError
 from jodi_pack.nodes.host import sampler as host
 from jodi_pack.nodes.jodi.roles import JodiRoles
@@ -19,9 +22,8 @@ from jodi_pack.tests.helpers import relative_rms
 from jodi_pack.tests.nodes.parts import image, parts, raises, text
 
 MODEL, VAE, _ = parts()
-WIRES = JodiRoles.execute(
-    MODEL, VAE, positive=text(), negative=text(seed=8), depth=image(1, 48, 48)
-).args[:3]
+TEXTS = {"positive": text(), "negative": text(seed=8)}
+WIRES = JodiRoles.execute(MODEL, VAE, **TEXTS, depth=image(1, 48, 48)).args[:3]
 
 
 def node(cls, *args):
@@ -31,8 +33,8 @@ def node(cls, *args):
     return getattr(cls(), cls.FUNCTION)(*args)[0]
 
 
-def jodi(model=MODEL, steps=2, cfg=2.0):
-    return JodiSampler.execute(model, *WIRES, 0, steps, cfg).args[0]["samples"]
+def jodi(model=MODEL, steps=2, cfg=2.0, wires=WIRES):
+    return JodiSampler.execute(model, *wires, 0, steps, cfg).args[0]["samples"]
 
 
 def ksampler(model=MODEL, sampler="euler", sigmas=None, steps=2, cfg=2.0, wires=WIRES):
@@ -89,19 +91,59 @@ def check_samplings_of_other_kinds_are_refused_before_sampling():
     assert not calls
 
 
+def with_defaults(cls, **changes):
+    """The MODEL that a node gives at its default settings."""
+    inputs = {i.id: i.default for i in cls.GET_SCHEMA().inputs[1:]}
+    return cls.execute(MODEL, **{**inputs, **changes}).args[0]
+
+
 def check_guidance_patches_run():
-    patched = [
-        node(lumina.RenormCFG, MODEL, 100.0, 1.0),
-        node(advanced.RescaleCFG, MODEL, 0.7),
-        node(cfg_nodes.CFGZeroStar, MODEL),
-    ]
-    if hasattr(cfg_nodes, "CFGNorm"):
-        patched.append(node(cfg_nodes.CFGNorm, MODEL, 1.0))
-    for model in patched:
+    patched = {
+        cls.__name__: with_defaults(cls)
+        for cls in (
+            *(lumina.RenormCFG, cfg_nodes.CFGZeroStar, cfg_nodes.CFGNorm),
+            *(nodes_apg.APG, nodes_mahiro.Mahiro, nodes_tcfg.TCFG),
+            *(nodes_eps.EpsilonScaling, nodes_eps.TemporalScoreRescaling),
+            *(easycache.EasyCacheNode, easycache.LazyCacheNode),
+        )
+    }
+    patched["RescaleCFG"] = node(advanced.RescaleCFG, MODEL, 0.7)
+    for name, model in patched.items():
         for run in (jodi, ksampler):
             result = run(model)
-            assert result.isfinite().all() and result[:, :, 0].std() > 0.01
-            assert not result[:, :, 1].any()
+            assert result.isfinite().all() and result[:, :, 0].std() > 0.01, name
+            assert not result[:, :, [1, 2, 4, 5, 6, 7]].any(), name
+
+
+def check_differential_diffusion_keeps_what_is_black():
+    mask = torch.zeros(1, 48, 48)
+    mask[:, :, 24:] = torch.linspace(0, 1, 24)
+    picture = image(1, 48, 48, seed=3)
+    wires = JodiRoles.execute(MODEL, VAE, **TEXTS, image=picture, repaint_mask=mask).args[:3]
+    model = with_defaults(differential.DifferentialDiffusion)
+    for run in (lambda: jodi(model, wires=wires), lambda: ksampler(model, wires=wires)):
+        change = (run() - wires[2]["samples"])[:, :, 0].abs()
+        assert change[..., :3].max() < 1e-4 and change[..., 5].mean() > 1e-2
+
+
+def check_guiders_of_the_host():
+    positive, negative, latent = WIRES
+    sigmas = JodiScheduler.execute(MODEL, 2, 1.0).args[0]
+    noise = custom.RandomNoise.execute(7).args[0]
+    euler = comfy.samplers.sampler_object("euler")
+    results = []
+    for guider in (
+        custom.BasicGuider.execute(MODEL, positive).args[0],
+        custom.CFGGuider.execute(MODEL, positive, negative, 1.0).args[0],
+        custom.DualCFGGuider.execute(MODEL, positive, positive, negative, 1.0, 1.0, "regular").args[
+            0
+        ],
+    ):
+        out = custom.SamplerCustomAdvanced.execute(noise, guider, euler, sigmas, latent).args
+        for samples in (out[0]["samples"], out[1]["samples"]):
+            assert not samples[:, :, [1, 2, 4, 5, 6, 7]].any()
+        results.append(out[0]["samples"])
+    assert all(relative_rms(result, results[0]) < 1e-5 for result in results[1:])
 
 
 def check_renorm_cfg_limits_the_norm_of_the_estimate():

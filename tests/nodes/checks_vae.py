@@ -177,7 +177,7 @@ def check_preview_shows_active_domains_in_colour():
 
     x0 = randn(2, AE.latent_channels, 8, 4, 6)
     x0[:, :, [1, 5]] = 0
-    sheet = _host_latent.contact_sheet(x0)
+    sheet = _host_latent.lay_out_domains(x0)
     times = sheet.shape[-1] // (3 * 6)
     assert sheet.shape == (1, AE.latent_channels, 2 * 4 * times, 3 * 6 * times)
     assert min(sheet.shape[-2:]) >= _host_latent.PREVIEW_SIDE

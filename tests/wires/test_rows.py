@@ -1,6 +1,7 @@
 """Rows of wires: shared, cut, picked and seeded."""
 
 import torch
+from jodi_pack.jodi_core.job.checks import shared_rows
 from jodi_pack.kit.errors import RoleError, ShapeError
 from jodi_pack.nodes.wires.rows import (
     conditioning_rows,
@@ -8,7 +9,6 @@ from jodi_pack.nodes.wires.rows import (
     roles_of,
     row_numbers,
     row_seeds,
-    shared_rows,
     with_extras,
 )
 from jodi_pack.tests.wires.given import latent, made_together, raises, text
