@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from ..jodi_core.model.checkpoint import TRANSFORMER
+from ..ddit_core.model.checkpoint import TRANSFORMER as DDIT
+from ..jodi_core.model.checkpoint import TRANSFORMER as JODI
 from ..kit.autoencoder.checkpoint import AUTOENCODER
 from ..kit.autoencoder.keys import DIFFUSERS, MIT_HAN_LAB
 from ..kit.weights.convert import DTYPES, convert
@@ -20,7 +21,7 @@ def add(commands) -> None:
         commands,
         "convert",
         run,
-        "Rewrite Jodi or DC-AE weights as safetensors, checked tensor by tensor.",
+        "Rewrite Jodi, DC-AE or D-DiT weights as safetensors, checked tensor by tensor.",
         "Sizes, the source's hash and the trained roles are written inside. The new file is whole "
         "or not there at all, and an existing one is left alone without --force.",
         EXAMPLES,
@@ -49,7 +50,7 @@ def run(args, console: Console) -> int:
         made = convert(
             args.source,
             args.destination,
-            (TRANSFORMER, AUTOENCODER),
+            (JODI, AUTOENCODER, DDIT),
             dtype=args.dtype,
             force=args.force,
             naming=args.naming,

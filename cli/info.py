@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from ..ddit_core.model.checkpoint import TRANSFORMER as DDIT
 from ..jodi_core import embedded
 from ..jodi_core.model.checkpoint import TRANSFORMER
 from ..jodi_core.model.config import TransformerConfig
@@ -78,6 +79,10 @@ def describe(path: Path) -> Lines:
     elif kind in AUTOENCODER.fits:
         checked = _check(path, content, kind, AUTOENCODER)
         yield from _autoencoder(checked)
+    elif kind in DDIT.fits:
+        checked = _check(path, content, kind, DDIT)
+        yield "what", f"{kind.title}, whole"
+        yield "sizes", DDIT.describe(checked.config)
     elif kind is WORDS:
         words = embedded.read_text_encoder(content, str(path)).vocabulary
         yield "what", kind.title

@@ -5,11 +5,14 @@ import json
 
 import pytest
 import torch
+from jodi_pack.cli.info import describe
 from jodi_pack.ddit_core.model.checkpoint import TRANSFORMER, load_transformer
 from jodi_pack.ddit_core.model.config import DDIT_SD3
 from jodi_pack.ddit_core.model.transformer import DDiTTransformer
 from jodi_pack.ddit_core.text.mask_vector import embed_masked, load_mask_vector
+from jodi_pack.jodi_core.model.checkpoint import TRANSFORMER as JODI
 from jodi_pack.kit.errors import CheckpointError
+from jodi_pack.kit.weights.convert import convert
 from jodi_pack.kit.weights.loading import check, load_state
 from jodi_pack.kit.weights.read import StateFile
 from jodi_pack.tests.ddit_core.small import PATCH_1, SMALL, small_model
@@ -78,6 +81,15 @@ class TestSizes:
         save_file(small_model().state_dict(), file, {"config": json.dumps(values)})
         with pytest.raises(CheckpointError):
             load_transformer(file)
+
+
+def test_info_and_convert_take_it_too(file, tmp_path):
+    saved(file)
+    lines = dict(describe(file))
+    assert lines["what"].endswith("D-DiT (Dual Diffusion), whole") and "width" in lines["sizes"]
+    made = convert(file, tmp_path / "n.safetensors", (JODI, TRANSFORMER))
+    assert (made.kind, made.config) == ("ddit", SMALL)
+    assert load_transformer(tmp_path / "n.safetensors")[0].config == SMALL
 
 
 def rows_lost(state):
