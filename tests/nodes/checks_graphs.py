@@ -15,7 +15,7 @@ from jodi_pack.tests.helpers import relative_rms
 
 import nodes
 
-EXTRAS = ("images", "lumina2", "context_windows")
+EXTRAS = ("lumina2", "context_windows")
 
 
 def node_classes() -> dict:
@@ -111,8 +111,8 @@ def check_a_video_in_context_windows_is_the_video_in_one():
             pair = {"image1": [last, 0], "image2": [f"f{number}", 0]}
             frames[f"b{number}"] = {"class_type": "ImageBatch", "inputs": pair}
         last = "f1" if last is None else f"b{number}"
-    repeated = {"image": [last, 0], "amount": 2}
-    frames["video"] = {"class_type": "RepeatImageBatch", "inputs": repeated}
+    twice = {"image1": [last, 0], "image2": [last, 0]}
+    frames["video"] = {"class_type": "ImageBatch", "inputs": twice}
     windows = {i.id: i.default for i in CLASSES["ContextWindowsManual"].GET_SCHEMA().inputs[1:]}
     windows |= {"model": ["load", 0], "context_length": 5, "context_overlap": 2, "dim": 0}
     frames["windows"] = {"class_type": "ContextWindowsManual", "inputs": windows}
