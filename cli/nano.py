@@ -20,7 +20,7 @@ from ..jodi_core.training.transformer import RoleSwitchTask, TrainingSettings
 from ..kit.autoencoder.checkpoint import load_autoencoder
 from ..kit.scenes.render import render_scenes
 from ..kit.training.autoencoder import RoundTripTask
-from ..kit.training.loop import count_flops
+from ..kit.training.flops import count_flops
 from ..kit.training.state import RunFolder
 from .progress import Console
 

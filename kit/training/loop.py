@@ -15,7 +15,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from . import distributed
 from .state import Ema, RunFolder, learning_rate_factor
@@ -176,21 +175,6 @@ def _flushed_denormals():
         yield
     finally:
         torch.set_flush_denormal(False)
-
-
-def count_flops(task: Task, batches: int = 8) -> float:
-    """Floating-point operations of one micro-batch, forward and backward, on average over some.
-
-    Matrix products, convolutions and attention are counted, which is nearly all of it; gradients
-    are left as they were: none.
-    """
-    counter = FlopCounterMode(display=False)
-    with counter:
-        for index in range(batches):
-            task.losses(np.random.default_rng((0, 0, index)), 0.5).mean.backward()
-    for parameter in task.model.parameters():
-        parameter.grad = None
-    return counter.get_total_flops() / batches
 
 
 class Curves:
