@@ -5,6 +5,7 @@ They use jodi-nano and the pictures that come with it. The host's executor is no
 
 import asyncio
 import importlib
+import inspect
 
 import comfy.context_windows  # noqa: F401
 import comfy_extras.nodes_post_processing  # noqa: F401  (others need it first)
@@ -26,7 +27,8 @@ def node_classes() -> dict:
         module = importlib.import_module(f"comfy_extras.nodes_{name}")
         found |= getattr(module, "NODE_CLASS_MAPPINGS", {})
         if hasattr(module, "comfy_entrypoint"):
-            extensions.append(asyncio.run(module.comfy_entrypoint()))
+            made = module.comfy_entrypoint()  # some are not coroutines
+            extensions.append(asyncio.run(made) if inspect.iscoroutine(made) else made)
     for extension in extensions:
         for cls in asyncio.run(extension.get_node_list()):
             found[cls.GET_SCHEMA().node_id] = cls
