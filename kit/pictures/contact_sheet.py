@@ -15,7 +15,7 @@ from torch import Tensor
 from ..errors import ImageError
 from .files import MAX_PIXELS, to_uint8
 
-Cell = tuple[str, Tensor | None]
+Cell = tuple[str, Tensor]
 Font = ImageFont.ImageFont | ImageFont.FreeTypeFont
 
 SIDE = 192
@@ -30,7 +30,7 @@ LONGEST_TEXT = 2000  # characters that are looked at: a prompt may have a hundre
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[Cell]],
+    rows: Sequence[Sequence[Cell | tuple[str, None]]],
     *,
     headings: Sequence[str] | None = None,
     side: int = SIDE,
@@ -52,8 +52,8 @@ def contact_sheet(
     headings = [""] * len(rows) if headings is None else list(headings)
     if len(headings) != len(shown):
         raise ImageError(f"{len(headings)} headings for {len(shown)} rows; give one for each")
-    rows, headings = _broken_rows(shown, headings, columns)
-    widths, heights = _columns_and_rows([[shown_size(p, side) for _, p in row] for row in rows])
+    lines, headings = _broken_rows(shown, headings, columns)
+    widths, heights = _columns_and_rows([[shown_size(p, side) for _, p in line] for line in lines])
     title_height, heading_height = TITLE_SIZE + 6, HEADING_SIZE + 9
     longest = max(font(HEADING_SIZE).getlength(_plain(h, HEADING_SIZE)) for h in headings)
     width = GAP + max(sum(w + GAP for w in widths), min(int(longest) + GAP, 3 * side))
@@ -68,16 +68,16 @@ def contact_sheet(
         )
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw, top = ImageDraw.Draw(sheet), GAP
-    for row, row_height, heading in zip(rows, heights, headings, strict=True):
+    for line, line_height, heading in zip(lines, heights, headings, strict=True):
         if heading:
             write(draw, (GAP, top), heading, HEADING_SIZE, HEADING, width - 2 * GAP)
             top += heading_height
         left = GAP
-        for (title, picture), column in zip(row, widths, strict=False):
+        for (title, picture), column in zip(line, widths, strict=False):
             write(draw, (left, top), title, TITLE_SIZE, TITLE, column)
             sheet.paste(_image(picture, side), (left, top + title_height))
             left += column + GAP
-        top += row_height + title_height + GAP
+        top += line_height + title_height + GAP
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).to(torch.float32).div_(255)
 
 

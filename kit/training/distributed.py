@@ -104,9 +104,8 @@ def run_processes(count: int, work: Callable[..., T], *arguments) -> T:
 
 def _join(meeting: str, rank: int, count: int, work: Callable[..., T], *arguments) -> T:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", store=dist.FileStore(meeting, count), rank=rank, world_size=count
-    )
+    address = Path(meeting).as_uri()
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=count)
     try:
         return work(*arguments)
     finally:

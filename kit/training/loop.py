@@ -59,9 +59,12 @@ class Losses:
 class Task(Protocol):
     """What the loop trains. rates: the highest learning rate of each optimizer."""
 
-    model: nn.Module
-    optimizers: Sequence[torch.optim.Optimizer]
-    rates: Sequence[float]
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def optimizers(self) -> Sequence[torch.optim.Optimizer]: ...
+    @property
+    def rates(self) -> Sequence[float]: ...
 
     def losses(self, rng: np.random.Generator, progress: float) -> Losses:
         """Losses of one micro-batch drawn from `rng`; gradients flow to the model's parameters.
