@@ -115,7 +115,8 @@ def check_a_video_in_context_windows_is_the_video_in_one():
         last = "f1" if last is None else f"b{number}"
     twice = {"image1": [last, 0], "image2": [last, 0]}
     frames["video"] = {"class_type": "ImageBatch", "inputs": twice}
-    windows = {i.id: i.default for i in CLASSES["ContextWindowsManual"].GET_SCHEMA().inputs[1:]}
+    inputs = CLASSES["ContextWindowsManual"].GET_SCHEMA().inputs[1:]
+    windows = {i.id: i.options[0] if hasattr(i, "options") else i.default for i in inputs}
     windows |= {"model": ["load", 0], "context_length": 5, "context_overlap": 2, "dim": 0}
     frames["windows"] = {"class_type": "ContextWindowsManual", "inputs": windows}
     others = ("lineart", "edge", "normal", "albedo", "segmentation", "openpose")
