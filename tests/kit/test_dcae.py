@@ -10,7 +10,7 @@ import torch
 from jodi_pack.kit.autoencoder import upsampling
 from jodi_pack.kit.autoencoder.config import DC_AE_F32C32
 from jodi_pack.kit.autoencoder.dcae import DCAE
-from jodi_pack.kit.autoencoder.tiling import map_tiles, tile_starts
+from jodi_pack.kit.autoencoder.tiling import map_tiles, place_tiles
 from jodi_pack.kit.errors import ShapeError
 from jodi_pack.tests.helpers import (
     TINY_AE,
@@ -296,7 +296,7 @@ class TestTileStarts:
     )
     def test_tiles_cover_the_length_and_overlap(self, tile, step):
         for length in range(step, 6 * tile, step):
-            starts = tile_starts(length, tile, step)
+            starts = place_tiles(length, tile, step)
             assert starts[0] == 0 and all(s % step == 0 for s in starts)
             if length <= tile:
                 assert starts == [0]
