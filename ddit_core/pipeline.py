@@ -58,9 +58,9 @@ class DDiTPipeline:
 
     encode: see `Encode`. vae_encode: pictures (B, 3, H, W) in [0, 1] -> latents (B, z, h, w), the
     posterior mean, unscaled. vae_decode: the way back. length: tokens of a text, 256 for the base
-    model and 128 for the fine-tuned one; it is part of what the model was trained on. like: a tensor
-    in the dtype and on the device to compute texts in, where a host stores weights otherwise; the
-    weights' own when not given.
+    model and 128 for the fine-tuned one; it is part of what the model was trained on. like: a
+    tensor in the dtype and on the device to compute texts in, where a host stores weights
+    otherwise; the weights' own when not given.
     """
 
     def __init__(

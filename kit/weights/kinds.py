@@ -136,8 +136,8 @@ _KINDS: tuple[tuple[FileKind, Callable[[State], bool]], ...] = (
     (_SD1, lambda state: _IS_UNET(state) and _width_of(_TO_TEXT, 768)(state)),
     (_UNET, _IS_UNET),
     (KL_VAE, _any(r"(en|de)coder\.((down|up)\.\d+\.|(down|up)_blocks\.\d+\.resnets|mid)")),
+    (T5, _any(r"(encoder|decoder)\.block\.\d+\.layer\.\d+\.")),
     (GEMMA, _all(r"layers\.\d+\.self_attn\.", r"\.pre_feedforward_layernorm\.")),
     (_LLM, _any(r"layers\.\d+\.(self_attn\.q_proj|mlp\.gate_proj)|embed_tokens\.weight$")),
-    (T5, _any(r"(encoder|decoder)\.block\.\d+\.layer\.\d+\.")),
     (_CLIP, _any(r"text_model\.|text_projection|transformer\.resblocks\.")),
 )

@@ -38,8 +38,8 @@ class DDiTCaption(io.ComfyNode):
                     "question",
                     default=CAPTION_QUESTION,
                     multiline=True,
-                    tooltip="What the fine-tuned model is asked. Empty: the model writes freely, as "
-                    "the base model was trained (set length to 256 for it).",
+                    tooltip="What the fine-tuned model is asked. Empty: the model writes freely, "
+                    "as the base model was trained (set length to 256 for it).",
                 ),
                 *_sampling(steps=64),
             ],

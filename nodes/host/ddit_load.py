@@ -1,4 +1,4 @@
-"""From weight files to MODEL and VAE of D-DiT, read and checked by the core, managed by the host."""
+"""From weight files to MODEL and VAE of D-DiT: read and checked by the core, run by the host."""
 
 import re
 from pathlib import Path
