@@ -11,7 +11,7 @@ import comfy.model_management
 import comfy.sample
 import torch
 from jodi_pack.ddit_core.model.denoiser import prepare_denoiser, published_sigmas
-from jodi_pack.ddit_core.picture import fit_picture, scale_latents, unscale_latents
+from jodi_pack.ddit_core.picture import unscale_latents
 from jodi_pack.ddit_core.pipeline import DDiTPipeline
 from jodi_pack.ddit_core.text.answers import count_in, says_yes
 from jodi_pack.ddit_core.text.draft import CAPTION_QUESTION
@@ -29,11 +29,12 @@ import nodes as host_nodes
 
 SETTINGS = {"seed": 5, "steps": 4, "length": 48, "temperature": 1.0, "top_p": 1.0}
 SETTINGS |= {"order": "random", "whole_picture": False}
+VAE = _parts.PooledVAE()
 PROMPTS = ("a (red:1.3) bus, embedding:foo, on [a] bridge", "two dogs", "")
 
 
 def wires(masked: bool = True):
-    return _parts.model(), _parts.clip(masked), _parts.vae()
+    return _parts.model(), _parts.clip(masked), VAE
 
 
 def prompt(text: str, length: int = 40) -> list:
@@ -124,9 +125,9 @@ def bound() -> float:
     return 1e-5 if _host_text.arithmetic(device) == torch.float32 else 0.03
 
 
-def core_pipeline():
+def core_pipeline(vae=VAE):
     def vae_encode(pictures):
-        return _parts.vae().encode(pictures.movedim(1, -1)).float()
+        return vae.encode(pictures.movedim(1, -1)).float()
 
     return DDiTPipeline(
         _parts.network(),
@@ -197,10 +198,17 @@ def check_the_middle_of_a_picture_is_seen():
         *wires(), image(1, 64, 80), "", **{**settings, "whole_picture": True}
     ).args[0]
     assert len(whole) == 1
-    latents = scale_latents(
-        _parts.vae().encode(fit_picture(wide.movedim(-1, 1), whole=True).movedim(1, -1)).float()
+
+
+@torch.inference_mode()
+def check_the_host_s_vae_reads_the_picture():
+    picture, vae = image(1, 64, 64), _parts.vae()
+    expected = core_pipeline(vae).caption(
+        picture.movedim(-1, 1), options=TextOptions(steps=2), seed=5
     )
-    assert latents.shape == (1, 16, 64, 96)
+    settings = {**SETTINGS, "steps": 2}
+    caption = DDiTCaption.execute(_parts.model(), _parts.clip(), vae, picture, "", **settings)
+    assert caption.args[0] == list(expected.texts)
 
 
 @contextlib.contextmanager
@@ -258,7 +266,7 @@ def check_cancel_stops_between_steps():
 
 @torch.inference_mode()
 def check_both_models_are_requested_together_once():
-    model, clip, vae = wires()
+    model, clip, _ = wires()
     asked, load = [], comfy.model_management.load_models_gpu
 
     def counted(models, *args, **kwargs):
@@ -267,7 +275,7 @@ def check_both_models_are_requested_together_once():
 
     comfy.model_management.load_models_gpu = counted
     try:
-        DDiTCaption.execute(model, clip, vae, image(1, 64, 64), "", **SETTINGS)
+        DDiTCaption.execute(model, clip, _parts.vae(), image(1, 64, 64), "", **SETTINGS)
     finally:
         comfy.model_management.load_models_gpu = load
     big = [models for models in asked if model in models or clip.patcher in models]

@@ -121,6 +121,14 @@ def vae():
     return comfy.sd.VAE(sd=state, config={"params": sizes})
 
 
+class PooledVAE:
+    """Eight pixels to a cell, 16 channels, at no cost: for checks that are not about the VAE."""
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        cells = torch.nn.functional.avg_pool2d(pictures.movedim(-1, 1), 8)
+        return torch.cat([cells * (1 + i / 4) for i in range(6)], dim=1)[:, :16]
+
+
 def t5_features(ids: torch.Tensor) -> torch.Tensor:
     """What transformers' encoder makes of ids (R, L), masked places by the mask vector."""
     t5 = random_t5()
