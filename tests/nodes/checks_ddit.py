@@ -324,7 +324,7 @@ def check_wrong_wires_and_words_say_what_to_do():
     )
     with raises(TextError, "the question is empty"):
         ask(" \n ")
-    with raises(TextError, "too long", "tokens fit", "Shorten it"):
+    with raises(TextError, "60 tokens, where 25 fit", "Shorten it by 35"):
         ask("why " * 60)
     with raises(TextError, "no token for: ~ {"):
         ask("what is ~ {this?")
