@@ -38,7 +38,7 @@ class DDiTDiffusion(DDiTTransformer):
         self.in_channels = self.out_channels = config.latent_channels
 
     def forward(
-        self, x: Tensor, timestep: Tensor, context=None, transformer_options=None, **conds
+        self, x: Tensor, timestep: Tensor, context: Tensor, transformer_options=None, **conds
     ) -> Tensor:
         """x (B, z, h, w), timestep (B,) in 0..1000, context (B, L, D) -> velocity (B, z, h, w)."""
         options = transformer_options or {}
@@ -60,7 +60,7 @@ class DDiTDiffusion(DDiTTransformer):
         )
         return executor.execute(x, timestep, context, transformer_options=options)
 
-    def evaluate_batch(self, x, timestep, context=None, **_):
+    def evaluate_batch(self, x: Tensor, timestep: Tensor, context: Tensor, **_) -> Tensor:
         prepared = self.prepare_text(context, rows=len(x), like=x)
         return self.velocity(x, timestep / 1000, prepared)
 

@@ -10,6 +10,7 @@ import comfy.sample
 import comfy.sd
 import folder_paths
 import torch
+from comfy_extras import nodes_model_merging
 from jodi_pack.ddit_core.model.transformer import DDiTTransformer
 from jodi_pack.jodi_core.embedded import TRANSFORMER as JODI
 from jodi_pack.kit.errors import CheckpointError, JodiError
@@ -149,9 +150,13 @@ def check_a_saved_model_is_the_same(folder):
     about = {"config": config.to_json()}
     path = _parts.write_transformer(folder / "k.safetensors", network.state_dict(), about)
     model = _host_load.load_model(path, "fp32")
-    state = {n: t.clone() for n, t in model.model.state_dict_for_saving().items()}
-    save_file(state, folder / "saved.safetensors")
-    again = _host_load.load_model(folder / "saved.safetensors", "fp32")
+    before, folder_paths.output_directory = folder_paths.output_directory, str(folder)
+    try:
+        nodes_model_merging.ModelSave().save(model=model, filename_prefix="ddit_saved")
+    finally:
+        folder_paths.output_directory = before
+    (file,) = folder.glob("ddit_saved*.safetensors")
+    again = _host_load.load_model(file, "fp32")
     assert torch.equal(velocity(again), velocity(model))
 
 
