@@ -119,6 +119,20 @@ def check_the_text_encoder_equals_transformers():
     assert torch.equal(features, DDiTTextEncode.execute(clip, "two dogs", 256).args[0][0][0])
 
 
+@torch.inference_mode()
+def check_the_text_encoder_works_in_bfloat16():
+    """As on most GPUs: close to float32, and not the same."""
+    ids = torch.tensor([[10, 32099, 20, 32099, *[1] * 36]])
+    exact, arithmetic = _parts.t5_features(ids), _host_text.arithmetic
+    _host_text.arithmetic = lambda device: torch.bfloat16
+    try:
+        features = _parts.clip().cond_stage_model.encode(ids)
+    finally:
+        _host_text.arithmetic = arithmetic
+    assert features.dtype == torch.bfloat16
+    assert 1e-5 < relative_rms(features.float(), exact) < 0.03
+
+
 def bound() -> float:
     """Of the difference to float32, by what the encoder computes in on this machine."""
     device = _parts.clip().patcher.load_device
