@@ -58,7 +58,9 @@ class DDiTPipeline:
 
     encode: see `Encode`. vae_encode: pictures (B, 3, H, W) in [0, 1] -> latents (B, z, h, w), the
     posterior mean, unscaled. vae_decode: the way back. length: tokens of a text, 256 for the base
-    model and 128 for the fine-tuned one; it is part of what the model was trained on.
+    model and 128 for the fine-tuned one; it is part of what the model was trained on. like: a
+    tensor in the dtype and on the device to compute texts in, where a host stores weights
+    otherwise; the weights' own when not given.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class DDiTPipeline:
         vae_encode: Callable[[Tensor], Tensor] | None = None,
         vae_decode: Callable[[Tensor], Tensor] | None = None,
         length: int = 128,
+        like: Tensor | None = None,
     ):
         head, known = transformer.config.vocab_size, tokenizer.vocabulary.size
         if head != known:
@@ -79,6 +82,7 @@ class DDiTPipeline:
             )
         self.transformer, self.encode, self.tokenizer = transformer, encode, tokenizer
         self.vae_encode, self.vae_decode, self.length = vae_encode, vae_decode, length
+        self.like = like
 
     @torch.inference_mode()
     def generate(
@@ -209,13 +213,13 @@ class DDiTPipeline:
                 "one picture or one text for all"
             )
         drafts = list(drafts) * (rows // len(drafts))
-        weight = self.transformer.context_embedder.weight
-        context = self.transformer.prepare_picture(latents.to(weight))
+        like = self.transformer.context_embedder.weight if self.like is None else self.like
+        context = self.transformer.prepare_picture(latents.to(like))
 
         def predict(ids: Tensor, chosen: Tensor, positions: Tensor) -> Tensor:
-            features = self.encode(ids).to(weight)
-            seen = context.select(chosen.to(weight.device))
-            return self.transformer.logits(features, seen, positions.to(weight.device))
+            features = self.encode(ids).to(like)
+            seen = context.select(chosen.to(like.device))
+            return self.transformer.logits(features, seen, positions.to(like.device))
 
         def read(ids: Tensor, hole: str = "") -> tuple[str, ...]:
             pairs = zip(drafts, ids.tolist(), strict=True)
@@ -237,5 +241,4 @@ class DDiTPipeline:
 
     def _encode_prompts(self, prompts: Sequence[str], length: int) -> Tensor:
         ids = [prompt_ids(prompt, length, self.tokenizer) for prompt in prompts]
-        weight = self.transformer.context_embedder.weight
-        return self.encode(torch.tensor(ids)).to(weight)
+        return self.encode(torch.tensor(ids)).to(self.transformer.context_embedder.weight)

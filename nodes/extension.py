@@ -2,13 +2,17 @@
 
 from comfy_api.latest import ComfyExtension
 
+from .ddit import loaders as ddit_loaders
+from .ddit import text as ddit_text
+from .ddit import words as ddit_words
 from .jodi import decode, labels, loaders, overview, roles, sampling, text
 
-_MODULES = (loaders, text, roles, sampling, decode, labels, overview)
+_JODI = (loaders, text, roles, sampling, decode, labels, overview)
+_DDIT = (ddit_loaders, ddit_text, ddit_words)
 
 
 class JodiExtension(ComfyExtension):
     """What ComfyUI asks for the pack's nodes."""
 
     async def get_node_list(self) -> list:
-        return [node for module in _MODULES for node in module.NODES]
+        return [node for module in (*_JODI, *_DDIT) for node in module.NODES]

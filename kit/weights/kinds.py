@@ -37,6 +37,8 @@ DCAE_DIFFUSERS = FileKind("dcae-diffusers", "a DC-AE autoencoder (diffusers name
 GEMMA = FileKind("gemma", "a Gemma 2 text encoder")
 WORDS = FileKind("words", "a text encoder of a closed vocabulary")
 DDIT = FileKind("ddit", "the transformer of D-DiT (Dual Diffusion)")
+KL_VAE = FileKind("kl-vae", "a VAE of Stable Diffusion, Flux or a relative (KL autoencoder)")
+T5 = FileKind("t5", "a T5 text encoder")
 UNKNOWN = FileKind("unknown", "a model that is not known here")
 
 
@@ -97,9 +99,7 @@ _SDXL = FileKind("sdxl", "a Stable Diffusion XL model")
 _SD2 = FileKind("sd2", "a Stable Diffusion 2 model")
 _SD1 = FileKind("sd1", "a Stable Diffusion 1.5 model")
 _UNET = FileKind("unet", "a Stable Diffusion U-Net")
-_KL_VAE = FileKind("kl-vae", "a VAE of Stable Diffusion, Flux or a relative (KL autoencoder)")
 _LLM = FileKind("llm", "a language model (text encoder)")
-_T5 = FileKind("t5", "a T5 text encoder")
 _CLIP = FileKind("clip", "a CLIP text encoder")
 
 _DCAE_STAGE = (
@@ -135,9 +135,9 @@ _KINDS: tuple[tuple[FileKind, Callable[[State], bool]], ...] = (
     (_SD2, lambda state: _IS_UNET(state) and _width_of(_TO_TEXT, 1024)(state)),
     (_SD1, lambda state: _IS_UNET(state) and _width_of(_TO_TEXT, 768)(state)),
     (_UNET, _IS_UNET),
-    (_KL_VAE, _any(r"(en|de)coder\.((down|up)\.\d+\.|(down|up)_blocks\.\d+\.resnets|mid)")),
+    (KL_VAE, _any(r"(en|de)coder\.((down|up)\.\d+\.|(down|up)_blocks\.\d+\.resnets|mid)")),
+    (T5, _any(r"(encoder|decoder)\.block\.\d+\.layer\.\d+\.")),
     (GEMMA, _all(r"layers\.\d+\.self_attn\.", r"\.pre_feedforward_layernorm\.")),
     (_LLM, _any(r"layers\.\d+\.(self_attn\.q_proj|mlp\.gate_proj)|embed_tokens\.weight$")),
-    (_T5, _any(r"(encoder|decoder)\.block\.\d+\.layer\.\d+\.")),
     (_CLIP, _any(r"text_model\.|text_projection|transformer\.resblocks\.")),
 )

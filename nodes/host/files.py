@@ -20,6 +20,9 @@ _BELONGS = {
     "dcae-diffusers": _VAE,
     "gemma": _TEXT,
     "words": _TEXT,
+    "ddit": "Put it into models/diffusion_models and load it with Load D-DiT.",
+    "t5": "Put it into models/text_encoders; Load D-DiT reads T5-v1.1-XXL.",
+    "kl-vae": "Put it into models/vae; Load D-DiT reads that of Stable Diffusion 3.",
     "lora": "Apply it with the node LoraLoaderModelOnly, behind the model's loader.",
     "bundle": "Save its parts with ModelSave, CLIPSave and VAESave, and load these.",
 }

@@ -20,15 +20,17 @@ def noise_share(sampling, sigma: Tensor) -> Tensor:
     return sampling.calculate_input(sigma, mixed)[:, 0].float()
 
 
-def check_flow(sampling) -> None:
-    """Whether this sampling mixes noise and picture as Jodi was trained, t and 1 - t.
+def check_flow(sampling, name: str = "Jodi") -> None:
+    """Whether this sampling mixes noise and picture as flow models are trained, t and 1 - t.
+
+    name: of the model, for the message.
 
     Raises: JodiError that names what came and what to use instead.
     """
     if not _is_flow(sampling):
         raise JodiError(
-            "the MODEL's sampling was exchanged for one that Jodi cannot follow "
-            f"({_kind(sampling)}): Jodi mixes noise and picture as flow models do. Take the node "
+            f"the MODEL's sampling was exchanged for one that {name} cannot follow "
+            f"({_kind(sampling)}): {name} mixes noise and picture as flow models do. Take the node "
             "that did this (a ModelSampling node) away from the MODEL; to change the flow shift, "
             "use ModelSamplingSD3"
         )

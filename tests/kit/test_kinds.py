@@ -69,7 +69,11 @@ FILES = {
         "embed_tokens.weight",
     ],
     "llm": ["embed_tokens.weight", "layers.0.self_attn.q_proj.weight", "norm.weight"],
-    "t5": ["shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight"],
+    "t5": [
+        "shared.weight",
+        "encoder.embed_tokens.weight",  # beside it in files of transformers, as in language models
+        "encoder.block.0.layer.0.SelfAttention.q.weight",
+    ],
     "clip": ["text_model.encoder.layers.0.layer_norm1.weight"],
     "lora": ["lora_unet_blocks_0_attn.lora_down.weight", "lora_unet_blocks_0_attn.alpha"],
     "lora peft": ["blocks.0.attn.qkv.lora_A.weight", "final_layers.0.linear.lora_B.weight"],

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jodi_pack.tests.nodes.snapshot import contract, nodes, texts
 
+CATEGORIES = ("Jodi", "Jodi/D-DiT")
 ROOT = Path(__file__).resolve().parents[2]
 HOW = (
     "saved graphs store values by position and nodes by id, so this breaks them. If it is meant, "
@@ -35,7 +36,7 @@ def check_english_texts_are_those_of_the_code():
 def check_everything_has_a_tooltip_and_a_default():
     for node in nodes():
         schema = node.GET_SCHEMA()
-        assert schema.description and schema.category == "Jodi", schema.node_id
+        assert schema.description and schema.category in CATEGORIES, schema.node_id
         for item in (*schema.inputs, *schema.outputs):
             assert item.tooltip and len(item.tooltip) > 10, (schema.node_id, item.id)
         for item in schema.inputs:

@@ -12,6 +12,7 @@ FILE_INPUTS = {("JodiLoad", "model"), ("JodiLoad", "vae"), ("JodiLoad", "text_en
     ("JodiLoadModel", "model"),
     ("JodiLoadVAE", "vae"),
     ("JodiLoadTextEncoder", "text_encoder"),
+    *(("DDiTLoad", name) for name in ("model", "text_encoder", "mask_vector", "vae")),
 }
 LIMITS = ("default", "min", "max", "step", "round", "multiline", "control_after_generate")
 
@@ -36,8 +37,13 @@ def _fixed(schema) -> dict:
         "display_name": schema.display_name,
         "category": schema.category,
         "inputs": [_input(schema.node_id, i) for i in schema.inputs],
-        "outputs": [{"name": o.display_name, "type": o.get_io_type()} for o in schema.outputs],
+        "outputs": [_output(o) for o in schema.outputs],
     }
+
+
+def _output(item) -> dict:
+    values = {"name": item.display_name, "type": item.get_io_type()}
+    return {**values, "list": True} if item.is_output_list else values
 
 
 def _input(node_id: str, item) -> dict:

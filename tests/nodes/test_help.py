@@ -16,6 +16,7 @@ IDS = (
     *("JodiRoles", "JodiExtraDomain", "JodiSampler", "JodiSamplerSelect", "JodiScheduler"),
     *("JodiDecodeLabel", "JodiDecodeAll", "JodiDepth", "JodiNormal", "JodiSegmentation"),
     *("JodiContactSheet", "JodiEnsemble"),
+    *("DDiTLoad", "DDiTTextEncode", "DDiTCaption", "DDiTAsk", "DDiTFill"),
 )
 CHINESE = re.compile("[\u4e00-\u9fff]")
 BOTH = pytest.mark.parametrize("language", LANGUAGES)
@@ -32,7 +33,7 @@ def strings(values) -> list[str]:
     return [values]
 
 
-def test_the_nodes_are_the_seventeen():
+def test_the_nodes_are_the_twenty_two():
     assert set(SCHEMA) == set(IDS)
 
 

@@ -1,0 +1,97 @@
+"""From weight files to MODEL and VAE of D-DiT: read and checked by the core, run by the host."""
+
+import re
+from pathlib import Path
+
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import torch
+
+from ...ddit_core.model.checkpoint import TRANSFORMER
+from ...ddit_core.model.config import DDIT_SD3, DDiTConfig
+from ...kit.errors import CheckpointError
+from ...kit.weights.kinds import KL_VAE
+from ...kit.weights.loading import FP8, Checked, name_source
+from .ddit_model import DDiTDiffusion, DDiTHostConfig, DDiTHostModel
+from .files import check_file, read_kind
+from .patcher import WEIGHT_DTYPES, cast_weight, managed
+
+LATENT_CHANNELS = DDIT_SD3.latent_channels
+
+# Nearly all weights, and the ones that bear eight bits; embeddings, modulation and the heads stay
+# in the arithmetic's own precision.
+_LARGE = re.compile(r"transformer_blocks\.\d+\.(attn|ff|ff_context)\..*\.weight")
+
+
+def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = False):
+    """MODEL of a D-DiT transformer file.
+
+    weight_dtype: a key of `WEIGHT_DTYPES`. disable_dynamic: the host asks so when it needs its
+    plain patcher.
+    Raises: CheckpointError for a file that is not a whole D-DiT transformer, naming what it is, and
+        for one of other latents than Stable Diffusion 3's.
+    """
+    path = Path(path)
+    checked = check_file(path, TRANSFORMER)
+    channels = checked.config.latent_channels
+    if channels != LATENT_CHANNELS:
+        raise CheckpointError(
+            f"{path} makes latents of {channels} channels, the VAE of Stable Diffusion 3 has "
+            f"{LATENT_CHANNELS}; give a D-DiT that was trained on that VAE, as the released one"
+        )
+    patcher = managed(
+        _build(checked, WEIGHT_DTYPES[weight_dtype]),
+        comfy.model_management.get_torch_device(),
+        comfy.model_management.unet_offload_device(),
+        disable_dynamic=disable_dynamic,
+    )
+    patcher.cached_patcher_init = (load_model, (path, weight_dtype))
+    return patcher
+
+
+def load_vae(path):
+    """VAE of a file: the KL autoencoder of 16 channels, under either of its two namings.
+
+    Raises: CheckpointError for another file. Those of Flux and Stable Diffusion 3 have the same
+        tensors and cannot be told apart.
+    """
+    content, _ = read_kind(path, (KL_VAE,))
+    read = content.tensors.get("decoder.conv_in.weight")
+    if read is None or read.ndim != 4 or read.shape[1] != LATENT_CHANNELS:
+        found = "no decoder" if read is None else f"latents of {tuple(read.shape)[1:2]} channels"
+        raise CheckpointError(
+            f"{path} has {found}; expected the VAE of Stable Diffusion 3, {LATENT_CHANNELS} "
+            "channels. Choose sd3_vae.safetensors, or the file of the release's vae folder"
+        )
+    vae = comfy.sd.VAE(sd=content.tensors)
+    vae.throw_exception_if_invalid()
+    return vae
+
+
+def _build(checked: Checked[DDiTConfig, None], dtype: torch.dtype | None) -> DDiTHostModel:
+    state = checked.state
+    device = comfy.model_management.get_torch_device()
+    host_config = DDiTHostConfig(checked.config)
+    supported = host_config.supported_inference_dtypes
+    if dtype is None:
+        dtype = comfy.model_management.unet_dtype(
+            model_params=comfy.utils.calculate_parameters(state),
+            supported_dtypes=supported,
+            weight_dtype=comfy.utils.weight_dtype(state),
+        )
+    compute = comfy.model_management.unet_manual_cast(dtype, device, supported)
+    host_config.set_inference_dtype(dtype, compute)
+    rest = (compute or dtype) if dtype in FP8 else dtype
+
+    def build(config, dtype, device, operations):
+        model = DDiTDiffusion(config, dtype=dtype, operations=operations)
+        with name_source(checked.source):
+            tensors = {
+                name: cast_weight(name, tensor, dtype if _LARGE.fullmatch(name) else rest)
+                for name, tensor in state.items()
+            }
+        model.load_state_dict(tensors, strict=True, assign=True)
+        return model.requires_grad_(False)
+
+    return DDiTHostModel(host_config, build)
