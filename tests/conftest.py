@@ -20,7 +20,8 @@ def _load_pack():
     spec.loader.exec_module(module)
 
 
-_load_pack()
+if PACK not in sys.modules:  # tests may import this file again, as a part of the pack
+    _load_pack()
 
 
 # Fixtures that start a ComfyUI as users do: whatever asks for one is slow.

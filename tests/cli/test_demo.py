@@ -45,7 +45,7 @@ def test_samples_are_made_again_by_a_command(jodi, tmp_path):
     assert status == 0 and out == ["s.png", str(tmp_path / "again")]
     for ours, theirs in zip(read_samples(), read_samples(tmp_path / "again"), strict=True):
         assert (ours.seed, ours.caption) == (theirs.seed, theirs.caption)
-    assert load_image("s.png")[0].shape[-1] > 8 * 128
+    assert load_image("s.png")[0].shape[-1] > 4 * 192
 
 
 @pytest.mark.slow
@@ -63,7 +63,7 @@ def test_demo_runs_every_task_and_compares(jodi, tiny, tmp_path):
         assert math.isfinite(float(model)) and math.isfinite(float(baseline))
         assert side in ("higher", "lower")
     sheet, _ = load_image(tmp_path / "work" / out[-1])
-    assert sheet.shape[-1] > 8 * 128 and sheet.std() > 0.1
+    assert sheet.shape[-1] > 4 * 192 and sheet.std() > 0.1
 
 
 @pytest.mark.slow

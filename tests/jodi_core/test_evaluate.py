@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ class KnownAnswers:
     """
 
     names, factor, native_size = DOMAIN_NAMES, 8, (SIZE, SIZE)
-    metadata: dict = {"title": "known answers"}  # noqa: RUF012
+    facts = SimpleNamespace(title="known answers", perception_steps=10)
     device, dtype, text_encoder = torch.device("cpu"), torch.float32, object()
 
     def __init__(self, noise: float = 0.0):

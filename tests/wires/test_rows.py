@@ -15,14 +15,14 @@ from jodi_pack.tests.wires.given import latent, made_together, raises, text
 
 
 def test_rows_are_shared_by_stated_rules():
-    assert shared_rows({}, 1) == 1 and shared_rows({}, 4) == 4
-    assert shared_rows({"image": 1, "depth": 5}, 1) == 5
+    assert shared_rows({}) == 1 and shared_rows({}, 4) == 4
+    assert shared_rows({"image": 1, "depth": 5}) == 5
     assert shared_rows({"image": 5, "depth": 5}, 5) == 5
-    with raises(ShapeError, "image asks for 5 rows", "depth 3", "1 entry or 5"):
-        shared_rows({"image": 5, "depth": 3}, 1)
-    with raises(ShapeError, "image asks for 5 rows", "batch 2"):
+    with raises(ShapeError, "image asks for 5 rows", "depth has 3", "give 1 or 5"):
+        shared_rows({"image": 5, "depth": 3})
+    with raises(ShapeError, "batch asks for 2 rows", "image has 5"):
         shared_rows({"image": 5}, 2)
-    with raises(ShapeError, "batch asks for 8 rows", "image 5"):
+    with raises(ShapeError, "batch asks for 8 rows", "image has 5"):
         shared_rows({"image": 5}, 8)
 
 
