@@ -19,7 +19,18 @@ from jodi_pack.tests.host.graphs import NAMES
 from jodi_pack.tests.host.server import PACK
 from jodi_pack.tests.hosts import ROOT
 
-FOLDERS = {"cli", "jodi_core", "kernels", "locales", "nodes", "subgraphs", "web", "workflows"}
+FOLDERS = {
+    "cli",
+    "ddit_core",
+    "jodi_core",
+    "kernels",
+    "kit",
+    "locales",
+    "nodes",
+    "subgraphs",
+    "web",
+    "workflows",
+}
 PLAIN = {
     "__init__.py",
     "__main__.py",
@@ -209,7 +220,7 @@ def test_a_newcomer_finds_everything(server):
     assert "IMPORT FAILED" not in log and "Cannot import" not in log
     assert not [line for line in log.splitlines() if "pyproject" in line], "metadata not readable"
     assert re.search(rf"seconds: \S*{PACK}\n", log)
-    nodes = [name for name in server.get("/object_info") if name.startswith("Jodi")]
+    nodes = [n for n in server.get("/object_info") if n.startswith(("Jodi", "DDiT"))]
     for name in nodes:
         for language in ("en", "zh"):
             page = server.fetch(f"/extensions/{PACK}/docs/{name}/{language}.md")
