@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.kit.pictures.files import load_image
 from jodi_pack.tests.host.graphs import NAMES, find, read
 from jodi_pack.tests.hosts import ROOT
@@ -68,7 +67,7 @@ def test_perception_runs_to_the_end_and_its_pictures_appear(visit):
     previews = [key for key, node in graph.items() if node["class_type"] == "PreviewImage"]
     assert {key: run["drawn"].get(key) for key in previews} == {k: [[64, 64]] for k in previews}
     ((width, height),) = run["drawn"][find(graph, "SaveImage")]
-    assert width > len(DOMAIN_NAMES) * 64 > height
+    assert width > 4 * 192 and height > 2 * 192, "eight maps in two lines of four"
     (summary,) = run["texts"].values()
     assert any(text.startswith("image perception: generates") for text in summary)
     screenshot = load_image(visit["folder"] / "ran.png")[0]
