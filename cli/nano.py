@@ -45,7 +45,7 @@ class Recipe:
 # Shares of a budget. What is left is for starting, loading and writing.
 SCENES, AUTOENCODER, TRANSFORMER, EVALUATION = 0.2, 0.27, 0.35, 0.08
 TRIED = 32  # scenes that are rendered to see how long one takes
-ENCODING, EVALUATING = 1.0, 12.0  # what a scene costs there, as a multiple of its rendering
+ENCODING, EVALUATING = 1.0, 120.0  # what a scene costs there, as a multiple of its rendering
 
 
 def nano(args, console: Console) -> int:
@@ -116,7 +116,7 @@ def _recipe_within(seconds: float) -> Recipe:
         scenes=min(Recipe.scenes, max(64, int(SCENES * seconds / prepared))),
         autoencoder_minutes=AUTOENCODER * seconds / 60,
         transformer_minutes=TRANSFORMER * seconds / 60,
-        evaluation_scenes=min(512, max(16, int(EVALUATION * seconds / (EVALUATING * scene)))),
+        evaluation_scenes=min(512, max(8, int(EVALUATION * seconds / (EVALUATING * scene)))),
     )
 
 
