@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..kit.config import parse_json
@@ -16,6 +16,7 @@ from ..kit.pictures.files import load_image
 from ..kit.weights.kinds import WORDS, require_kind
 from ..kit.weights.loading import FLOATS, name_dtype
 from ..kit.weights.read import StateFile, read_state_dict
+from ..kit.weights.write import atomic_file
 from .domains import DOMAIN_NAMES
 from .text import ClosedVocabularyEncoder
 
@@ -26,8 +27,13 @@ TEXT_ENCODER = ASSETS / "jodi-nano-text.safetensors"
 
 
 def save_text_encoder(encoder: ClosedVocabularyEncoder, path: Path) -> None:
-    """Write the encoder's table, with its words in the metadata."""
-    save_file({"table": encoder.table.half().contiguous()}, path, describe_text_encoder(encoder))
+    """Replace a file by the encoder's table, with its words in the metadata.
+
+    Raises: CheckpointError when the place cannot be written to.
+    """
+    table = {"table": encoder.table.half().contiguous()}
+    with atomic_file(path, force=True) as file:
+        file.write(save(table, describe_text_encoder(encoder)))
 
 
 def describe_text_encoder(encoder: ClosedVocabularyEncoder) -> dict[str, str]:

@@ -1,16 +1,15 @@
 """What an evaluation found: flat JSON for programs, a page with tables and pictures for people."""
 
-import contextlib
 import html
 import json
 import os
-import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from ...kit.errors import JodiError
+from ...kit.files import write_text
 from ...kit.pictures.contact_sheet import contact_sheet
 from ...kit.pictures.files import save_png
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
@@ -240,16 +239,9 @@ def definitions(v: dict[str, Value]) -> list[str]:
 
 
 def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, text)
     except OSError as error:
         raise JodiError(
             f"could not write {path}: {error.strerror or error}; choose another place"
         ) from error
-    finally:
-        # also after Ctrl-C; once renamed there is nothing left to remove
-        with contextlib.suppress(OSError):
-            partial.unlink()

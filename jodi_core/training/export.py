@@ -89,12 +89,7 @@ def export(
     vae = {"kind": "dcae", "title": f"{title} autoencoder"}
     vae["config"] = parts.autoencoder.config.to_json()
     _write(parts.autoencoder, paths["autoencoder"], {**common, **vae}, dtype, force)
-    partial = paths["text"].with_suffix(".part")
-    try:
-        save_text_encoder(parts.text, partial)
-        partial.replace(paths["text"])
-    finally:
-        partial.unlink(missing_ok=True)
+    save_text_encoder(parts.text, paths["text"])
     return paths
 
 

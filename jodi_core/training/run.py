@@ -8,7 +8,6 @@ DIR/transformer                  state, log, text.safetensors, run.json, model.s
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from ...kit.autoencoder.checkpoint import load_autoencoder
 from ...kit.autoencoder.dcae import DCAE
 from ...kit.errors import CheckpointError, JodiError
+from ...kit.files import write_text
 from ...kit.scenes.captions import VOCABULARY
 from ...kit.scenes.store import Progress, SceneStore, encode_store
 from ...kit.training.state import RunFolder
@@ -100,9 +100,7 @@ class TrainingRun:
                 else load_text_encoder(like)
             )
             self.transformer.mkdir(parents=True, exist_ok=True)
-            partial = self.text.with_suffix(".part")
-            save_text_encoder(encoder, partial)
-            os.replace(partial, self.text)
+            save_text_encoder(encoder, self.text)
         return load_text_encoder(self.text)
 
     def encode(
@@ -217,7 +215,4 @@ def read_json(path: Path) -> dict:
 
 def write_json(path: Path, values: Mapping) -> None:
     """Replace a JSON file in one step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(json.dumps(values, indent=1))
-    os.replace(partial, path)
+    write_text(path, json.dumps(values, indent=1))

@@ -1,10 +1,8 @@
 """Picture files in and out: whatever people have on disk in, whole PNGs out."""
 
-import contextlib
 import io
 import logging
 import os
-import secrets
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from ..errors import ImageError
+from ..files import replaced_file
 from .color import to_srgb
 from .png import without_large_chunks, write_png16
 from .tiff import is_tiff, read_floats, turned
@@ -178,20 +177,12 @@ def save_png(
     """
     data = _encode_png(_array(picture, bits), text or {})
     path = Path(path)
-    partial = path.with_name(f".{secrets.token_hex(8)}.tmp")  # any name that fits has room for this
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "xb") as file:
+        with replaced_file(path) as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
     except (OSError, ValueError) as error:  # a NUL byte in the name is a ValueError
         raise ImageError(f"could not write {path}: {_reason(error)}") from error
-    finally:
-        # also after Ctrl-C; once renamed there is nothing left to remove
-        with contextlib.suppress(OSError, ValueError):
-            partial.unlink()
 
 
 def _reason(error: Exception) -> str:

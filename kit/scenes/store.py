@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import JodiError
+from ..files import write_text
 from .render import render_scenes, training_seeds
 
 Progress = Callable[[int, int], None]
@@ -85,18 +86,11 @@ class SceneStore:
             info["done"] = stop
             if (start // chunk) % 16 == 15 or stop == count:
                 pictures.flush()
-                _replace(folder / "captions.json", json.dumps(captions))
-                _replace(info_path, json.dumps(info))
+                write_text(folder / "captions.json", json.dumps(captions))
+                write_text(info_path, json.dumps(info))
             if progress:
                 progress(stop, count)
         return cls(folder)
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file in one step, so that a kill leaves the old one or the new one."""
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _render_chunks(chunks: list[range], size: int, workers: int):

@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import secrets
 import shutil
 import struct
 from collections.abc import Callable, Mapping
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..files import replaced_file
 
 Progress = Callable[[int, int], None]
 
@@ -83,22 +82,16 @@ def atomic_file(path, *, force: bool = False):
     Raises: CheckpointError as `write_state_dict`.
     """
     path = checked_destination(path, force=force)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with open(temporary, "xb") as file:
+        with replaced_file(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        # Another program may have made the file in the meantime.
-        checked_destination(path, force=force)
-        os.replace(temporary, path)
+            # Another program may have made the file in the meantime.
+            checked_destination(path, force=force)
     except OSError as error:
         raise CheckpointError(
             f"{path} could not be written ({error.strerror or error}); nothing was left behind. "
             "Free some space, or choose a place that can be written to."
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def checked_destination(path, *, force: bool = False) -> Path:
