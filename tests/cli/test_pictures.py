@@ -9,7 +9,7 @@ from jodi_pack.jodi_core.job.plausible import doubt
 from jodi_pack.jodi_core.labels.maps import colorize
 from jodi_pack.kit.errors import ImageError
 from jodi_pack.kit.pictures.palettes import ADE20K_PALETTE, ADE20K_TO_12
-from jodi_pack.tests.conftest import shared_dir
+from jodi_pack.tests.conftest import shared_dir, skip_or_fail
 from PIL import Image
 
 H, W = 24, 32
@@ -188,7 +188,7 @@ def test_only_lines_are_inverted(jodi, picture):
 def test_shared_depth_and_classes():
     folder = shared_dir() / "cases" / "pictures"
     if not folder.is_dir():
-        pytest.skip(f"no pictures at {folder}; set JODI_SHARED")
+        skip_or_fail("reference", f"no pictures at {folder}; set JODI_SHARED")
     eight, sixteen = (
         read_picture("segmentation", folder / f"seg_index_{bits}bit_gray.png", Maps())
         for bits in (8, 16)

@@ -7,7 +7,7 @@ from jodi_pack.jodi_core.job.plausible import doubt
 from jodi_pack.jodi_core.labels.maps import colorize
 from jodi_pack.kit.pictures.files import load_image
 from jodi_pack.kit.scenes.render import render_scenes
-from jodi_pack.tests.conftest import shared_dir
+from jodi_pack.tests.conftest import shared_dir, skip_or_fail
 
 SCENES = 40
 
@@ -100,7 +100,7 @@ def test_published_examples_raise_no_doubt():
     """Maps of the model's own training data, as its authors published them."""
     folder = shared_dir() / "data" / "joint_example"
     if not folder.is_dir():
-        pytest.skip(f"no examples at {folder}; set JODI_SHARED")
+        skip_or_fail("reference", f"no examples at {folder}; set JODI_SHARED")
     names = {name: f"annotation_{name}" for name in DOMAIN_NAMES[1:]}
     names |= {"image": "image", "segmentation": "annotation_seg_12colors"}
     for name, place in names.items():

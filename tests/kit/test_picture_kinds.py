@@ -16,7 +16,7 @@ import torch
 from jodi_pack.kit.errors import ImageError
 from jodi_pack.kit.pictures.files import SUFFIXES, UNREAD_SUFFIXES, load_image, load_numbers
 from jodi_pack.kit.pictures.png import without_large_chunks
-from jodi_pack.tests.conftest import ROOT, shared_dir
+from jodi_pack.tests.conftest import ROOT, shared_dir, skip_or_fail
 from PIL import Image, ImageCms, PngImagePlugin
 
 H, W = 20, 34
@@ -393,7 +393,7 @@ def test_reading_takes_the_memory_that_is_stated(tmp_path):
 def test_shared_pictures_are_read():
     folder = shared_dir() / "cases" / "pictures"
     if not folder.is_dir():
-        pytest.skip(f"no pictures at {folder}; set JODI_SHARED")
+        skip_or_fail("reference", f"no pictures at {folder}; set JODI_SHARED")
     right, _ = load_image(folder / "photo_rgb_float32.tif")
     text, _ = load_image(folder / "png_with_2MB_compressed_workflow_zTXt.png")
     assert (right - text).abs().max() <= 0.51 / 255
