@@ -196,7 +196,8 @@ class TestRoleSampling:
             assert len(roles) == 8 and set(roles) <= set(Role) and Role.GENERATE in roles
             if task != "free":
                 assert RolePlan(tuple(roles)).trained("published")
-        images = {"perception": {1}, "control": {0}, "joint": {0}, "free": {0, 1, 2}}
+        images = {"perception": {1}, "control": {0}, "joint": {0}, "text": {0}}
+        images["free"] = {0, 1, 2}
         for task, allowed in images.items():
             assert {int(roles[0]) for name, roles in drawn if name == task} == allowed
 

@@ -57,13 +57,14 @@ def autoencoder(path):
 def check_every_node_is_offered():
     extension = asyncio.run(jodi_pack.comfy_entrypoint())
     ids = [node.GET_SCHEMA().node_id for node in asyncio.run(extension.get_node_list())]
+    jodi = (
+        *("Load", "LoadModel", "LoadVAE", "LoadTextEncoder", "TextEncode", "Roles"),
+        *("ExtraDomain", "Sampler", "SamplerSelect", "Scheduler", "DecodeLabel", "DecodeAll"),
+        *("Depth", "Normal", "Segmentation", "ContactSheet", "Ensemble"),
+    )
+    ddit = ("Load", "TextEncode", "Caption", "Ask", "Fill")
     assert sorted(ids) == sorted(
-        f"Jodi{name}"
-        for name in (
-            *("Load", "LoadModel", "LoadVAE", "LoadTextEncoder", "TextEncode", "Roles"),
-            *("ExtraDomain", "Sampler", "SamplerSelect", "Scheduler", "DecodeLabel", "DecodeAll"),
-            *("Depth", "Normal", "Segmentation", "ContactSheet", "Ensemble"),
-        )
+        [*(f"Jodi{name}" for name in jodi), *(f"DDiT{name}" for name in ddit)]
     )
 
 
