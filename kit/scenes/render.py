@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import JodiError
+from ..pictures.light import linear_to_srgb, srgb_to_linear
 from .captions import COLOR_TOLERANCE, COLOR_WORDS, VOCABULARY, caption_facts, write_caption
 from .layout import Scene, compose
 from .maps import draw_classes, draw_depth, draw_lines, draw_normals, draw_skeleton
@@ -134,17 +135,6 @@ def render_scenes(
         if f.name != "captions"
     }
     return SceneBatch(captions=[c for part in parts for c in part.captions], **maps)
-
-
-def srgb_to_linear(x: Tensor) -> Tensor:
-    """IEC 61966-2-1 decoding, [0, 1] -> [0, 1]."""
-    return torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.0) + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(x: Tensor) -> Tensor:
-    """IEC 61966-2-1 encoding of values clipped to [0, 1]."""
-    x = x.clamp(0.0, 1.0)
-    return torch.where(x <= 0.0031308, x * 12.92, 1.055 * x.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
 
 
 @torch.inference_mode()
