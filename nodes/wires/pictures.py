@@ -1,5 +1,7 @@
 """Pictures as the host's IMAGE and MASK."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -48,3 +50,21 @@ def mask_of(picture: Tensor, kind: str = "gray") -> Tensor:
     if kind == "palette":
         return (read_classes(picture) > 0).to(torch.float32)
     return picture.mean(dim=1)
+
+
+def connected(image: Tensor | None) -> bool:
+    """Whether a socket gives pictures: it is wired, and not to an ignored domain's."""
+    return image is not None and len(image) > 0
+
+
+def rows_together(pictures: Mapping[str, Tensor]) -> int:
+    """How many rows batches of pictures make together; one serves all.
+
+    Raises: ImageError, naming the sockets, for counts that do not fit.
+    """
+    counts = {name: len(p) for name, p in pictures.items()}
+    most = max(counts.values())
+    if any(count not in (1, most) for count in counts.values()):
+        listing = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ImageError(f"the batches have different lengths: {listing}; give 1 or {most} of each")
+    return most
