@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..jodi_core.domains import DOMAIN_NAMES
-from ..jodi_core.labels import maps as labels
+from ..jodi_core.labels.maps import postprocess, preprocess
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.text import TextFeatures
 from ..kit.sampling import draw_noise, flow_sigmas, sample_dpmpp_2m
@@ -93,7 +93,7 @@ class BaselinePipeline:
     @torch.inference_mode()
     def encode_one(self, name: str, picture: Tensor) -> Tensor:
         """One domain's picture (1, 3, H, W) in [0, 1] -> latent (1, z, h, w) float32."""
-        x = labels.preprocess(name, picture).to(self.device, self.dtype)
+        x = preprocess(name, picture).to(self.device, self.dtype)
         return self.autoencoder.encode(x).float()
 
     @torch.inference_mode()
@@ -102,5 +102,5 @@ class BaselinePipeline:
         raw, pictures = {}, {}
         for i, name in enumerate(DOMAIN_NAMES):
             raw[name] = self.autoencoder.decode(latents[:, i].to(self.dtype)).float().cpu()
-            pictures[name] = labels.postprocess(name, raw[name].clamp(-1, 1))
+            pictures[name] = postprocess(name, raw[name].clamp(-1, 1))
         return Result(raw, pictures)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..jodi_core.domains import DOMAINS
 from ..jodi_core.job.size import DEFAULT_SIZE, SIZE_CHOICES
-from ..jodi_core.labels.foreign import SEGMENTATION_DRAWINGS
+from ..jodi_core.labels.segmentation import SEGMENTATION_DRAWINGS
 from ..kit.sampling import SAMPLERS
 from ..kit.weights.convert import DTYPES
 

@@ -11,8 +11,16 @@ from torch import Tensor
 from ..jodi_core.domains import domain
 from ..jodi_core.job.plausible import Doubt
 from ..jodi_core.job.restore import restored
-from ..jodi_core.labels import foreign
-from ..jodi_core.labels import maps as labels
+from ..jodi_core.labels.depth import convert_depth, depth_map
+from ..jodi_core.labels.maps import postprocess
+from ..jodi_core.labels.normals import normal_from_foreign, normal_map
+from ..jodi_core.labels.segmentation import (
+    SEGMENTATION_DRAWINGS,
+    classes_of_numbers,
+    colorize,
+    read_classes,
+    segmentation_index,
+)
 from ..kit.errors import ImageError
 from ..kit.pictures.files import load_image, load_numbers, save_png
 from ..kit.pictures.frame import Frame
@@ -20,7 +28,7 @@ from ..kit.pictures.frame import Frame
 INDEX_ENDING = "_segmentation_index.png"
 
 DEPTH_SOURCES = ("near-white", "near-black", "metres", "millimetres")
-SEGMENTATION_SOURCES = foreign.SEGMENTATION_DRAWINGS
+SEGMENTATION_SOURCES = SEGMENTATION_DRAWINGS
 INVERTIBLE = ("lineart", "edge")
 
 # What shows through where a picture is transparent: nothing, in each domain's own way.
@@ -81,7 +89,7 @@ def read_picture(name: str, path: Path, maps: Maps) -> Tensor:
     picture = _picture(name, path)
     if kind == "normal":
         source = maps.normal_source or maps.normals
-        return picture if source == "model" else foreign.normal_from_foreign(picture, source)
+        return picture if source == "model" else normal_from_foreign(picture, source)
     return 1 - picture if name in maps.inverted else picture
 
 
@@ -118,7 +126,7 @@ def _read_depth(path: Path, maps: Maps) -> Tensor:
 
 def _drawn(path: Path, plane: Tensor, source: str) -> Tensor:
     try:
-        return foreign.convert_depth(plane, source)[:, None].expand(-1, 3, -1, -1)
+        return convert_depth(plane, source)[:, None].expand(-1, 3, -1, -1)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
 
@@ -137,23 +145,23 @@ def _read_classes(path: Path, drawn: str) -> Tensor:
             values = values.to(torch.int64)
         return _colored(path, values, drawn)
     picture = _picture("segmentation", path)
-    index = foreign.read_classes(picture, drawn)
+    index = read_classes(picture, drawn)
     if numbers is not None and numbers.indexed and drawn == "jodi":
         # a file of places in a palette: its colours count if they are the model's
-        strange = (picture - labels.colorize(index)).abs().amax(dim=1) > 0.2
+        strange = (picture - colorize(index)).abs().amax(dim=1) > 0.2
         if float(strange.float().mean()) > 0.1:
             try:
                 return _colored(path, numbers.values, drawn)
             except ImageError:
                 return picture
     if drawn == "ade20k":
-        return labels.colorize(index)
+        return colorize(index)
     return picture  # the job takes it for the nearest colours, and says where they are others
 
 
 def _colored(path: Path, numbers: Tensor, drawn: str) -> Tensor:
     try:
-        return labels.colorize(foreign.classes_of_numbers(numbers, drawn))
+        return colorize(classes_of_numbers(numbers, drawn))
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
 
@@ -176,17 +184,17 @@ def save_result(
     text = {"jodi": json.dumps({**settings, "domain": name})}
     raw = raw if frame is None else restored(of, raw, [frame])
     if of.kind == "palette":
-        index = labels.segmentation_index(raw)
+        index = segmentation_index(raw)
         numbers = start.with_name(start.name + INDEX_ENDING)
-        save_png(path, labels.colorize(index)[0], text=text)
+        save_png(path, colorize(index)[0], text=text)
         save_png(numbers, index[0], text=text)
         return [path, numbers]
     if of.kind == "depth":
-        save_png(path, labels.depth_map(raw, near=maps.near)[0], bits=16, text=text)
+        save_png(path, depth_map(raw, near=maps.near)[0], bits=16, text=text)
     elif of.kind == "normal":
-        save_png(path, labels.normal_map(raw, maps.normals)[0], text=text)
+        save_png(path, normal_map(raw, maps.normals)[0], text=text)
     else:
-        save_png(path, labels.postprocess(name, raw)[0], text=text)
+        save_png(path, postprocess(name, raw)[0], text=text)
     return [path]
 
 

@@ -18,7 +18,7 @@ from .embedded import AUTOENCODER, TRANSFORMER, load_text_encoder
 from .job.checks import check_pictures, common_size, count_rows
 from .job.given import Given, prepare
 from .job.size import DEFAULT_SIZE
-from .labels import maps as labels
+from .labels.maps import postprocess
 from .model import checkpoint
 from .model.compilation import CompiledBlocks
 from .model.facts import STEPS
@@ -195,7 +195,7 @@ class JodiPipeline(Stages):
             **options,
         )
         raw = self.decode(latents, plan.generated_names, tile=tile)
-        pictures = {name: labels.postprocess(self.domain(name), x) for name, x in raw.items()}
+        pictures = {name: postprocess(self.domain(name), x) for name, x in raw.items()}
         for name in plan.condition_names:
             pictures[name] = conditions[name].float().cpu().expand(batch, 3, -1, -1)
         settings = {

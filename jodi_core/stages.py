@@ -18,7 +18,7 @@ from ..kit.autoencoder.tiling import within_memory
 from ..kit.errors import JodiError, RoleError, ShapeError, TextError
 from ..kit.sampling import SAMPLERS, StepCallback, draw_noise, flow_sigmas, hold_region
 from .domains import Domain, domain_index, domain_of
-from .labels import maps as labels
+from .labels.maps import preprocess
 from .model.compilation import CompiledBlocks
 from .model.config import JODI_1600M
 from .model.denoiser import prepare_denoiser
@@ -129,7 +129,7 @@ class Stages:
 
         A picture met before is not encoded again, until the autoencoder or its weights change.
         """
-        x = labels.preprocess(self.domain(name), picture).to(self.dtype)
+        x = preprocess(self.domain(name), picture).to(self.dtype)
 
         def encode() -> Tensor:
             pixels = x.shape[-2] * x.shape[-1]

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
-from ..labels.maps import segmentation_index
+from ..labels.segmentation import segmentation_index
 from . import consistency, edges
 from .scores import LineTally, Tally, Values, edge_rows, edge_values, ratio
 

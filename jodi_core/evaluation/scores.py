@@ -16,7 +16,7 @@ from torch import Tensor
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
 from ...kit.scenes.render import SceneBatch
 from ..domains import domain
-from ..labels.maps import segmentation_index
+from ..labels.segmentation import segmentation_index
 from . import edges, metrics, pose
 
 Values = dict[str, np.ndarray]

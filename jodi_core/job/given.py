@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ...kit.pictures.frame import Frame, fit
 from ..domains import DOMAIN_NAMES, domain_of
-from ..labels.foreign import read_classes
-from ..labels.maps import checked_picture, colorize
+from ..labels.checks import check_picture
+from ..labels.segmentation import colorize, read_classes
 from .plausible import Doubt, doubt
 from .size import DEFAULT_SIZE, choose_size
 
@@ -59,7 +59,7 @@ class Given:
         elif kind == "depth":
             picture = _stretched(picture, rows)
         else:
-            picture = checked_picture(picture[rows], name)
+            picture = check_picture(picture[rows], name)
         return fit(picture, self.size, self.mode, palette=kind == "palette")[0]
 
     def _kind(self, name: str) -> str:
@@ -85,7 +85,7 @@ def prepare(
     """
     pictures = {name: pictures[name] for name in names if name in pictures}
     for name, picture in pictures.items():
-        checked_picture(picture[:1], name)
+        check_picture(picture[:1], name)
     sizes = {name: (p.shape[-2], p.shape[-1]) for name, p in pictures.items()}
     first = next(iter(sizes.values()), None)
     size = choose_size(choice, first, factor=factor, native=native, explicit=explicit)
@@ -134,7 +134,7 @@ def _not_over_each_other(frames: Mapping[str, Frame]) -> list[Doubt]:
 def _stretched(picture: Tensor, rows: slice) -> Tensor:
     """Depth (B, 3, H, W) of the rows, from 0 to 1 over the whole batch unless it is flat."""
     low, high = (float(v) for v in picture.aminmax())
-    part = checked_picture(picture[rows], "depth")
+    part = check_picture(picture[rows], "depth")
     if high - low < ONE_TONE or (low <= FILLED and high >= 1 - FILLED):
         return part
     return ((part - low) / (high - low)).clamp_(0, 1)

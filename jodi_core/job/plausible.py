@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_PALETTE
-from ..labels.foreign import class_numbers
+from ..labels.segmentation import class_numbers
 
 GLANCE = 64  # pixels per side that are looked at
 FLAT = 0.02  # span of values

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...kit.pictures.frame import Frame, restore
 from ..domains import Domain
-from ..labels.maps import colorize, segmentation_index
+from ..labels.segmentation import colorize, segmentation_index
 
 
 def restored(of: Domain, raw: Tensor, frames: Sequence[Frame], *, exact: bool = True) -> Tensor:

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
 from ..domains import Domain, domain
-from . import foreign
-from . import maps as labels
+from .checks import check_picture
+from .depth import FLAT_SPAN
+from .normals import normal_from_foreign, normal_map, normal_vectors
+from .segmentation import colorize, segmentation_index
 
 BLOCK = 1 << 22
 """Values (samples x pixels) worked on at a time in double precision: about 32 MB."""
@@ -37,7 +39,7 @@ def combine(of: str | int | Domain, samples: Tensor) -> Ensemble:
     Raises: ImageError for samples that are no pictures, JodiError for an unknown domain.
     """
     kind = (of if isinstance(of, Domain) else domain(of)).kind
-    samples = labels.checked_picture(samples, "samples")
+    samples = check_picture(samples, "samples")
     if kind == "depth":
         return _depth(samples.mean(dim=1))
     if kind == "normal":
@@ -64,7 +66,7 @@ def align_affine(maps: Tensor) -> Tensor:
     centred = flat - flat.mean(dim=1, keepdim=True)
     # The few numbers of the fit are double, on the CPU: some devices have no such numbers.
     length = torch.linalg.vector_norm(centred, dim=1).cpu().double()
-    known = length > labels.FLAT_SPAN * flat.shape[1] ** 0.5
+    known = length > FLAT_SPAN * flat.shape[1] ** 0.5
     unit = torch.where(known, 1 / length.clamp_min(1e-300), 0.0)
     agreement = _agreement(_gram(centred) * unit[:, None] * unit[None, :])
     # |r| = 1 there; times sqrt(pixels) gives it standard deviation 1
@@ -102,7 +104,7 @@ def _depth(maps: Tensor) -> Ensemble:
     aligned = align_affine(maps)
     mean = aligned.mean(dim=0)
     low, high = mean.min(), mean.max()
-    if float(high - low) <= labels.FLAT_SPAN:
+    if float(high - low) <= FLAT_SPAN:
         flat = torch.zeros_like(mean)
         return Ensemble(flat.expand(3, -1, -1).contiguous(), flat)
     picture = ((mean - low) / (high - low)).expand(3, -1, -1).contiguous()
@@ -113,17 +115,17 @@ def _depth(maps: Tensor) -> Ensemble:
 def _normals(samples: Tensor) -> Ensemble:
     mean = torch.zeros_like(samples[:1])
     for sample in samples.split(1):
-        mean += labels.normal_vectors(foreign.normal_from_foreign(sample, "model") * 2 - 1)
+        mean += normal_vectors(normal_from_foreign(sample, "model") * 2 - 1)
     mean /= len(samples)
     length = torch.linalg.vector_norm(mean[0], dim=0)
-    return Ensemble(labels.normal_map(mean)[0], (1 - length).clamp(0, 1))
+    return Ensemble(normal_map(mean)[0], (1 - length).clamp(0, 1))
 
 
 def _votes(samples: Tensor) -> Ensemble:
-    index = labels.segmentation_index(samples * 2 - 1)
+    index = segmentation_index(samples * 2 - 1)
     winner, most = torch.zeros_like(index[0]), torch.zeros_like(index[0], dtype=torch.int32)
     for number in range(len(SEGMENTATION_CLASSES)):
         votes = (index == number).sum(dim=0, dtype=torch.int32)
         winner = torch.where(votes > most, number, winner).to(torch.uint8)
         most = torch.maximum(votes, most)
-    return Ensemble(labels.colorize(winner[None])[0], 1 - most / len(samples))
+    return Ensemble(colorize(winner[None])[0], 1 - most / len(samples))

@@ -2,17 +2,16 @@
 
 from comfy_api.latest import io
 
-from ...jodi_core.labels.foreign import (
-    DEPTH_SOURCES,
-    NORMAL_CONVENTIONS,
+from ...jodi_core.labels.depth import DEPTH_SOURCES, convert_depth
+from ...jodi_core.labels.normals import NORMAL_CONVENTIONS, convert_normal
+from ...jodi_core.labels.segmentation import (
     SEGMENTATION_DRAWINGS,
-    convert_depth,
-    convert_normal,
+    class_id,
+    class_mask,
     draw_classes,
     paint_class,
     read_classes,
 )
-from ...jodi_core.labels.maps import class_id, class_mask
 from ...kit.errors import ImageError
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
 from ..wires.pictures import image_of, picture_of

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ...jodi_core.labels.foreign import read_classes
+from ...jodi_core.labels.segmentation import read_classes
 from ...kit.errors import ImageError
 
 

@@ -6,7 +6,7 @@ import torch
 from jodi_pack.cli.pictures import DEPTH_SOURCES, Maps, read_picture, told
 from jodi_pack.jodi_core.job.given import prepare
 from jodi_pack.jodi_core.job.plausible import doubt
-from jodi_pack.jodi_core.labels.maps import colorize
+from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.errors import ImageError
 from jodi_pack.kit.pictures.palettes import ADE20K_PALETTE, ADE20K_TO_12
 from jodi_pack.tests.conftest import shared_dir, skip_or_fail

@@ -8,7 +8,8 @@ import functools
 import pytest
 import torch
 from jodi_pack.jodi_core.embedded import ASSETS
-from jodi_pack.jodi_core.labels.maps import depth_map, postprocess
+from jodi_pack.jodi_core.labels.depth import depth_map
+from jodi_pack.jodi_core.labels.maps import postprocess
 from jodi_pack.jodi_core.model.facts import STEPS
 from jodi_pack.jodi_core.pipeline import JodiPipeline
 from jodi_pack.kit.pictures.files import load_image

@@ -6,7 +6,7 @@ import pytest
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.evaluation import consistency, joint
-from jodi_pack.jodi_core.labels.maps import colorize
+from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.scenes.captions import COLOR_WORDS
 from jodi_pack.kit.scenes.render import linear_to_srgb, render_scenes, srgb_to_linear
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from jodi_pack.jodi_core.labels.ensemble import align_affine, combine
-from jodi_pack.jodi_core.labels.maps import colorize, normal_vectors
+from jodi_pack.jodi_core.labels.normals import normal_vectors
+from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.errors import ImageError, JodiError
 
 

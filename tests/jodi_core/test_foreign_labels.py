@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
-from jodi_pack.jodi_core.labels import foreign as exchange
-from jodi_pack.jodi_core.labels import maps as labels
-from jodi_pack.jodi_core.labels.foreign import (
-    convert_depth,
-    convert_normal,
+from jodi_pack.jodi_core.labels.depth import convert_depth, depth_map
+from jodi_pack.jodi_core.labels.normals import convert_normal
+from jodi_pack.jodi_core.labels.segmentation import (
+    ADE20K_COLORS_OF_12,
+    ADE20K_OF_12,
+    SEGMENTATION_DRAWINGS,
     draw_classes,
     paint_class,
     read_classes,
@@ -31,19 +32,19 @@ def sphere(side: int = 33) -> torch.Tensor:
 
 def test_raw_depth_of_jodi_is_stretched_as_published():
     raw = torch.rand(3, 3, 9, 7) * 0.5 + 0.2
-    assert torch.allclose(convert_depth(raw), labels.depth_map(raw * 2 - 1), atol=1e-6)
+    assert torch.allclose(convert_depth(raw), depth_map(raw * 2 - 1), atol=1e-6)
     assert torch.allclose(
-        convert_depth(raw, near="black"), labels.depth_map(raw * 2 - 1, near="black"), atol=1e-6
+        convert_depth(raw, near="black"), depth_map(raw * 2 - 1, near="black"), atol=1e-6
     )
     assert torch.allclose(
         convert_depth(raw, normalize="batch"),
-        labels.depth_map(raw * 2 - 1, normalize="batch"),
+        depth_map(raw * 2 - 1, normalize="batch"),
         atol=1e-6,
     )
     bounds = {"low": 0.3, "high": 0.6}
     assert torch.allclose(
         convert_depth(raw, normalize="range", **bounds),
-        labels.depth_map(raw * 2 - 1, normalize="range", **bounds),
+        depth_map(raw * 2 - 1, normalize="range", **bounds),
         atol=1e-6,
     )
 
@@ -137,7 +138,7 @@ def test_normals_get_unit_length_and_no_direction_is_grey():
         convert_normal(picture, "opengl", "unity")
 
 
-@pytest.mark.parametrize("drawn", exchange.SEGMENTATION_DRAWINGS)
+@pytest.mark.parametrize("drawn", SEGMENTATION_DRAWINGS)
 def test_classes_come_back_from_either_drawing(drawn):
     index = torch.arange(12, dtype=torch.uint8).view(1, 3, 4).repeat(2, 1, 1)
     picture = draw_classes(index, drawn)
@@ -147,8 +148,8 @@ def test_classes_come_back_from_either_drawing(drawn):
 
 
 def test_ade20k_classes_stand_for_what_they_are_read_as():
-    assert [ADE20K_TO_12[n] for n in exchange.ADE20K_OF_12] == list(range(12))
-    assert len(set(exchange.ADE20K_COLORS_OF_12)) == len(SEGMENTATION_CLASSES)
+    assert [ADE20K_TO_12[n] for n in ADE20K_OF_12] == list(range(12))
+    assert len(set(ADE20K_COLORS_OF_12)) == len(SEGMENTATION_CLASSES)
 
 
 def test_painting_masks_into_a_map():

@@ -6,7 +6,8 @@ from jodi_pack.jodi_core.domains import DOMAIN_NAMES, domain
 from jodi_pack.jodi_core.job.checks import shared_rows
 from jodi_pack.jodi_core.job.given import prepare
 from jodi_pack.jodi_core.job.restore import restored
-from jodi_pack.jodi_core.labels.maps import colorize, postprocess
+from jodi_pack.jodi_core.labels.maps import postprocess
+from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.errors import ImageError, ShapeError
 from jodi_pack.kit.pictures.frame import fit, restore
 from jodi_pack.tests.helpers import random_picture

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from jodi_pack.jodi_core.labels import maps as labels
+from jodi_pack.jodi_core.labels.maps import postprocess
 from jodi_pack.jodi_core.model.facts import GUIDANCE, PERCEPTION_STEPS, STEPS
 from jodi_pack.jodi_core.roles import RolePlan
 from jodi_pack.jodi_core.text import TextFeatures
@@ -70,7 +70,7 @@ class TestTasks:
     def test_pictures_are_the_raw_output_post_processed(self, pipeline):
         result = pipeline.perceive(random_picture(), steps=2)
         for name, raw in result.raw.items():
-            assert torch.equal(result.pictures[name], labels.postprocess(name, raw))
+            assert torch.equal(result.pictures[name], postprocess(name, raw))
             assert (
                 0 <= float(result.pictures[name].min()) <= float(result.pictures[name].max()) <= 1
             )

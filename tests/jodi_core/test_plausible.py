@@ -4,7 +4,7 @@ import pytest
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.job.plausible import doubt
-from jodi_pack.jodi_core.labels.maps import colorize
+from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.pictures.files import load_image
 from jodi_pack.kit.scenes.render import render_scenes
 from jodi_pack.tests.conftest import shared_dir, skip_or_fail
