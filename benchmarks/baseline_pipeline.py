@@ -17,7 +17,7 @@ from ..jodi_core.domains import DOMAIN_NAMES
 from ..jodi_core.labels.maps import postprocess, preprocess
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.text import TextFeatures
-from ..kit.sampling import draw_noise, flow_sigmas, sample_dpmpp_2m
+from ..kit.sampling import draw_noise, make_flow_sigmas, sample_dpmpp_2m
 from .baseline_autoencoder import BaselineAutoencoder
 from .baseline_transformer import BaselineTransformer
 
@@ -61,7 +61,7 @@ class BaselinePipeline:
             velocity = self.velocity(x, sigma, clean, role, text, negative_text, guidance)
             return x - sigma * velocity.float()
 
-        latents = sample_dpmpp_2m(denoise, noise, flow_sigmas(steps))
+        latents = sample_dpmpp_2m(denoise, noise, make_flow_sigmas(steps))
         latents[:, list(plan.conditions)] = clean[:, list(plan.conditions)]
         return self.decode(latents)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ..kit.errors import JodiError
-from ..kit.weights.write import atomic_file
+from ..kit.weights.write import replace_weights_file
 from .model import choose_device
 from .options import UsageError, add_command, finite, positive
 from .progress import Console
@@ -121,7 +121,7 @@ def _kept(path: Path | None, console: Console) -> Iterator[Callable[[dict], None
 
     def keep(figures: dict) -> None:
         nonlocal written
-        with atomic_file(path, force=True) as file:
+        with replace_weights_file(path, force=True) as file:
             file.write((json.dumps(figures, indent=1) + "\n").encode())
         written = True
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..jodi_core.evaluation.bars import report_card
+from ..jodi_core.evaluation.bars import write_report_card
 from ..jodi_core.evaluation.evaluate import evaluate
 from ..jodi_core.pipeline import JodiPipeline
 from ..jodi_core.training.export import NAMES
@@ -84,7 +84,7 @@ def nano(args, console: Console) -> int:
     values = _evaluate(args, recipe)
     values["training.flops"] = _count_flops(run)
     values["training.minutes"] = round((time.monotonic() - begun) / 60, 2)
-    for line in report_card(values):
+    for line in write_report_card(values):
         console.result(line)
     console.result(
         f"{values['training.flops']:.2e} floating-point operations of training, "

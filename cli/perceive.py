@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .inputs import Job, picture_files
+from .inputs import Job, find_pictures
 from .jobs import check_out, report_problems, run_jobs
 from .model import load_pipeline
 from .options import (
@@ -47,7 +47,7 @@ def add(commands) -> None:
 
 def run(args, console: Console) -> int:
     check_out(args.out)
-    files, problems = picture_files(args.pictures)
+    files, problems = find_pictures(args.pictures)
     if not files:
         return report_problems(problems, console)
     pipeline = load_pipeline(args)

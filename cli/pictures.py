@@ -8,18 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core.domains import domain
+from ..jodi_core.domains import find_domain
 from ..jodi_core.job.plausible import Doubt
-from ..jodi_core.job.restore import restored
-from ..jodi_core.labels.depth import convert_depth, depth_map
+from ..jodi_core.job.restore import restore_map
+from ..jodi_core.labels.depth import convert_depth, make_depth_map
 from ..jodi_core.labels.maps import postprocess
-from ..jodi_core.labels.normals import normal_from_foreign, normal_map
+from ..jodi_core.labels.normals import make_normal_map, read_normals
 from ..jodi_core.labels.segmentation import (
     SEGMENTATION_DRAWINGS,
-    classes_of_numbers,
     colorize,
+    convert_class_numbers,
+    find_classes,
     read_classes,
-    segmentation_index,
 )
 from ..kit.errors import ImageError
 from ..kit.pictures.files import load_image, load_numbers, save_png
@@ -81,7 +81,7 @@ def read_picture(name: str, path: Path, maps: Maps) -> Tensor:
     as colours, in files that store class numbers too.
     Raises: ImageError for unreadable files, or numbers that are no map as the options describe it.
     """
-    kind = domain(name).kind
+    kind = find_domain(name).kind
     if kind == "palette":
         return _read_classes(path, maps.segmentation_source)
     if kind == "depth":
@@ -89,7 +89,7 @@ def read_picture(name: str, path: Path, maps: Maps) -> Tensor:
     picture = _picture(name, path)
     if kind == "normal":
         source = maps.normal_source or maps.normals
-        return picture if source == "model" else normal_from_foreign(picture, source)
+        return picture if source == "model" else read_normals(picture, source)
     return 1 - picture if name in maps.inverted else picture
 
 
@@ -161,12 +161,12 @@ def _read_classes(path: Path, drawn: str) -> Tensor:
 
 def _colored(path: Path, numbers: Tensor, drawn: str) -> Tensor:
     try:
-        return colorize(classes_of_numbers(numbers, drawn))
+        return colorize(convert_class_numbers(numbers, drawn))
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
 
 
-def told(doubt: Doubt) -> str:
+def explain_doubt(doubt: Doubt) -> str:
     """A doubt about a given picture, with the option that sets it right."""
     way = _WAYS.get((doubt.name, doubt.kind))
     return doubt.text if way is None else f"{doubt.text} ({way})"
@@ -180,25 +180,25 @@ def save_result(
     raw: (1, 3, H, W) decoder output. frame: of the original to lay it back into, or None. Depth has
     16 bits; segmentation comes in colours and, in a second file, as class numbers.
     """
-    of, path = domain(name), start.with_name(f"{start.name}_{name}.png")
+    of, path = find_domain(name), start.with_name(f"{start.name}_{name}.png")
     text = {"jodi": json.dumps({**settings, "domain": name})}
-    raw = raw if frame is None else restored(of, raw, [frame])
+    raw = raw if frame is None else restore_map(of, raw, [frame])
     if of.kind == "palette":
-        index = segmentation_index(raw)
+        index = find_classes(raw)
         numbers = start.with_name(start.name + INDEX_ENDING)
         save_png(path, colorize(index)[0], text=text)
         save_png(numbers, index[0], text=text)
         return [path, numbers]
     if of.kind == "depth":
-        save_png(path, depth_map(raw, near=maps.near)[0], bits=16, text=text)
+        save_png(path, make_depth_map(raw, near=maps.near)[0], bits=16, text=text)
     elif of.kind == "normal":
-        save_png(path, normal_map(raw, maps.normals)[0], text=text)
+        save_png(path, make_normal_map(raw, maps.normals)[0], text=text)
     else:
         save_png(path, postprocess(name, raw)[0], text=text)
     return [path]
 
 
-def endings(names: tuple[str, ...]) -> list[str]:
+def list_endings(names: tuple[str, ...]) -> list[str]:
     """What `save_result` puts behind a stem for these domains."""
     found = [f"_{name}.png" for name in names]
-    return found + [INDEX_ENDING] * any(domain(name).kind == "palette" for name in names)
+    return found + [INDEX_ENDING] * any(find_domain(name).kind == "palette" for name in names)

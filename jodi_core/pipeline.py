@@ -15,14 +15,14 @@ from ..kit.autoencoder import checkpoint as dcae
 from ..kit.sampling import StepCallback
 from ..kit.weights.loading import load
 from .embedded import AUTOENCODER, TRANSFORMER, load_text_encoder
-from .job.checks import check_pictures, common_size, count_rows
+from .job.checks import agree_on_size, check_pictures, count_rows
 from .job.given import Given, prepare
 from .job.size import DEFAULT_SIZE
 from .labels.maps import postprocess
 from .model import checkpoint
 from .model.compilation import CompiledBlocks
 from .model.facts import STEPS
-from .model.precision import cpu_dtype
+from .model.precision import choose_cpu_dtype
 from .roles import RolePlan
 from .stages import Pictures, Stages
 from .text import TextFeatures
@@ -77,7 +77,7 @@ class JodiPipeline(Stages):
         loaded = load(source, checkpoint.TRANSFORMER, device=device, dtype=dtype)
         transformer = loaded.model
         if dtype is None:
-            dtype = cpu_dtype(transformer.config)
+            dtype = choose_cpu_dtype(transformer.config)
             transformer = transformer.to(dtype)
         latents = AUTOENCODER if vae is None else vae
         autoencoder = load(latents, dcae.AUTOENCODER, device=device, dtype=dtype).model
@@ -173,7 +173,7 @@ class JodiPipeline(Stages):
         if isinstance(size, str):
             given = self.prepare(conditions, size, fit=fit)
             conditions, size = {name: given.fitted(name) for name in given.pictures}, given.size
-        size = common_size(conditions, size, default=self.native_size, factor=self.factor)
+        size = agree_on_size(conditions, size, default=self.native_size, factor=self.factor)
         clean = self.encode_conditions(plan, conditions, size, batch, tile=tile)
         if steps is None:
             steps = STEPS if plan.uses_text else self.facts.perception_steps

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from ..kit.autoencoder.cache import EncodeCache
 from ..kit.autoencoder.dcae import DCAE
-from ..kit.autoencoder.tiling import within_memory
+from ..kit.autoencoder.tiling import run_within_memory
 from ..kit.errors import JodiError, RoleError, ShapeError, TextError
-from ..kit.sampling import SAMPLERS, StepCallback, draw_noise, flow_sigmas, hold_region
-from .domains import Domain, domain_index, domain_of
+from ..kit.sampling import SAMPLERS, StepCallback, draw_noise, hold_region, make_flow_sigmas
+from .domains import Domain, find_domain_index, find_model_domain
 from .labels.maps import preprocess
 from .model.compilation import CompiledBlocks
 from .model.config import JODI_1600M
@@ -85,7 +85,7 @@ class Stages:
 
     def domain(self, name: str) -> Domain:
         """One of this model's domains; one beyond the eight is read as plain colour."""
-        return domain_of(name, domain_index(name, self.names))
+        return find_model_domain(name, find_domain_index(name, self.names))
 
     def plan(self, generate: Iterable[str], condition: Iterable[str] = ()) -> RolePlan:
         """A role plan over this model's domains."""
@@ -133,7 +133,7 @@ class Stages:
 
         def encode() -> Tensor:
             pixels = x.shape[-2] * x.shape[-1]
-            return within_memory(
+            return run_within_memory(
                 self.autoencoder.encode,
                 x.to(self.device),
                 bytes_per_row=self.autoencoder.peak_memory(pixels, x.element_size()),
@@ -211,7 +211,7 @@ class Stages:
         if round_timestep is None:
             released = self.transformer.config == JODI_1600M
             round_timestep = released and self.dtype == torch.bfloat16
-        sigmas = flow_sigmas(steps, shift, start=start)
+        sigmas = make_flow_sigmas(steps, shift, start=start)
         if self._compiled is not None:
             active = len(plan.generated), len(plan.conditions)
             self._compiled.admit((clean.shape, active, plan.uses_text, guidance == 1))
@@ -255,10 +255,10 @@ class Stages:
         names = list(names)
         if not names:
             return {}
-        chosen = latents[:, [domain_index(name, self.names) for name in names]]
+        chosen = latents[:, [find_domain_index(name, self.names) for name in names]]
         rows = rearrange(chosen, "b l z h w -> (l b) z h w").to(self.device, self.dtype)
         pixels = rows[0, 0].numel() * self.autoencoder.config.factor**2
-        pictures = within_memory(
+        pictures = run_within_memory(
             self.autoencoder.decode,
             rows,
             bytes_per_row=self.autoencoder.peak_memory(pixels, rows.element_size()),

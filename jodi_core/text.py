@@ -74,7 +74,7 @@ class TokenWindow:
         return tuple(self.mask[i] for i in self.select)
 
 
-def prompt_window(
+def take_prompt_window(
     prompt: str,
     encode: Callable[[str], Sequence[int]],
     *,
@@ -90,13 +90,13 @@ def prompt_window(
     longer than the window is cut. An empty `prefix` tokenises the prompt alone.
     """
     if not prefix:
-        return negative_window(prompt, encode, pad_id=pad_id, length=length)
+        return take_negative_window(prompt, encode, pad_id=pad_id, length=length)
     total = len(encode(prefix)) + length - 2
     ids, mask = _pad(encode(prefix + prompt.strip()), total, pad_id)
     return TokenWindow(ids, mask, (0, *range(total - length + 1, total)))
 
 
-def negative_window(
+def take_negative_window(
     prompt: str, encode: Callable[[str], Sequence[int]], *, pad_id: int, length: int
 ) -> TokenWindow:
     """Tokens of a negative or empty prompt: no prefix, exactly `length` of them, all kept."""

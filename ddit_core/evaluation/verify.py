@@ -17,7 +17,7 @@ from ...kit.errors import JodiError
 from ...kit.sampling import sample_euler
 from ...kit.vectors import EVALUATION_BOUND, SAMPLING_BOUND, CaseResult
 from ..model.checkpoint import load_transformer
-from ..model.denoiser import prepare_denoiser, published_sigmas
+from ..model.denoiser import make_published_sigmas, prepare_denoiser
 
 
 def verify_ddit(folder: Path, device: str) -> Iterator[CaseResult]:
@@ -67,7 +67,7 @@ def _logits(model, case: dict[str, Tensor]) -> Tensor:
 def _verify_run(name: str, model, run: dict[str, Tensor], metadata) -> Iterator[CaseResult]:
     def levels():
         settings = _settings(name, metadata)
-        return published_sigmas(settings["steps"], settings["shift"])
+        return make_published_sigmas(settings["steps"], settings["shift"])
 
     def sigmas():
         stored = run["sigmas"].double()

@@ -42,7 +42,7 @@ def _spellings() -> dict[str, str]:
 _APOSTROPHES = _spellings()
 
 
-def answer_accuracy(answer: str, people: Sequence[str]) -> float:
+def score_answer(answer: str, people: Sequence[str]) -> float:
     """How well an answer agrees with those that people gave, 0 to 1.
 
     The mean, over leaving out each person in turn, of min(1, people who agree / 3). Answers are

@@ -10,7 +10,7 @@ from .transformer import DDiTTransformer
 STEPS, GUIDANCE, SHIFT = 28, 7.0, 3.0
 
 
-def published_sigmas(steps: int = STEPS, shift: float = SHIFT) -> list[float]:
+def make_published_sigmas(steps: int = STEPS, shift: float = SHIFT) -> list[float]:
     """The noise levels of the published image sampler: steps + 1, descending, the last exactly 0.
 
     It shifts twice: its lowest level is shifted before the levels are spaced out, and all are

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def token_probabilities(
+def compute_token_probabilities(
     logits: Tensor, banned: Tensor, *, temperature: float = 1.0, top_p: float = 1.0
 ) -> Tensor:
     """Logits (N, V) -> probabilities (N, V) in float64.

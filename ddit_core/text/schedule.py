@@ -32,7 +32,7 @@ def draw_reveal_steps(uniforms: Tensor, steps: int) -> Tensor:
     return torch.where(left, steps, drawn)
 
 
-def published_evaluations(reveal_steps: Tensor, steps: int, last: int | None = None) -> int:
+def count_published_evaluations(reveal_steps: Tensor, steps: int, last: int | None = None) -> int:
     """How often the published sampler runs the network for places revealed at these steps.
 
     It runs it at its first step, after each step that revealed something, and once more at the

@@ -77,7 +77,7 @@ BARS = (
 )
 
 
-def report_card(values: Values) -> list[str]:
+def write_report_card(values: Values) -> list[str]:
     """One line of text for each bar: the number, the bar, and whether it is reached."""
     width = max(len(bar.title) for bar in BARS)
     lines = [f"{'':{width}} {'is':>7} {'bar':>6} {'stretch':>8}"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from ...kit import vectors
 from ...kit.autoencoder.checkpoint import load_autoencoder
 from ...kit.errors import JodiError
-from ...kit.sampling import flow_sigmas, sample_dpmpp_2m
+from ...kit.sampling import make_flow_sigmas, sample_dpmpp_2m
 from ...kit.vectors import EVALUATION_BOUND, SAMPLING_BOUND, CaseResult
 from ..model.checkpoint import load_transformer
 from ..model.denoiser import prepare_denoiser
@@ -71,7 +71,7 @@ def _sample(model, run: dict[str, Tensor], settings: dict) -> tuple[Tensor, Tens
     noise, role = run["noise"], run["role"]
     clean = run["clean_x"].expand_as(noise)
     role = role.expand(len(noise), -1)
-    sigmas = flow_sigmas(settings["steps"], settings["flow_shift"])
+    sigmas = make_flow_sigmas(settings["steps"], settings["flow_shift"])
     mask = run["caption_mask"]
     negative = run.get("negative_caption", run["caption"])
     # The published code masks both halves with the prompt's mask; this one is not read.

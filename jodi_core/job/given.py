@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ...kit.pictures.frame import Frame, fit
-from ..domains import DOMAIN_NAMES, domain_of
+from ..domains import DOMAIN_NAMES, find_model_domain
 from ..labels.checks import check_picture
 from ..labels.segmentation import colorize, read_classes
-from .plausible import Doubt, doubt
+from .plausible import Doubt, find_doubt
 from .size import DEFAULT_SIZE, choose_size
 
 FILLED = 0.02
@@ -63,7 +63,7 @@ class Given:
         return fit(picture, self.size, self.mode, palette=kind == "palette")[0]
 
     def _kind(self, name: str) -> str:
-        return domain_of(name, list(self.names).index(name)).kind
+        return find_model_domain(name, list(self.names).index(name)).kind
 
 
 def prepare(
@@ -91,11 +91,11 @@ def prepare(
     size = choose_size(choice, first, factor=factor, native=native, explicit=explicit)
     frames = {name: Frame.fitting(shape, size, mode) for name, shape in sizes.items()}
     doubts = [*_cut_off(frames, choice), *_not_over_each_other(frames)]
-    doubts += [odd for name, picture in pictures.items() if (odd := doubt(name, picture))]
+    doubts += [odd for name, picture in pictures.items() if (odd := find_doubt(name, picture))]
     return Given(pictures, size, mode, tuple(names), frames, tuple(doubts))
 
 
-def other_proportions(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def differ_in_proportions(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether two sizes differ in their ratio by more than rounding."""
     return abs(one[0] * other[1] / (one[1] * other[0]) - 1) > SAME_PROPORTIONS
 
@@ -121,7 +121,7 @@ def _not_over_each_other(frames: Mapping[str, Frame]) -> list[Doubt]:
     for name, frame in frames.items():
         first, reference = next(iter(frames.items()))
         size = (frame.original_h, frame.original_w)
-        if other_proportions(size, (reference.original_h, reference.original_w)):
+        if differ_in_proportions(size, (reference.original_h, reference.original_w)):
             done = "cropped" if frame.mode == "crop" else "padded"
             text = (
                 f"{name} of {size[1]} x {size[0]} is {done}; it may not lie over {first} of "

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_PALETTE
-from ..labels.segmentation import class_numbers
+from ..labels.segmentation import read_class_numbers
 
 GLANCE = 64  # pixels per side that are looked at
 FLAT = 0.02  # span of values
@@ -39,7 +39,7 @@ class Doubt(NamedTuple):
     text: str
 
 
-def doubt(name: str, picture: Tensor) -> Doubt | None:
+def find_doubt(name: str, picture: Tensor) -> Doubt | None:
     """What is odd about a picture (B, 3, H, W) in [0, 1] of the domain `name`, or None.
 
     Normals are in the model's axes, classes in its colours or as numbers, as `Given` draws them.
@@ -141,7 +141,7 @@ def _openpose(seen: Tensor) -> tuple[str, str] | None:
 
 
 def _segmentation(seen: Tensor) -> tuple[str, str] | None:
-    numbers = class_numbers(seen)
+    numbers = read_class_numbers(seen)
     if numbers is not None:
         if bool((numbers > 0).any()):
             return None

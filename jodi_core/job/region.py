@@ -11,7 +11,7 @@ from ...kit.pictures.frame import fit
 from ..roles import RolePlan
 
 
-def region_on_grid(
+def lay_region_on_grid(
     mask: Tensor, size: tuple[int, int], grid: tuple[int, int], mode: str = "crop"
 ) -> Tensor:
     """A mask laid over the job's pictures, on the latent grid.
@@ -34,7 +34,9 @@ def region_on_grid(
     return region.masked_fill(region < 1e-3, 0.0).masked_fill(region > 1 - 1e-3, 1.0)
 
 
-def change_mask(plan: RolePlan, grid: tuple[int, int], regions: Mapping[int, Tensor]) -> Tensor:
+def make_change_mask(
+    plan: RolePlan, grid: tuple[int, int], regions: Mapping[int, Tensor]
+) -> Tensor:
     """Where sampling may change a latent: (M, 1, L, h, w) float32, 1 free, 0 kept.
 
     Generated domains are free, all others kept. regions: for some generated domains (M, h, w),

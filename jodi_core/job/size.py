@@ -42,12 +42,12 @@ def choose_size(
         return snap_size(*first, factor)
     pixels = native[0] * native[1]
     if choice == "picture ratio":
-        return ratio_size(*first, pixels, factor)
-    shape = nearest_bin(*first, scaled_bins(factor, round(math.sqrt(pixels))))
+        return choose_ratio_size(*first, pixels, factor)
+    shape = find_nearest_bin(*first, scale_bins(factor, round(math.sqrt(pixels))))
     return shape.height, shape.width
 
 
-def ratio_size(height: int, width: int, pixels: int, factor: int) -> tuple[int, int]:
+def choose_ratio_size(height: int, width: int, pixels: int, factor: int) -> tuple[int, int]:
     """Multiples of `factor` of about height/width and about `pixels` pixels, at most 8 to 1.
 
     Where the factor is coarse against the size, rounding each side alone would cut off up to a
@@ -101,7 +101,7 @@ ASPECT_BINS: tuple[AspectBin, ...] = (
 _BIN_FACTOR, _BIN_BASE = 32, 1024
 
 
-def nearest_bin(height: int, width: int, bins: Sequence[AspectBin] = ASPECT_BINS) -> AspectBin:
+def find_nearest_bin(height: int, width: int, bins: Sequence[AspectBin] = ASPECT_BINS) -> AspectBin:
     """The bin whose label is nearest to height/width; the first wins a tie.
 
     The distance is linear in the ratio, as released, which treats tall and wide differently.
@@ -110,7 +110,7 @@ def nearest_bin(height: int, width: int, bins: Sequence[AspectBin] = ASPECT_BINS
     return min(bins, key=lambda b: abs(float(b.label) - height / width))
 
 
-def scaled_bins(factor: int, base: int | None = None) -> tuple[AspectBin, ...]:
+def scale_bins(factor: int, base: int | None = None) -> tuple[AspectBin, ...]:
     """The bins of a model with another autoencoder factor or working size.
 
     base: side of the square bin in pixels; by default 32 x factor, which keeps the latent grids of

@@ -18,7 +18,7 @@ FLAT_SPAN = 1e-6
 """Depth that varies by less than this (network range is 2 wide) is flat: the rest is rounding."""
 
 
-def depth_map(
+def make_depth_map(
     x: Tensor,
     normalize: str = "image",
     near: str = "white",
@@ -86,13 +86,13 @@ def convert_depth(
     # seen as one tall picture, a batch has one pair of extremes
     whole = plane if normalize == "image" else plane.reshape(1, -1, plane.shape[-1])
     word = source.removeprefix("near ")
-    depth = depth_from_foreign(whole, near=word)[:, 0]
+    depth = read_depth(whole, near=word)[:, 0]
     if near == "black":
         depth = stretch(depth, flip=True)
     return depth.reshape(plane.shape)
 
 
-def depth_from_foreign(values: Tensor, near: str = "white") -> Tensor:
+def read_depth(values: Tensor, near: str = "white") -> Tensor:
     """Depth picture (near white, stretched per picture) from another program's depth map.
 
     Shapes: values (B, H, W), (B, 1, H, W) or (B, 3, H, W), of any range -> (B, 3, H, W).

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
-from ..domains import Domain, domain
+from ..domains import Domain, find_domain
 from .checks import check_picture
 from .depth import FLAT_SPAN
-from .normals import normal_from_foreign, normal_map, normal_vectors
-from .segmentation import colorize, segmentation_index
+from .normals import find_normals, make_normal_map, read_normals
+from .segmentation import colorize, find_classes
 
 BLOCK = 1 << 22
 """Values (samples x pixels) worked on at a time in double precision: about 32 MB."""
@@ -38,7 +38,7 @@ def combine(of: str | int | Domain, samples: Tensor) -> Ensemble:
     the standard deviation, averaged over colours.
     Raises: ImageError for samples that are no pictures, JodiError for an unknown domain.
     """
-    kind = (of if isinstance(of, Domain) else domain(of)).kind
+    kind = (of if isinstance(of, Domain) else find_domain(of)).kind
     samples = check_picture(samples, "samples")
     if kind == "depth":
         return _depth(samples.mean(dim=1))
@@ -115,14 +115,14 @@ def _depth(maps: Tensor) -> Ensemble:
 def _normals(samples: Tensor) -> Ensemble:
     mean = torch.zeros_like(samples[:1])
     for sample in samples.split(1):
-        mean += normal_vectors(normal_from_foreign(sample, "model") * 2 - 1)
+        mean += find_normals(read_normals(sample, "model") * 2 - 1)
     mean /= len(samples)
     length = torch.linalg.vector_norm(mean[0], dim=0)
-    return Ensemble(normal_map(mean)[0], (1 - length).clamp(0, 1))
+    return Ensemble(make_normal_map(mean)[0], (1 - length).clamp(0, 1))
 
 
 def _votes(samples: Tensor) -> Ensemble:
-    index = segmentation_index(samples * 2 - 1)
+    index = find_classes(samples * 2 - 1)
     winner, most = torch.zeros_like(index[0]), torch.zeros_like(index[0], dtype=torch.int32)
     for number in range(len(SEGMENTATION_CLASSES)):
         votes = (index == number).sum(dim=0, dtype=torch.int32)

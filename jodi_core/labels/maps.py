@@ -7,11 +7,11 @@ Source: github VIPL-GENUN/Jodi @ c21bdcb, model/postprocess.
 import torch
 from torch import Tensor
 
-from ..domains import Domain, domain
+from ..domains import Domain, find_domain
 from .checks import check_choice, check_picture, clamp_decoded, repeat_gray
-from .depth import depth_map
-from .normals import normal_map
-from .segmentation import colorize, segmentation_index
+from .depth import make_depth_map
+from .normals import make_normal_map
+from .segmentation import colorize, find_classes
 
 
 def postprocess(of: str | int | Domain, x: Tensor) -> Tensor:
@@ -22,13 +22,13 @@ def postprocess(of: str | int | Domain, x: Tensor) -> Tensor:
     near white; normals have unit length, in the model's axes; classes get their exact colours.
     Raises: JodiError for an unknown domain, ImageError for a wrong shape or values not finite.
     """
-    kind = (of if isinstance(of, Domain) else domain(of)).kind
+    kind = (of if isinstance(of, Domain) else find_domain(of)).kind
     if kind == "depth":
-        return repeat_gray(depth_map(x))
+        return repeat_gray(make_depth_map(x))
     if kind == "normal":
-        return normal_map(x)
+        return make_normal_map(x)
     if kind == "palette":
-        return colorize(segmentation_index(x))
+        return colorize(find_classes(x))
     picture = (clamp_decoded(x) + 1) / 2
     return repeat_gray(picture.mean(dim=1)) if kind == "gray" else picture
 
@@ -40,11 +40,11 @@ def preprocess(of: str | int | Domain, picture: Tensor) -> Tensor:
     Raises: ImageError for a wrong shape, or values so far outside [0, 1] that they must be of
     another range.
     """
-    name = (of if isinstance(of, Domain) else domain(of)).name
+    name = (of if isinstance(of, Domain) else find_domain(of)).name
     return check_picture(picture, name).mul(2).sub_(1)
 
 
-def lineart_from_foreign(picture: Tensor, lines: str = "white") -> Tensor:
+def read_lineart(picture: Tensor, lines: str = "white") -> Tensor:
     """Line art as dark lines on white.
 
     lines: "white" for white lines on black (ControlNet preprocessors draw so) which is inverted,

@@ -19,7 +19,7 @@ NORMAL_AXES: dict[str, tuple[float, float, float]] = {
 NORMAL_CONVENTIONS = ("jodi", "opengl", "directx")
 
 
-def normal_vectors(x: Tensor) -> Tensor:
+def find_normals(x: Tensor) -> Tensor:
     """Unit vectors in the model's axes: +X picture left, +Y up, +Z to the viewer.
 
     Shapes: x (B, 3, H, W) decoder output -> (B, 3, H, W) float32, length 1 (0 where x is 0).
@@ -28,16 +28,16 @@ def normal_vectors(x: Tensor) -> Tensor:
     return x / torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp_min_(1e-12)
 
 
-def normal_map(x: Tensor, convention: str = "model") -> Tensor:
+def make_normal_map(x: Tensor, convention: str = "model") -> Tensor:
     """Normals as a picture: (B, 3, H, W) decoder output -> (B, 3, H, W) float32 in [0, 1].
 
     convention: "model" as released (red high facing picture left, green up, blue to the viewer),
     "opengl" (red high facing right) or "directx" (red right, green down). No direction is grey.
     """
-    return (normal_vectors(x) * _axes(convention, x.device) + 1) / 2
+    return (find_normals(x) * _axes(convention, x.device) + 1) / 2
 
 
-def convert_normal(picture: Tensor, source: str = "jodi", target: str = "opengl") -> Tensor:
+def convert_normals(picture: Tensor, source: str = "jodi", target: str = "opengl") -> Tensor:
     """Normals (B, 3, H, W) drawn in one convention, drawn in another; lengths become 1.
 
     jodi: red is high facing picture left, green up, blue towards the camera. opengl: red right,
@@ -47,11 +47,11 @@ def convert_normal(picture: Tensor, source: str = "jodi", target: str = "opengl"
     for what, value in (("source", source), ("target", target)):
         check_choice(what, value, NORMAL_CONVENTIONS)
     axes = {"jodi": "model"}
-    ours = normal_from_foreign(picture, axes.get(source, source))
-    return normal_map(ours * 2 - 1, axes.get(target, target))
+    ours = read_normals(picture, axes.get(source, source))
+    return make_normal_map(ours * 2 - 1, axes.get(target, target))
 
 
-def normal_from_foreign(picture: Tensor, convention: str = "opengl") -> Tensor:
+def read_normals(picture: Tensor, convention: str = "opengl") -> Tensor:
     """Normal picture in the model's axes from one drawn in another convention.
 
     convention: "opengl" (red high facing right, green up; MoGe draws so), "directx" (green down)

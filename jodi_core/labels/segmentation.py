@@ -22,7 +22,7 @@ from .checks import check_choice, check_decoded, check_picture
 SEGMENTATION_DRAWINGS = ("jodi", "ade20k")
 
 # The ADE20K class (1..150) that stands for each of the 12, where a map is drawn in its colours;
-# 0 is black. segmentation_from_ade reads every one of them back.
+# 0 is black. read_ade20k reads every one of them back.
 ADE20K_OF_12: tuple[int, ...] = (0, 13, 127, 5, 22, 17, 3, 2, 21, 1, 7, 20)
 
 ADE20K_COLORS_OF_12: tuple[Color, ...] = tuple(
@@ -36,17 +36,17 @@ COMPARISONS_PER_CHUNK = 12 << 15
 """Pixels x colours compared at a time when telling classes by colour: under 10 MB."""
 
 
-def segmentation_index(x: Tensor, chunk: int = COMPARISONS_PER_CHUNK) -> Tensor:
+def find_classes(x: Tensor, chunk: int = COMPARISONS_PER_CHUNK) -> Tensor:
     """Class of each pixel, by the nearest of the 12 colours; the first class wins a tie.
 
     Shapes: x (B, 3, H, W) decoder output -> (B, H, W) uint8, 0..11.
     chunk: pixels x colours compared at a time (at least one row of pixels), bounding the memory.
     """
     check_decoded(x)
-    return nearest_color(x, SEGMENTATION_PALETTE, chunk, low=-1.0)
+    return find_nearest_color(x, SEGMENTATION_PALETTE, chunk, low=-1.0)
 
 
-def nearest_color(
+def find_nearest_color(
     x: Tensor, palette: Sequence[Color], chunk: int = COMPARISONS_PER_CHUNK, low: float = 0.0
 ) -> Tensor:
     """Index of the palette entry nearest in RGB: (B, 3, H, W) in [low, 1] -> (B, H, W) uint8.
@@ -74,7 +74,7 @@ def colorize(index: Tensor, palette: Sequence[Color] = SEGMENTATION_PALETTE) -> 
     palette: one colour (0..255) per class; the model's own unless another drawing is wanted.
     Raises: ImageError for a wrong shape or a class without a colour.
     """
-    checked_index(index, len(palette))
+    check_class_map(index, len(palette))
     table = torch.tensor(palette, dtype=torch.float32, device=index.device).div_(255).T
     picture = torch.empty(index.shape[0], 3, *index.shape[1:], device=index.device)
     for b, classes in enumerate(index):
@@ -94,15 +94,15 @@ def read_classes(picture: Tensor, drawn: str = "jodi") -> Tensor:
     """
     check_choice("source", drawn, SEGMENTATION_DRAWINGS)
     picture = check_picture(picture, "segmentation")
-    numbers = class_numbers(picture, drawn)
+    numbers = read_class_numbers(picture, drawn)
     if numbers is not None:
         return numbers
     if drawn == "ade20k":
-        return segmentation_from_ade(picture)
-    return nearest_color(picture, SEGMENTATION_PALETTE)
+        return read_ade20k(picture)
+    return find_nearest_color(picture, SEGMENTATION_PALETTE)
 
 
-def class_numbers(picture: Tensor, drawn: str = "jodi") -> Tensor | None:
+def read_class_numbers(picture: Tensor, drawn: str = "jodi") -> Tensor | None:
     """Class 0..11 of each pixel where a picture's grey values are class numbers, else None.
 
     Shapes: picture (B, 3, H, W) in [0, 1] -> (B, H, W) uint8. One grey level of ADE20K's colours
@@ -120,10 +120,10 @@ def class_numbers(picture: Tensor, drawn: str = "jodi") -> Tensor | None:
         greys = {0, *(r for r, g, b in ADE20K_PALETTE if r == g == b)}
         if {int(v) for v in values.unique()} <= greys:
             return None
-    return classes_of_numbers(values.to(torch.int64), drawn)
+    return convert_class_numbers(values.to(torch.int64), drawn)
 
 
-def classes_of_numbers(numbers: Tensor, drawn: str = "jodi") -> Tensor:
+def convert_class_numbers(numbers: Tensor, drawn: str = "jodi") -> Tensor:
     """Class 0..11 of class numbers as files store them: (B, H, W) integers -> (B, H, W) uint8.
 
     drawn: "jodi" for 0..11, "ade20k" for the data set's own 0..150, 0 being unlabeled. Numbers
@@ -139,10 +139,10 @@ def classes_of_numbers(numbers: Tensor, drawn: str = "jodi") -> Tensor:
             f"segmentation: expected class numbers 0..{top}, and 255 for pixels to ignore, got "
             f"{low} to {high}; renumber the classes, or say which classes they are"
         )
-    return segmentation_from_ade(known) if drawn == "ade20k" else known.to(torch.uint8)
+    return read_ade20k(known) if drawn == "ade20k" else known.to(torch.uint8)
 
 
-def segmentation_from_ade(
+def read_ade20k(
     values: Tensor, zero_based: bool = False, chunk: int = COMPARISONS_PER_CHUNK
 ) -> Tensor:
     """The model's 12 classes from an ADE20K segmentation; `colorize` draws them.
@@ -155,10 +155,10 @@ def segmentation_from_ade(
     """
     if values.ndim == 4:
         picture = check_picture(values, "segmentation")
-        index = nearest_color(picture, ((0, 0, 0), *ADE20K_PALETTE), chunk)
+        index = find_nearest_color(picture, ((0, 0, 0), *ADE20K_PALETTE), chunk)
     else:
         classes = len(ADE20K_PALETTE)
-        index = checked_index(values, classes if zero_based else classes + 1)
+        index = check_class_map(values, classes if zero_based else classes + 1)
         index = index.to(torch.int32) + int(zero_based)
     table = torch.tensor(list(ADE20K_TO_12), dtype=torch.uint8, device=values.device)
     return table.index_select(0, index.reshape(-1).to(torch.int32)).view(index.shape)
@@ -188,19 +188,19 @@ def paint_class(index: Tensor | None, mask: Tensor, which: str | int) -> Tensor:
             "one for all maps or one for each"
         )
     index = index.to(torch.uint8)
-    return torch.where(mask >= 0.5, index.new_tensor(class_id(which)), index)
+    return torch.where(mask >= 0.5, index.new_tensor(find_class_id(which)), index)
 
 
-def class_mask(index: Tensor, which: str | int) -> Tensor:
+def make_class_mask(index: Tensor, which: str | int) -> Tensor:
     """1 where a pixel is of class `which` (name or number), else 0: (B, H, W) -> (B, H, W) float32.
 
     Raises: JodiError for an unknown class, listing them; ImageError for a wrong map.
     """
-    checked_index(index, len(SEGMENTATION_CLASSES))
-    return (index == class_id(which)).to(torch.float32)
+    check_class_map(index, len(SEGMENTATION_CLASSES))
+    return (index == find_class_id(which)).to(torch.float32)
 
 
-def class_id(which: str | int) -> int:
+def find_class_id(which: str | int) -> int:
     """Number of a class given by name or number. Raises: JodiError, listing the classes."""
     if isinstance(which, str):
         if which.strip().lower() in SEGMENTATION_CLASSES:
@@ -213,7 +213,7 @@ def class_id(which: str | int) -> int:
     raise JodiError(f"no segmentation class is called {which!r}; the classes are {listing}")
 
 
-def checked_index(index: Tensor, classes: int) -> Tensor:
+def check_class_map(index: Tensor, classes: int) -> Tensor:
     """The class map itself. Raises: ImageError unless (B, H, W) integers in 0..classes-1."""
     if index.ndim != 3 or index.is_floating_point() or index.numel() == 0:
         raise ImageError(

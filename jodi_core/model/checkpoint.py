@@ -27,7 +27,7 @@ from ...kit.weights.sizes import (
     check_claims,
     compare_sizes,
     count_indices,
-    stored_config,
+    read_stored_config,
 )
 from .config import JODI_1600M, TransformerConfig
 from .facts import ModelFacts, read_facts
@@ -71,7 +71,7 @@ _PUBLISHED = {
 }
 
 
-def transformer_sizes(
+def read_sizes(
     state: State, metadata: Mapping[str, str], config: TransformerConfig | None = None
 ) -> TransformerConfig:
     """The transformer's sizes: those passed, else its metadata's, else a released size.
@@ -82,14 +82,14 @@ def transformer_sizes(
     Raises: CheckpointError when sources contradict each other (both values are named), when the
         metadata cannot be read or claims more than the file holds, or when nothing tells a size.
     """
-    facts = transformer_facts(state)
+    facts = read_shapes(state)
     if config is not None:
-        check_transformer_facts(config, facts, "the config passed")
+        check_shapes(config, facts, "the config passed")
         return config
-    stored = stored_config(metadata)
+    stored = read_stored_config(metadata)
     if stored is not None:
         config = build_config(TransformerConfig, {**_config_values(facts), **stored})
-        check_transformer_facts(config, facts, "its metadata")
+        check_shapes(config, facts, "its metadata")
         # A block has fifteen tensors, a domain four.
         check_claims({"depth": (config.depth, len(state) // 12)})
         check_claims({"num_labels": (config.num_labels, len(state) // 4)})
@@ -137,7 +137,7 @@ _SOURCES = (
 )
 
 
-def transformer_facts(state: State) -> dict[str, int]:
+def read_shapes(state: State) -> dict[str, int]:
     """What the shapes tell, by field name (`mlp_size` and `domains` stand for what they imply).
 
     A size whose tensors are absent is absent.
@@ -157,7 +157,7 @@ def transformer_facts(state: State) -> dict[str, int]:
     return facts
 
 
-def check_transformer_facts(config: TransformerConfig, facts: Mapping[str, int], origin: str):
+def check_shapes(config: TransformerConfig, facts: Mapping[str, int], origin: str):
     """Pass when the shapes agree with `config`.
 
     Raises: CheckpointError naming both values of the first few sizes that differ. Too few blocks
@@ -258,7 +258,7 @@ TRANSFORMER: Format[TransformerConfig, ModelFacts] = Format(
     kind=JODI,
     fits=(JODI,),
     config=TransformerConfig,
-    sizes=transformer_sizes,
+    sizes=read_sizes,
     facts=read_facts,
     explain=explain_transformer,
     build=JodiTransformer,

@@ -80,7 +80,7 @@ class _CaptionMLP(nn.Module):
     fc2: nn.Module
 
 
-def position_table(config: TransformerConfig, grid: tuple[int, int]) -> Tensor:
+def make_position_table(config: TransformerConfig, grid: tuple[int, int]) -> Tensor:
     """Sine-cosine table (T, C) float64 on the CPU; the same for every domain. Do not write to it.
 
     Coordinates are scaled so that every grid spans [0, base) on both axes; the column takes the

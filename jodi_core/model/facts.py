@@ -18,7 +18,7 @@ from safetensors import safe_open
 from ...kit.autoencoder.config import DC_AE_F32C32, AutoencoderConfig
 from ...kit.config import parse_json
 from ...kit.errors import CheckpointError, JodiError, ShapeError
-from ..domains import DOMAIN_NAMES, names_of
+from ..domains import DOMAIN_NAMES, name_domains
 from ..embedded import AUTOENCODER
 from .config import JODI_1600M, TransformerConfig
 
@@ -106,7 +106,7 @@ def read_facts(
     released = config.caption_channels == JODI_1600M.caption_channels
     guessed = vae is None and not released and "vae_factor" not in metadata
     if released or vae is None:
-        vae = VAEFacts.of(DC_AE_F32C32 if released else embedded_autoencoder())
+        vae = VAEFacts.of(DC_AE_F32C32 if released else read_embedded_config())
 
     def read(key: str, parse: Callable[[str], Value], expected: str, default: Value) -> Value:
         if key not in metadata:
@@ -135,7 +135,7 @@ def read_facts(
             "domains",
             lambda text: _names(text, config.num_domains),
             f"a JSON list of {config.num_domains} names in the order of its layers",
-            names_of(config.num_domains),
+            name_domains(config.num_domains),
         ),
         factor=factor,
         vae_factor=vae_factor,
@@ -187,7 +187,7 @@ def check_vae(model: ModelFacts, vae: VAEFacts, belongs: str = "") -> None:
 
 def name_vae(wanted: VAEFacts) -> str:
     """Which VAE makes such latents."""
-    if wanted.equals(VAEFacts.of(embedded_autoencoder())):
+    if wanted.equals(VAEFacts.of(read_embedded_config())):
         return "the built-in one"
     if wanted.equals(VAEFacts.of(DC_AE_F32C32)):
         return "dc-ae-f32c32-sana-1.0"
@@ -195,7 +195,7 @@ def name_vae(wanted: VAEFacts) -> str:
 
 
 @functools.cache
-def embedded_autoencoder() -> AutoencoderConfig:
+def read_embedded_config() -> AutoencoderConfig:
     """Sizes of the built-in autoencoder."""
     with safe_open(AUTOENCODER, "pt") as file:
         return AutoencoderConfig.from_dict(json.loads(file.metadata()["config"]))

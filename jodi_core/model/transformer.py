@@ -23,7 +23,7 @@ from .attention import TextKeys, TwoKeys
 from .blocks import FinalLayer, JodiBlock
 from .config import TransformerConfig
 from .context import PreparedContext, group_rows, merge_equal_tokens, select_text
-from .embeddings import CaptionEmbedder, PatchEmbed, TimestepEmbedder, position_table
+from .embeddings import CaptionEmbedder, PatchEmbed, TimestepEmbedder, make_position_table
 from .text_cache import TextCache
 
 
@@ -104,7 +104,7 @@ class JodiTransformer(nn.Module):
         """
         role = self._check_roles(role, like, clean_x)
         grid = self._check_grid(like)
-        position = position_table(self.config, grid).to(like.dtype).to(like.device)
+        position = make_position_table(self.config, grid).to(like.dtype).to(like.device)
         groups = []
         for rows, pattern in group_rows(role):
             generated = [i for i, r in enumerate(pattern) if r == Role.GENERATE]

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from ...kit.training.loop import LoopSettings, Losses, Report, run_training
 from ...kit.training.muon import Muon
 from ...kit.training.state import parameters_as
-from ..domains import names_of
+from ..domains import name_domains
 from ..model.config import TransformerConfig
 from ..model.transformer import JodiTransformer, init_weights
 from ..roles import Role
@@ -31,7 +31,7 @@ FLOW_SHIFT = 3.0
 FULL_NOISE = 0.9997
 
 
-def nano_config(text: ClosedVocabularyEncoder, latent_channels: int) -> TransformerConfig:
+def make_nano_config(text: ClosedVocabularyEncoder, latent_channels: int) -> TransformerConfig:
     """The embedded model's sizes, for the text encoder and latents at hand."""
     return TransformerConfig(
         hidden_size=224,
@@ -119,7 +119,7 @@ class RoleSwitchTask:
         self.settings, self.device = settings, device
         self.optimizers = _optimizers(model, settings)
         self.rates = (settings.muon_lr, settings.adam_lr)
-        self.names = names_of(model.config.num_domains)
+        self.names = name_domains(model.config.num_domains)
 
     def losses(self, rng: np.random.Generator, progress: float) -> Losses:
         reading = progress < self.settings.reading_share
@@ -200,7 +200,7 @@ def _losses(model: JodiTransformer, batch: _Batch, dtype: torch.dtype) -> Tensor
 
 
 def _fresh_model(text: ClosedVocabularyEncoder, latents: Tensor, seed: int) -> JodiTransformer:
-    model = JodiTransformer(nano_config(text, latents.shape[2]))
+    model = JodiTransformer(make_nano_config(text, latents.shape[2]))
     init_weights(model, seed)
     fit_init(model, latents, seed)
     # The null text is what the encoder gives for an empty prompt, as in the released weights.

@@ -30,13 +30,13 @@ class Memory:
         """As torch sees it: half of what is free at once, nothing on a CPU."""
         cuda = device.type == "cuda"
         return cls(
-            lambda: SHARE * free_memory(device),
+            lambda: SHARE * measure_free_memory(device),
             lambda error: isinstance(error, torch.OutOfMemoryError),
             torch.cuda.empty_cache if cuda else lambda: None,
         )
 
 
-def within_memory(
+def run_within_memory(
     network: Callable[..., Tensor],
     x: Tensor,
     *,
@@ -71,7 +71,7 @@ def within_memory(
         memory.clear()
 
 
-def free_memory(device: torch.device) -> float:
+def measure_free_memory(device: torch.device) -> float:
     """Bytes that tensors can still take on a CUDA device; 0 for any other device.
 
     On a CPU several pictures at once are no faster than one after another.

@@ -108,7 +108,7 @@ def write_caption(seen: Sequence[Seen], *, indoor: bool, max_things: int = 3) ->
     return " ".join(words)
 
 
-def caption_facts(caption: str) -> list[Fact]:
+def read_caption(caption: str) -> list[Fact]:
     """What a caption claims: (colour or None, singular noun, palette class), in order.
 
     Words outside of the grammar say nothing.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import CheckpointError, few
+from ..errors import CheckpointError, shorten
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,19 @@ class KeyFaults:
         parts = []
         if self.missing:
             parts.append(
-                f"missing {len(self.missing)} of {len(self.expected)}: {few(self.missing)}"
+                f"missing {len(self.missing)} of {len(self.expected)}: {shorten(self.missing)}"
             )
         if self.misshaped:
             shapes = [f"{n} (expected {e}, came {c})" for n, e, c in self.misshaped]
-            parts.append(f"misshaped {len(shapes)}: {few(shapes)}")
+            parts.append(f"misshaped {len(shapes)}: {shorten(shapes)}")
         if self.unexpected:
-            parts.append(f"unexpected {len(self.unexpected)}: {few(self.unexpected)}")
+            parts.append(f"unexpected {len(self.unexpected)}: {shorten(self.unexpected)}")
         return "; ".join(parts)
 
 
-def key_faults(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> KeyFaults:
+def find_key_faults(
+    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+) -> KeyFaults:
     """The differences between tensors and the shapes expected, in the order of either."""
     return KeyFaults(
         expected=expected,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import CheckpointError, few
+from ..errors import CheckpointError, shorten
 
 State = Mapping[str, Tensor]
 
@@ -64,7 +64,7 @@ def require_kind(state: State, wanted: tuple[FileKind, ...], source: str) -> Fil
         return kind
     told = f"expected {wanted[0].title}, but {source} is {kind.title}."
     if kind is UNKNOWN:
-        told += f" It holds {len(state)} tensors: {few(state)}."
+        told += f" It holds {len(state)} tensors: {shorten(state)}."
     raise WrongKindError(told, kind, wanted[0])
 
 

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from ..config import JsonConfig
-from ..errors import CheckpointError, few
-from .faults import KeyFaults, key_faults, require_keys
+from ..errors import CheckpointError, shorten
+from .faults import KeyFaults, find_key_faults, require_keys
 from .kinds import FileKind, require_kind
 from .read import StateFile, read_state_dict
 
@@ -148,7 +148,7 @@ def check(
     with name_source(source):
         state = format.our_names(content.tensors)
         found = format.sizes(state, content.metadata, config)
-        faults = key_faults(state, _shapes_of(format, found))
+        faults = find_key_faults(state, _shapes_of(format, found))
         if faults:
             require_keys(faults, format.describe(found), format.explain(faults, found))
         check_dtypes(state, dtypes)
@@ -177,7 +177,7 @@ def check_values(checked: Checked) -> None:
             _require_finite(name, tensor.float() if tensor.dtype in FP8 else tensor)
 
 
-def float_dtype(state: State) -> torch.dtype:
+def find_float_dtype(state: State) -> torch.dtype:
     """The dtype that holds every floating tensor of `state` without loss.
 
     Raises: CheckpointError for eight-bit and other packed formats.
@@ -267,14 +267,14 @@ def _all_finite(tensor: Tensor) -> bool:
 def _fill(model: nn.Module, state: State, device, dtype: torch.dtype | None, source: str) -> None:
     """Move `state` into a model on the meta device, one tensor at a time."""
     with name_source(source):
-        found = float_dtype(state)
+        found = find_float_dtype(state)
         tensors = {n: cast(n, t, dtype or found).to(device) for n, t in state.items()}
     zeros = [name for name, tensor in state.items() if tensor.ndim > 1 and _all_zero(tensor)]
     if zeros:
         logger.warning(
             "%s: nothing but zeros in %s: a model before its training, or a download that stopped",
             source,
-            few(zeros),
+            shorten(zeros),
         )
     model.load_state_dict(tensors, strict=True, assign=True)
     outside = itertools.chain(model.named_parameters(), model.named_buffers())

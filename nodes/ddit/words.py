@@ -5,18 +5,18 @@ Each gives a list, one text for each picture of the batch, so that what follows 
 
 from comfy_api.latest import io
 
-from ...ddit_core.text.answers import count_in, says_yes
+from ...ddit_core.text.answers import read_count, says_yes
 from ...ddit_core.text.draft import (
     CAPTION_QUESTION,
     Draft,
-    caption_draft,
-    fill_draft,
-    question_draft,
+    draft_caption,
+    draft_question,
+    draft_template,
 )
 from ...ddit_core.text.sampler import ORDERS, TextOptions
 from ..host.ddit_run import write_texts
 from ..host.ddit_text import ddit_tokenizer
-from ..wires.pictures import picture_of
+from ..wires.pictures import to_picture
 from .loaders import CATEGORY
 
 NO_NUMBER = -1  # what Ask counts where the answer holds no number
@@ -51,9 +51,9 @@ class DDiTCaption(io.ComfyNode):
     def execute(cls, model, clip, vae, image, question, **settings) -> io.NodeOutput:
         length, words = settings["length"], ddit_tokenizer(clip)
         if question.strip():
-            draft = question_draft(question, length, words, short=False)
+            draft = draft_question(question, length, words, short=False)
         else:
-            draft = caption_draft(length, words)
+            draft = draft_caption(length, words)
         return io.NodeOutput(_write(cls, model, clip, vae, image, draft, settings))
 
 
@@ -116,7 +116,7 @@ class DDiTAsk(io.ComfyNode):
     def execute(
         cls, model, clip, vae, image, question, short, answer_tokens, **settings
     ) -> io.NodeOutput:
-        draft = question_draft(
+        draft = draft_question(
             question,
             settings["length"],
             ddit_tokenizer(clip),
@@ -124,7 +124,7 @@ class DDiTAsk(io.ComfyNode):
             answer_tokens=answer_tokens or None,
         )
         answers = _write(cls, model, clip, vae, image, draft, settings)
-        counts = [count_in(answer) for answer in answers]
+        counts = [read_count(answer) for answer in answers]
         return io.NodeOutput(
             answers,
             [says_yes(answer) for answer in answers],
@@ -170,7 +170,7 @@ class DDiTFill(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, image, text, blank_tokens, **settings) -> io.NodeOutput:
         words = ddit_tokenizer(clip)
-        draft = fill_draft(text, settings["length"], words, blank_tokens=blank_tokens)
+        draft = draft_template(text, settings["length"], words, blank_tokens=blank_tokens)
         return io.NodeOutput(_write(cls, model, clip, vae, image, draft, settings))
 
 
@@ -262,7 +262,7 @@ def _write(cls, model, clip, vae, image, draft: Draft, settings: dict) -> list[s
         model,
         clip,
         vae,
-        picture_of(image, "image"),
+        to_picture(image, "image"),
         draft,
         options=options,
         seed=settings["seed"],

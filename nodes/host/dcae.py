@@ -20,14 +20,14 @@ from ...kit.autoencoder.cache import EncodeCache
 from ...kit.autoencoder.checkpoint import AUTOENCODER
 from ...kit.autoencoder.config import AutoencoderConfig
 from ...kit.autoencoder.dcae import DCAE
-from ...kit.autoencoder.tiling import FALLBACK_TILE, Memory, within_memory
+from ...kit.autoencoder.tiling import FALLBACK_TILE, Memory, run_within_memory
 from ...kit.errors import ShapeError
 from ...kit.weights.loading import name_source
 from ...kit.weights.read import pack_metadata
 from ..wires.agreement import EMPTY, check_finite
 from .files import check_file
 from .jodi_latent import fit_colours, offer_for_preview
-from .patcher import cast_weight, managed
+from .patcher import cast_weight, wrap_in_patcher
 
 log = logging.getLogger("jodi")
 
@@ -87,7 +87,7 @@ class JodiVAE(comfy.sd.VAE):
         self.first_stage_model = _network(state, config, self.vae_dtype)
         if hasattr(management, "archive_model_dtypes"):
             management.archive_model_dtypes(self.first_stage_model)
-        self.patcher = managed(
+        self.patcher = wrap_in_patcher(
             self.first_stage_model,
             self.device,
             management.vae_offload_device(),
@@ -191,7 +191,7 @@ class JodiVAE(comfy.sd.VAE):
         management = comfy.model_management
         needed = memory(x[:1].shape, self.vae_dtype)
         management.load_models_gpu([self.patcher], memory_required=needed)
-        return within_memory(
+        return run_within_memory(
             lambda part, tile: network(part.to(self.device, self.vae_dtype), tile=tile),
             x,
             bytes_per_row=needed,

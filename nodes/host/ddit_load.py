@@ -15,7 +15,7 @@ from ...kit.weights.kinds import KL_VAE
 from ...kit.weights.loading import FP8, Checked, name_source
 from .ddit_model import DDiTDiffusion, DDiTHostConfig, DDiTHostModel
 from .files import check_file, read_kind
-from .patcher import WEIGHT_DTYPES, cast_weight, managed
+from .patcher import WEIGHT_DTYPES, cast_weight, wrap_in_patcher
 
 LATENT_CHANNELS = DDIT_SD3.latent_channels
 
@@ -40,7 +40,7 @@ def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = Fals
             f"{path} makes latents of {channels} channels, the VAE of Stable Diffusion 3 has "
             f"{LATENT_CHANNELS}; give a D-DiT that was trained on that VAE, as the released one"
         )
-    patcher = managed(
+    patcher = wrap_in_patcher(
         _build(checked, WEIGHT_DTYPES[weight_dtype]),
         comfy.model_management.get_torch_device(),
         comfy.model_management.unet_offload_device(),

@@ -60,7 +60,7 @@ def write_texts(
         like=torch.empty(0, dtype=inner.compute_dtype, device=device),
     )
     parts = latents.split(ROWS)
-    report = progress_on_node(node_id, options.steps, len(parts), len(latents))
+    report = make_node_progress(node_id, options.steps, len(parts), len(latents))
     texts: list[str] = []
     for index, part in enumerate(parts):
         result = pipeline.write_from_latents(
@@ -109,7 +109,7 @@ def encode_pictures(inner: DDiTHostModel, vae, pictures: Tensor, whole: bool = F
 Report = Callable[[TextProgress], None]
 
 
-def progress_on_node(
+def make_node_progress(
     node_id: str | None, steps: int, parts: int, rows: int
 ) -> Callable[[int, Sequence[str]], Report]:
     """For each part of the rows, and the texts before it, a callback: bar, text, Cancel."""

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from ...ddit_core.pipeline import PICTURE_LENGTH
-from ...ddit_core.text.draft import Tokenizer, prompt_ids
+from ...ddit_core.text.draft import Tokenizer, tokenize_prompt
 from ...ddit_core.text.mask_vector import embed_masked, load_mask_vector
 from ...ddit_core.text.vocabulary import T5_VOCABULARY
 from ...kit.errors import CheckpointError, JodiError, TextError
-from ...kit.weights.faults import key_faults
+from ...kit.weights.faults import find_key_faults
 from ...kit.weights.kinds import T5
 from ...kit.weights.loading import FLOATS, FP8, cast, check_dtypes, name_source
 from .files import read_kind
@@ -52,7 +52,7 @@ def load_text(path, mask_vector=None, disable_dynamic: bool = False):
     if "shared.weight" not in weights and "encoder.embed_tokens.weight" in content.tensors:
         weights["shared.weight"] = content.tensors["encoder.embed_tokens.weight"]
     with name_source(str(path)):
-        sizes = t5_sizes(weights)
+        sizes = read_t5_sizes(weights)
         check_dtypes(weights, (*FLOATS, *FP8))
     vector = None if mask_vector is None else load_mask_vector(mask_vector, sizes["d_model"])
     stored = weights["encoder.block.0.layer.0.SelfAttention.q.weight"].dtype
@@ -120,7 +120,7 @@ class DDiTTokenizer:
     def tokenize_with_weights(
         self, text: str, return_word_ids=False, ddit_length: int = PICTURE_LENGTH, **_
     ) -> dict:
-        ids = prompt_ids(text, ddit_length, self.words)
+        ids = tokenize_prompt(text, ddit_length, self.words)
         return _Tokens({WEIGHTS: [[(i, 1.0, 0) if return_word_ids else (i, 1.0) for i in ids]]})
 
     def untokenize(self, token_weight_pair):
@@ -207,7 +207,7 @@ def arithmetic(device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def t5_sizes(weights: dict[str, Tensor]) -> dict:
+def read_t5_sizes(weights: dict[str, Tensor]) -> dict:
     """What the host's T5 needs to be told, from shapes.
 
     Raises: CheckpointError for T5 of another make (v1.0, UMT5) and for missing tensors.
@@ -251,7 +251,7 @@ def t5_sizes(weights: dict[str, Tensor]) -> dict:
 def _fill(clip, weights: dict[str, Tensor], source: str) -> None:
     network = clip.cond_stage_model.t5xxl.transformer
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    faults = key_faults(weights, expected)
+    faults = find_key_faults(weights, expected)
     if faults:
         raise CheckpointError(
             f"{source}: its tensors are not those of a T5 v1.1 encoder: {faults.text()}. {_ADVICE} "

@@ -16,7 +16,7 @@ from ...kit.weights.loading import FP8, Checked
 from .files import check_file
 from .jodi_model import JodiConfig, JodiDiffusion, JodiHostModel
 from .jodi_wrap import attach
-from .patcher import WEIGHT_DTYPES, cast_weight, managed
+from .patcher import WEIGHT_DTYPES, cast_weight, wrap_in_patcher
 
 # Nearly all weights, and the ones that bear eight bits; embeddings, norms, time and role layers
 # and the heads stay in the arithmetic's own precision.
@@ -33,7 +33,7 @@ def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = Fals
     path = Path(path)
     checked = check_file(path, TRANSFORMER)
     model = _build(checked, WEIGHT_DTYPES[weight_dtype], path)
-    patcher = managed(
+    patcher = wrap_in_patcher(
         model,
         comfy.model_management.get_torch_device(),
         comfy.model_management.unet_offload_device(),

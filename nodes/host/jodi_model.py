@@ -29,11 +29,11 @@ from ...kit.weights.read import pack_metadata
 from ..wires.agreement import check_entries, check_latent, check_made_for
 from ..wires.job import PICTURE_INSTEAD
 from ..wires.places import MADE
-from ..wires.rows import rows_of
+from ..wires.rows import take_rows
 from ..wires.texts import ENCODED
-from .flow import noise_share
+from .flow import find_noise_share
 from .jodi_latent import JodiLatent
-from .jodi_run import Prepared, RowsCond, RunCond, RunEntry, halves_equal, prepared
+from .jodi_run import Prepared, RowsCond, RunCond, RunEntry, halves_equal, prepare_once
 
 TEXT, MASK, ROLES, CLEAN, RUN = "c_crossattn", "jodi_mask", "jodi_roles", "jodi_clean", "jodi_run"
 VAE, SIGMA = "jodi_vae", "jodi_sigma"
@@ -95,7 +95,7 @@ class JodiDiffusion(JodiTransformer):
             return Prepared(made, both)
 
         kind = (both, x.shape, x.dtype, x.device)
-        ready = prepared(run, kind, (roles, context, mask, clean), prepare)
+        ready = prepare_once(run, kind, (roles, context, mask, clean), prepare)
         if ready.both:
             x, timestep = x[:half], timestep[:half]
         velocity = self.velocities(x, timestep / 1000, ready.context)
@@ -175,7 +175,9 @@ class JodiHostModel(comfy.model_base.BaseModel):
         if not (roles[:, 0] == Role.CONDITION).all():
             text, mask = self._text(kwargs.get("cross_attn"), kwargs.get("attention_mask"))
             # Repeated here, so that a part of the rows keeps its own texts.
-            text, mask = (t if len(t) == 1 else rows_of(t, range(len(noise))) for t in (text, mask))
+            text, mask = (
+                t if len(t) == 1 else take_rows(t, range(len(noise))) for t in (text, mask)
+            )
             # CONDCrossAttn would repeat tokens to a common length, which masks do not survive.
             conds[TEXT] = RowsCond(text.to(device))
             conds[MASK] = RowsCond(mask.to(device))
@@ -223,7 +225,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
 
     def process_timestep(self, timestep, **conds):
         """The network's time, 0..1000: the share of noise, whatever `timestep` other nodes set."""
-        return noise_share(self.model_sampling, conds[SIGMA][0]) * 1000
+        return find_noise_share(self.model_sampling, conds[SIGMA][0]) * 1000
 
     def process_latent_in(self, latent: Tensor) -> Tensor:
         """Raises: ShapeError for a LATENT whose domains were moved about, before it is sampled."""

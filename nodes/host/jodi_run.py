@@ -49,7 +49,7 @@ class Run:
     entries: tuple[RunEntry, ...]
 
 
-def prepared(
+def prepare_once(
     run: Run, kind: tuple, inputs: Inputs, make: Callable[[TextCache | None], Prepared]
 ) -> Prepared:
     """What `make` made for equal inputs of one kind before in this run, or makes now.

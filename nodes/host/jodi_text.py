@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ...jodi_core.embedded import describe_text_encoder, load_text_encoder, read_text_encoder
 from ...jodi_core.model.config import JODI_1600M
-from ...jodi_core.text import ClosedVocabularyEncoder, negative_window, prompt_window
+from ...jodi_core.text import ClosedVocabularyEncoder, take_negative_window, take_prompt_window
 from ...kit.errors import CheckpointError, JodiError, TextError
-from ...kit.weights.faults import key_faults
+from ...kit.weights.faults import find_key_faults
 from ...kit.weights.kinds import GEMMA, WORDS
 from ...kit.weights.loading import FLOATS, FP8, check_dtypes, name_source
 from ...kit.weights.read import pack_metadata
@@ -132,7 +132,7 @@ class GemmaTokenizer:
         """jodi_instruction: None puts it in front of everything but an empty text."""
         if jodi_instruction is None:
             jodi_instruction = bool(text.strip())
-        window = prompt_window if jodi_instruction else negative_window
+        window = take_prompt_window if jodi_instruction else take_negative_window
         ids = window(text, self._ids, pad_id=PAD, length=WINDOW).ids
         return _Tokens({WEIGHTS: [[(i, 1.0, 0) if return_word_ids else (i, 1.0) for i in ids]]})
 
@@ -297,7 +297,7 @@ def _sizes(weights: dict[str, Tensor], path: Path) -> dict[str, int]:
 def _load(clip, weights: dict[str, Tensor], path: Path) -> None:
     network = getattr(clip.cond_stage_model, WEIGHTS).transformer
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    faults = key_faults(weights, expected)
+    faults = find_key_faults(weights, expected)
     if faults:
         raise CheckpointError(
             f"{path}: its tensors are not those of a plain Gemma 2: {faults.text()}. Use a "

@@ -15,8 +15,8 @@ from torch import Tensor
 from ...jodi_core.roles import Role
 from ...kit.errors import JodiError, RoleError
 from ..wires.agreement import check_domains
-from ..wires.marks import empty_ignored
-from ..wires.regions import region_over_domains
+from ..wires.marks import mark_ignored
+from ..wires.regions import spread_region
 from .flow import check_flow
 from .jodi_model import CLEAN, ROLES
 
@@ -48,8 +48,7 @@ def _before_sampling(executor, noise, latent_image, *args, **kwargs):
         for values in entries:
             _check_entry(values, name)
         guider.conds[name] = [
-            region_over_domains(values, latent_image.shape, model.facts.vae_factor)
-            for values in entries
+            spread_region(values, latent_image.shape, model.facts.vae_factor) for values in entries
         ]
     roles = [values.get(ROLES) for entries in guider.conds.values() for values in entries]
     for known in [r for r in roles if r is not None] or [None]:  # the MODEL compares entries
@@ -63,7 +62,7 @@ def _clear_traces(executor, guider, sigmas, extra_args, callback, *args, **kwarg
         return executor(guider, sigmas, extra_args, callback, *args, **kwargs)
 
     def report(step, x0, x, total):
-        return callback(step, empty_ignored(x0, roles), x, total)
+        return callback(step, mark_ignored(x0, roles), x, total)
 
     shown = report if callback is not None else None
     finished = len(sigmas) > 0 and sigmas[-1] == 0  # asked now: some samplers write into them
@@ -71,7 +70,7 @@ def _clear_traces(executor, guider, sigmas, extra_args, callback, *args, **kwarg
     if clean is not None and finished:
         given = (roles.to(samples.device) == Role.CONDITION)[:, None, :, None, None]
         samples = torch.where(given, clean.to(samples), samples)
-    return empty_ignored(samples, roles)
+    return mark_ignored(samples, roles)
 
 
 def _roles_and_clean(conds: dict) -> tuple[Tensor | None, Tensor | None]:

@@ -6,15 +6,15 @@ from comfy_api.latest import io
 
 from ...jodi_core.domains import DOMAIN_NAMES, DOMAINS, Domain
 from ...jodi_core.roles import Role
-from ..host.sampler import blocked, check_cancel, progress, vae_facts
+from ..host.sampler import block_output, check_cancel, progress, read_vae_facts
 from ..wires.job import Job, read_job
-from ..wires.pictures import NoPictures, image_of, mask_of
+from ..wires.pictures import NoPictures, to_image, to_mask
 from ..wires.places import check_pasted
 from .decoding import (
     VALUES,
     check_active,
     decode_picture,
-    ignored_message,
+    explain_ignored,
     knows_original,
     left_out,
 )
@@ -108,7 +108,7 @@ class JodiDecodeLabel(io.ComfyNode):
         kind = check_active(latent, job, index).kind
         original = original_frame and knows_original(job)
         picture = decode_picture(vae, latent, job, index, values, original, tile)
-        return io.NodeOutput(image_of(picture), mask_of(picture, kind))
+        return io.NodeOutput(to_image(picture), to_mask(picture, kind))
 
 
 class JodiDecodeAll(io.ComfyNode):
@@ -154,11 +154,11 @@ class JodiDecodeAll(io.ComfyNode):
                 outputs.append(_no_pictures(vae, latent))
                 continue
             if reason is not None:
-                outputs.append(blocked(reason))
+                outputs.append(block_output(reason))
                 continue
             check_cancel()
             picture = decode_picture(vae, latent, job, job.index(name), values, original, tile)
-            outputs.append(image_of(picture))
+            outputs.append(to_image(picture))
             bar.update(1)
         return io.NodeOutput(*outputs)
 
@@ -171,11 +171,11 @@ def _reason(latent, job: Job, domain: Domain, given: bool) -> tuple[str | None, 
     reason = left_out(latent, job, index)
     if reason is None and job.role(index) == Role.CONDITION and not given:
         return f"{domain.name} was given, not made, and given is off on Jodi Decode All", True
-    return reason, reason == ignored_message(domain)
+    return reason, reason == explain_ignored(domain)
 
 
 def _no_pictures(vae, latent) -> NoPictures:
-    height, width = (side * vae_facts(vae).factor for side in latent["samples"].shape[-2:])
+    height, width = (side * read_vae_facts(vae).factor for side in latent["samples"].shape[-2:])
     return NoPictures.of(height, width)
 
 

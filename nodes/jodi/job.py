@@ -2,7 +2,14 @@
 
 from collections.abc import Iterator
 
-from ..host.sampler import check_cancel, encode_domain, jodi_facts, null_text, progress, vae_facts
+from ..host.sampler import (
+    check_cancel,
+    encode_domain,
+    make_null_text,
+    progress,
+    read_model_facts,
+    read_vae_facts,
+)
 from ..wires.request import Request, build
 
 
@@ -13,10 +20,10 @@ def build_job(model, vae, request: Request) -> tuple[list, list, dict, str]:
     """
     return build(
         request,
-        jodi_facts(model),
-        vae_facts(vae),
+        read_model_facts(model),
+        read_vae_facts(vae),
         encode=lambda pictures: encode_domain(vae, pictures),
-        null_text=lambda: null_text(model),
+        null_text=lambda: make_null_text(model),
         watched=_watched,
     )
 

@@ -10,7 +10,7 @@ from ..host.dcae import load_vae
 from ..host.jodi_load import load_model
 from ..host.jodi_text import load_embedded_text, load_text
 from ..host.patcher import WEIGHT_DTYPES
-from ..host.sampler import blocked, jodi_facts
+from ..host.sampler import block_output, read_model_facts
 from ..wires.agreement import BUILT_IN, check_vae
 
 NO_TEXT = "none"
@@ -65,11 +65,13 @@ class JodiLoad(io.ComfyNode):
     @classmethod
     def execute(cls, model, vae, text_encoder, weight_dtype) -> io.NodeOutput:
         patcher = load_model(_path(MODELS, model, TRANSFORMER), weight_dtype)
-        facts = jodi_facts(patcher)
+        facts = read_model_facts(patcher)
         autoencoder = load_vae(_path(VAES, vae, AUTOENCODER))
         check_vae(facts, VAEFacts.of(autoencoder.config))
         if text_encoder == NO_TEXT:
-            clip = blocked("Load Jodi has no text encoder chosen; choose one to encode prompts")
+            clip = block_output(
+                "Load Jodi has no text encoder chosen; choose one to encode prompts"
+            )
         elif text_encoder == BUILT_IN:
             clip = load_embedded_text()
         else:

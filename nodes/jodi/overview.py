@@ -7,12 +7,12 @@ from ...jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from ...jodi_core.labels.ensemble import combine
 from ...jodi_core.roles import Role
 from ...kit.errors import ImageError
-from ...kit.pictures.contact_sheet import contact_sheet
+from ...kit.pictures.contact_sheet import draw_contact_sheet
 from ..host.sampler import check_cancel
 from ..wires.job import read_job
-from ..wires.pictures import image_of, picture_of
+from ..wires.pictures import to_image, to_picture
 from ..wires.places import check_pasted
-from ..wires.rows import latent_rows
+from ..wires.rows import take_latent_rows
 from .decoding import VALUES, decode_picture, left_out
 
 SIDE, MAX_ROWS = 256, 8
@@ -73,7 +73,7 @@ class JodiContactSheet(io.ComfyNode):
             missing = "VAE" if vae is None else "LATENT"
             raise ImageError(f"connect LATENT and VAE together; the {missing} is missing")
         shown = {
-            name: picture_of(images[name][:rows], name)
+            name: to_picture(images[name][:rows], name)
             for name in DOMAIN_NAMES
             if images.get(name) is not None and len(images[name])  # an ignored domain has none
         }
@@ -92,18 +92,18 @@ class JodiContactSheet(io.ComfyNode):
             ]
             for row in range(count)
         ]
-        return io.NodeOutput(image_of(contact_sheet(cells, side=side)[None]))
+        return io.NodeOutput(to_image(draw_contact_sheet(cells, side=side)[None]))
 
 
 def _with_decoded(latent, vae, shown: dict, titles: dict, rows: int) -> tuple[dict, dict]:
     """The pictures to show, in the order of the job's domains, with those decoded that lack one."""
     job = read_job(latent)
-    first = latent_rows(latent, 0, rows)
+    first = take_latent_rows(latent, 0, rows)
     titles = dict(titles)
     pictures = {}
     for index, name in enumerate(job.names):
         role = job.role(index)
-        titles.setdefault(name, domains.domain_of(name, index).title)
+        titles.setdefault(name, domains.find_model_domain(name, index).title)
         if role == Role.CONDITION:
             titles[name] += " (given)"
         if name in shown:
@@ -149,8 +149,8 @@ class JodiEnsemble(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, domain):
-        result = combine(domain, picture_of(images, "images"))
-        return io.NodeOutput(image_of(result.picture[None]), result.uncertainty[None])
+        result = combine(domain, to_picture(images, "images"))
+        return io.NodeOutput(to_image(result.picture[None]), result.uncertainty[None])
 
 
 NODES = [JodiContactSheet, JodiEnsemble]

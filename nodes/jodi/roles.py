@@ -14,7 +14,7 @@ Extra = io.Custom("JODI_EXTRA")
 MAX_SIDE, MAX_BATCH = 16384, 4096
 
 
-def role_input(domain_id: str, what: str, id: str = "role") -> io.Combo.Input:
+def make_role_input(domain_id: str, what: str, id: str = "role") -> io.Combo.Input:
     """The role choice of one domain."""
     return io.Combo.Input(
         id,
@@ -77,7 +77,7 @@ class JodiRoles(io.ComfyNode):
                     "generated domains that have a picture connected; a connected image counts "
                     "as generated then, unless its role says otherwise.",
                 ),
-                *(role_input(d.name, d.title, f"{d.name}_role") for d in DOMAINS),
+                *(make_role_input(d.name, d.title, f"{d.name}_role") for d in DOMAINS),
                 *_size_inputs(),
                 io.String.Input(
                     "hold",
@@ -188,7 +188,7 @@ class JodiExtraDomain(io.ComfyNode):
                 io.String.Input(
                     "name", default="", tooltip="The domain's name, as the model file gives it."
                 ),
-                role_input("extra", "this domain"),
+                make_role_input("extra", "this domain"),
                 io.Image.Input(
                     "image", optional=True, tooltip="Its picture; one for all rows, or one each."
                 ),

@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ...jodi_core.domains import names_of
+from ...jodi_core.domains import name_domains
 from ...jodi_core.model import facts
 from ...jodi_core.model.facts import ModelFacts, VAEFacts, name_vae
 from ...jodi_core.roles import Role
 from ...kit.errors import RoleError, ShapeError
 from .job import Job
 from .marks import left_out
-from .rows import alike, roles_of, rows_of
+from .rows import are_alike, read_roles, take_rows
 
 EMPTY = 1e-4  # some samplers leave rounding errors where the model says zero
 TOGETHER = "take positive, negative and the LATENT from the same Jodi Roles"
@@ -34,7 +34,7 @@ def check_finite(values: Tensor, what: str) -> None:
         )
 
 
-def filled_rows(samples: Tensor, index: int) -> Tensor:
+def find_filled_rows(samples: Tensor, index: int) -> Tensor:
     """Which rows of (B, z, L, h, w) hold anything in one domain: (B,) bool."""
     return samples[:, :, index].abs().flatten(1).amax(1) > EMPTY
 
@@ -50,10 +50,10 @@ def check_latent(
     """
     if not samples.any():
         return
-    names = names or names_of(samples.shape[2])
+    names = names or name_domains(samples.shape[2])
     roles = roles.to(samples.device)
     for index, name in enumerate(names):
-        filled = filled_rows(samples, index)
+        filled = find_filled_rows(samples, index)
         if (filled & (roles[:, index] == Role.IGNORE)).any():
             raise ShapeError(
                 f"the LATENT holds something in {name}, which the CONDITIONING leaves out; "
@@ -62,7 +62,7 @@ def check_latent(
         given = (roles[:, index] == Role.CONDITION)[:, None, None, None]
         if clean is None or clean.shape[1:] != samples.shape[1:] or not given.any():
             continue
-        if not alike(samples[:, :, index], clean[:, :, index], given):
+        if not are_alike(samples[:, :, index], clean[:, :, index], given):
             raise ShapeError(
                 f"the LATENT and the CONDITIONING hold different pictures of {name}; {TOGETHER}"
             )
@@ -111,7 +111,7 @@ def check_sampled(samples: Tensor, job: Job) -> None:
     Raises: ShapeError, naming the domain.
     """
     for index, name in enumerate(job.names):
-        if job.role(index) == Role.IGNORE and filled_rows(samples, index).any():
+        if job.role(index) == Role.IGNORE and find_filled_rows(samples, index).any():
             raise ShapeError(
                 f"{name} has the role ignore, but the LATENT holds something there: it was "
                 "sampled with the CONDITIONING of another Jodi Roles, or a node flipped, turned or "
@@ -158,7 +158,7 @@ def check_vae(model: ModelFacts, vae: VAEFacts) -> None:
 _WHERE = {"the built-in one": f"of Load Jodi ({BUILT_IN})"}
 
 
-def with_prompt_mask(positive: list, negative: list) -> list:
+def apply_prompt_mask(positive: list, negative: list) -> list:
     """The negative CONDITIONING, read only as far as the prompt is long, as published.
 
     The released code masks both halves of the guidance with the prompt's mask. Entries of another
@@ -185,12 +185,12 @@ def check_together(latent: Mapping, job: Job, numbers: Sequence[int], **conditio
     for wire, conditioning in conditionings.items():
         for _, values in conditioning:
             roles, clean = values.get("jodi_roles"), values.get("jodi_clean")
-            first = roles_of(conditionings["positive"])
+            first = read_roles(conditionings["positive"])
             if roles is None or (len(first) == len(roles) == 1 and not torch.equal(first, roles)):
                 check_roles(first[0].tolist(), roles, wire, "positive")
             if job.roles is not None:
                 check_roles(job.roles, roles, wire, "the LATENT")
             assert roles is not None  # or check_roles had raised
-            clean = None if clean is None else rows_of(clean, numbers)
-            check_domains(latent["samples"], rows_of(roles, numbers), job.names)
-            check_latent(latent["samples"], rows_of(roles, numbers), clean, job.names)
+            clean = None if clean is None else take_rows(clean, numbers)
+            check_domains(latent["samples"], take_rows(roles, numbers), job.names)
+            check_latent(latent["samples"], take_rows(roles, numbers), clean, job.names)

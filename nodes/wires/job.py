@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...jodi_core.domains import DOMAIN_NAMES, domain_index, names_of
+from ...jodi_core.domains import DOMAIN_NAMES, find_domain_index, name_domains
 from ...jodi_core.model.facts import VAEFacts
 from ...jodi_core.roles import Role
 from ...kit.errors import ShapeError
@@ -33,13 +33,13 @@ class Job:
 
     def index(self, name: str) -> int:
         """Place of a domain. Raises: JodiError, listing the names, when there is none."""
-        return domain_index(name, self.names)
+        return find_domain_index(name, self.names)
 
     def role(self, index: int) -> Role | None:
         return None if self.roles is None else Role(self.roles[index])
 
 
-def job_entry(
+def make_job_entry(
     names: Sequence[str],
     roles: Sequence[int],
     frame: Frame | None,
@@ -73,7 +73,7 @@ def read_job(latent: Mapping) -> Job:
     MADE.check(samples)
     rows, count = samples.shape[0], samples.shape[2]
     entry = latent.get("jodi") or {}
-    names = tuple(entry.get("names") or (names_of(count) if count > 8 else DOMAIN_NAMES))
+    names = tuple(entry.get("names") or (name_domains(count) if count > 8 else DOMAIN_NAMES))
     if len(names) != count:
         raise ShapeError(
             f"expected a LATENT with {len(names)} domains ({', '.join(names)}), got {count}; "

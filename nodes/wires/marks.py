@@ -13,7 +13,7 @@ from torch import Tensor
 from ...jodi_core.roles import Role
 
 
-def empty_ignored(samples: Tensor, roles: Tensor) -> Tensor:
+def mark_ignored(samples: Tensor, roles: Tensor) -> Tensor:
     """Samples (B, z, L, h, w) with negative zeros in the domains that roles (1 or B, L) ignore."""
     ignored = (roles.to(samples.device) == Role.IGNORE)[:, None, :, None, None]
     return samples.masked_fill(ignored, -0.0)

@@ -24,7 +24,7 @@ class NoPictures(Tensor):
         return super().__getitem__(index)
 
 
-def picture_of(image: Tensor, name: str) -> Tensor:
+def to_picture(image: Tensor, name: str) -> Tensor:
     """IMAGE (B, H, W, C) -> (B, 3, H, W) float32; grey is repeated, opacity left out.
 
     Raises: ImageError, naming the socket, for anything else.
@@ -38,12 +38,12 @@ def picture_of(image: Tensor, name: str) -> Tensor:
     return picture.expand(-1, 3, -1, -1)
 
 
-def image_of(picture: Tensor) -> Tensor:
+def to_image(picture: Tensor) -> Tensor:
     """(B, 3, H, W) -> IMAGE (B, H, W, 3), contiguous float32."""
     return picture.movedim(1, -1).to(torch.float32).contiguous()
 
 
-def mask_of(picture: Tensor, kind: str = "gray") -> Tensor:
+def to_mask(picture: Tensor, kind: str = "gray") -> Tensor:
     """(B, 3, H, W) of a domain of that kind -> MASK (B, H, W): brightness, or any class at all."""
     if kind == "palette":
         return (read_classes(picture) > 0).to(torch.float32)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from jodi_pack.cli import control, generate, jobs, perceive
-from jodi_pack.jodi_core.domains import DOMAIN_NAMES, domain
-from jodi_pack.jodi_core.job.restore import restored
+from jodi_pack.jodi_core.domains import DOMAIN_NAMES, find_domain
+from jodi_pack.jodi_core.job.restore import restore_map
 from jodi_pack.jodi_core.labels.maps import postprocess
 from jodi_pack.jodi_core.model.facts import VAEFacts, read_facts
 from jodi_pack.jodi_core.pipeline import JodiPipeline
@@ -169,7 +169,7 @@ def test_front_ends_agree_on_size_doubts_and_maps(name, pipeline, jodi, tmp_path
 
 
 def shown(of: str, raw: torch.Tensor, frame) -> torch.Tensor:
-    return postprocess(of, raw if frame is None else restored(domain(of), raw, [frame]))
+    return postprocess(of, raw if frame is None else restore_map(find_domain(of), raw, [frame]))
 
 
 def by_pipeline(pipeline, case: Case, given) -> Found:

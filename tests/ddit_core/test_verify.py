@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from jodi_pack.ddit_core.evaluation.verify import SUITES
-from jodi_pack.ddit_core.model.denoiser import published_sigmas
+from jodi_pack.ddit_core.model.denoiser import make_published_sigmas
 from jodi_pack.kit.vectors import verify
 from jodi_pack.tests.ddit_core.small import PATCH_1, SMALL, published, small_model
 from jodi_pack.tests.helpers import randn
@@ -36,7 +36,7 @@ def write_folder(folder, config):
         tensors |= {f"case{i}.{name}": part for name, part in case.items()}
     x = noise = randn(1, config.latent_channels, 4, 4, seed=5)
     text, negative = (randn(1, 5, config.context_channels, seed=s) for s in (6, 7))
-    sigmas, x = published_sigmas(3, 2.0), x.double()
+    sigmas, x = make_published_sigmas(3, 2.0), x.double()
     for s, t in itertools.pairwise(sigmas):
         one, other = (published(model, x, [1000 * s], f)[0] for f in (text, negative))
         x = x + (t - s) * (other + 3 * (one - other))

@@ -10,8 +10,8 @@ from jodi_pack.jodi_core.text import (
     INSTRUCTION_PREFIX,
     ClosedVocabularyEncoder,
     TextFeatures,
-    negative_window,
-    prompt_window,
+    take_negative_window,
+    take_prompt_window,
 )
 from jodi_pack.kit.errors import TextError
 from jodi_pack.tests.helpers import WORDS
@@ -65,7 +65,7 @@ class TestPromptWindow:
     prefix_tokens = 4
 
     def window(self, tokenizer, prompt, length=6):
-        return prompt_window(prompt, tokenizer, pad_id=PAD, length=length, prefix=self.prefix)
+        return take_prompt_window(prompt, tokenizer, pad_id=PAD, length=length, prefix=self.prefix)
 
     def kept(self, tokenizer, window):
         return tokenizer.text(window.ids[i] for i in window.select)
@@ -106,15 +106,15 @@ class TestPromptWindow:
     def test_calls_leave_nothing_behind(self, tokenizer):
         first = self.window(tokenizer, "red cat")
         self.window(tokenizer, "a much longer prompt than the other one was")
-        negative_window("ugly", tokenizer, pad_id=PAD, length=6)
+        take_negative_window("ugly", tokenizer, pad_id=PAD, length=6)
         assert self.window(tokenizer, "red cat") == first
 
     def test_without_prefix_the_prompt_stands_alone(self, tokenizer):
-        alone = prompt_window("red cat", tokenizer, pad_id=PAD, length=5, prefix="")
-        assert alone == negative_window("red cat", tokenizer, pad_id=PAD, length=5)
+        alone = take_prompt_window("red cat", tokenizer, pad_id=PAD, length=5, prefix="")
+        assert alone == take_negative_window("red cat", tokenizer, pad_id=PAD, length=5)
 
     def test_the_released_prefix_is_the_default(self, tokenizer):
-        window = prompt_window("cat", tokenizer, pad_id=PAD, length=4)
+        window = take_prompt_window("cat", tokenizer, pad_id=PAD, length=4)
         assert window.ids[: len(tokenizer(INSTRUCTION_PREFIX)) - 1] == tuple(
             tokenizer(INSTRUCTION_PREFIX)[:-1]
         )
@@ -123,16 +123,16 @@ class TestPromptWindow:
 
 class TestNegativeWindow:
     def test_has_no_prefix_and_keeps_all(self, tokenizer):
-        window = negative_window("red cat", tokenizer, pad_id=PAD, length=5)
+        window = take_negative_window("red cat", tokenizer, pad_id=PAD, length=5)
         assert tokenizer.text(window.ids) == ["<bos>", "red", " cat", "<pad>", "<pad>"]
         assert window.select == (0, 1, 2, 3, 4) and window.selected_mask == (1, 1, 1, 0, 0)
 
     def test_empty_is_begin_and_pads(self, tokenizer):
-        window = negative_window("", tokenizer, pad_id=PAD, length=4)
+        window = take_negative_window("", tokenizer, pad_id=PAD, length=4)
         assert window.ids == (BEGIN, PAD, PAD, PAD) and window.mask == (1, 0, 0, 0)
 
     def test_too_long_is_cut(self, tokenizer):
-        window = negative_window("a b c d e f", tokenizer, pad_id=PAD, length=3)
+        window = take_negative_window("a b c d e f", tokenizer, pad_id=PAD, length=3)
         assert tokenizer.text(window.ids) == ["<bos>", "a", " b"] and window.mask == (1, 1, 1)
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jodi_pack.jodi_core.job.size import ASPECT_BINS, nearest_bin, scaled_bins
+from jodi_pack.jodi_core.job.size import ASPECT_BINS, find_nearest_bin, scale_bins
 from jodi_pack.kit.errors import ImageError, ShapeError
 from jodi_pack.kit.pictures import frame as images
 from jodi_pack.kit.pictures import sizes
@@ -67,27 +67,27 @@ class TestSizes:
         ],
     )
     def test_nearest_bin(self, height, width, label):
-        assert nearest_bin(height, width).label == label
+        assert find_nearest_bin(height, width).label == label
 
     @quick
     @given(long_side, long_side)
     def test_nearest_bin_is_nearest(self, height, width):
         distance = [abs(float(b.label) - height / width) for b in ASPECT_BINS]
-        chosen = nearest_bin(height, width)
+        chosen = find_nearest_bin(height, width)
         assert ASPECT_BINS.index(chosen) == distance.index(min(distance))
 
     def test_scaled_bins(self):
-        assert scaled_bins(32) == ASPECT_BINS
+        assert scale_bins(32) == ASPECT_BINS
         for bins, factor, square in (
-            (scaled_bins(8), 8, 256),
-            (scaled_bins(8, 64), 8, 64),
+            (scale_bins(8), 8, 256),
+            (scale_bins(8, 64), 8, 64),
         ):
             assert [b.label for b in bins] == [b.label for b in ASPECT_BINS]
             assert (bins[7].height, bins[7].width) == (square, square)
             for b, published in zip(bins, ASPECT_BINS, strict=True):
                 assert b.height % factor == b.width % factor == 0
                 assert abs(b.height - published.height * square / 1024) <= factor / 2
-        assert min(b.height for b in scaled_bins(32, 32)) == 32
+        assert min(b.height for b in scale_bins(32, 32)) == 32
 
     def test_snap(self):
         assert sizes.snap_size(1000, 1050, 32) == (992, 1056)
@@ -97,8 +97,8 @@ class TestSizes:
     @pytest.mark.parametrize(
         "call",
         [
-            lambda: nearest_bin(0, 5),
-            lambda: scaled_bins(0),
+            lambda: find_nearest_bin(0, 5),
+            lambda: scale_bins(0),
             lambda: sizes.snap_size(5, 5, -8),
             lambda: Frame.fitting((5, 5), (0, 5)),
             lambda: Frame.fitting((0, 5), (5, 5)),
@@ -284,7 +284,7 @@ class TestRestore:
     @pytest.mark.parametrize("mode", ["crop", "pad"])
     @pytest.mark.parametrize("palette", [True, False])
     def test_very_small_and_very_long(self, original, mode, palette):
-        size = nearest_bin(*original, scaled_bins(8, 128))
+        size = find_nearest_bin(*original, scale_bins(8, 128))
         picture = ramp(*original)
         fitted, frame = fit(picture, (size.height, size.width), mode, palette)
         assert fitted.shape[-2:] == (size.height, size.width)

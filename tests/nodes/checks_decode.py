@@ -4,7 +4,7 @@ import logging
 
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES, DOMAINS
-from jodi_pack.jodi_core.labels.depth import depth_map
+from jodi_pack.jodi_core.labels.depth import make_depth_map
 from jodi_pack.jodi_core.labels.maps import postprocess
 from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.errors import JodiError, RoleError, ShapeError
@@ -81,7 +81,7 @@ def check_raw_values_can_be_stretched_over_a_batch():
     x = raw(latent, "depth")
     for normalize in ("image", "batch"):
         depth = JodiDepth.execute(pixels, "near white", normalize, "white").args[1]
-        assert torch.allclose(depth, depth_map(x, normalize=normalize), atol=1e-4)
+        assert torch.allclose(depth, make_depth_map(x, normalize=normalize), atol=1e-4)
     with raises(JodiError, "values", "raw"):
         decode(latent, "depth", values="both")
 

@@ -3,7 +3,7 @@
 import torch
 from jodi_pack.jodi_core.labels.depth import DEPTH_SOURCES, convert_depth
 from jodi_pack.jodi_core.labels.ensemble import combine
-from jodi_pack.jodi_core.labels.normals import convert_normal
+from jodi_pack.jodi_core.labels.normals import convert_normals
 from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.errors import ImageError, JodiError, ShapeError
 from jodi_pack.kit.pictures.palettes import SEGMENTATION_CLASSES
@@ -36,7 +36,7 @@ def check_depth_of_other_nodes_becomes_what_roles_wants():
 def check_normal():
     pixels = image(2, 20, 30)
     out = JodiNormal.execute(pixels, "directx", "jodi").args[0]
-    expected = convert_normal(pixels.movedim(-1, 1), "directx", "jodi")
+    expected = convert_normals(pixels.movedim(-1, 1), "directx", "jodi")
     assert torch.equal(out.movedim(-1, 1), expected)
 
 
