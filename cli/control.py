@@ -14,7 +14,7 @@ from .options import (
     add_output_options,
     add_sampling_options,
     add_source_options,
-    names_list,
+    parse_names,
 )
 from .pictures import INVERTIBLE
 from .progress import Console
@@ -48,7 +48,7 @@ def add(commands) -> None:
         )
     parser.add_argument(
         "--generate",
-        type=names_list,
+        type=parse_names,
         default=["image"],
         metavar="NAMES",
         help=f"what to make (default: image): {', '.join(DOMAIN_NAMES)}",

@@ -10,7 +10,7 @@ from .options import (
     add_model_options,
     add_output_options,
     add_sampling_options,
-    names_list,
+    parse_names,
 )
 from .progress import Console
 
@@ -36,7 +36,7 @@ def add(commands) -> None:
     )
     parser.add_argument(
         "--labels",
-        type=names_list,
+        type=parse_names,
         default=[],
         metavar="NAMES",
         help=f"made together with the picture; `all` for all; {DOMAIN_HELP}",

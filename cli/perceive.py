@@ -11,7 +11,7 @@ from .options import (
     add_model_options,
     add_output_options,
     add_sampling_options,
-    names_list,
+    parse_names,
 )
 from .progress import Console
 
@@ -38,7 +38,7 @@ def add(commands) -> None:
         "pictures", nargs="+", type=Path, metavar="PICTURE|DIR", help="picture files or folders"
     )
     parser.add_argument(
-        "--labels", type=names_list, metavar="NAMES", help=f"default: all; {DOMAIN_HELP}"
+        "--labels", type=parse_names, metavar="NAMES", help=f"default: all; {DOMAIN_HELP}"
     )
     add_model_options(parser)
     add_sampling_options(parser, text=False)

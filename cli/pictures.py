@@ -15,7 +15,6 @@ from ..jodi_core.labels.depth import convert_depth, make_depth_map
 from ..jodi_core.labels.maps import postprocess
 from ..jodi_core.labels.normals import make_normal_map, read_normals
 from ..jodi_core.labels.segmentation import (
-    SEGMENTATION_DRAWINGS,
     colorize,
     convert_class_numbers,
     find_classes,
@@ -28,7 +27,6 @@ from ..kit.pictures.frame import Frame
 INDEX_ENDING = "_segmentation_index.png"
 
 DEPTH_SOURCES = ("near-white", "near-black", "metres", "millimetres")
-SEGMENTATION_SOURCES = SEGMENTATION_DRAWINGS
 INVERTIBLE = ("lineart", "edge")
 
 # What shows through where a picture is transparent: nothing, in each domain's own way.

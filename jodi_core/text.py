@@ -69,10 +69,6 @@ class TokenWindow:
     mask: tuple[int, ...]
     select: tuple[int, ...]
 
-    @property
-    def selected_mask(self) -> tuple[int, ...]:
-        return tuple(self.mask[i] for i in self.select)
-
 
 def take_prompt_window(
     prompt: str,

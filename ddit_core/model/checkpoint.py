@@ -15,8 +15,8 @@ from torch import nn
 
 from ...kit.errors import CheckpointError
 from ...kit.weights.faults import KeyFaults, explain_common, find_lost, join_ranges
-from ...kit.weights.kinds import DDIT
-from ...kit.weights.loading import Format, State, load
+from ...kit.weights.kinds import DDIT, State
+from ...kit.weights.loading import Format, load
 from ...kit.weights.sizes import (
     build_config,
     check_claims,

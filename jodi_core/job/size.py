@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...kit.errors import JodiError
-from ...kit.pictures.sizes import _positive, snap_size
+from ...kit.pictures.frame import check_positive, snap_size
 
 SIZE_CHOICES = ("trained shape", "picture ratio", "picture size", "width and height")
 """In the order of the node's list, which saved graphs depend on."""
@@ -53,7 +53,7 @@ def choose_ratio_size(height: int, width: int, pixels: int, factor: int) -> tupl
     Where the factor is coarse against the size, rounding each side alone would cut off up to a
     seventh of a picture; a few pixels more or fewer matter less.
     """
-    _positive("size, pixels and factor", height, width, pixels, factor)
+    check_positive("size, pixels and factor", height, width, pixels, factor)
     longest = max(height, width)
     ratio = max(height, longest / MAX_RATIO) / max(width, longest / MAX_RATIO)
     middle = math.sqrt(pixels * ratio) / factor
@@ -106,7 +106,7 @@ def find_nearest_bin(height: int, width: int, bins: Sequence[AspectBin] = ASPECT
 
     The distance is linear in the ratio, as released, which treats tall and wide differently.
     """
-    _positive("picture size", height, width)
+    check_positive("picture size", height, width)
     return min(bins, key=lambda b: abs(float(b.label) - height / width))
 
 
@@ -117,7 +117,7 @@ def scale_bins(factor: int, base: int | None = None) -> tuple[AspectBin, ...]:
     the released model. Sides are the nearest multiples of `factor`, at least one.
     """
     base = _BIN_FACTOR * factor if base is None else base
-    _positive("factor and base", factor, base)
+    check_positive("factor and base", factor, base)
     scale = base / _BIN_BASE
     return tuple(
         AspectBin(b.label, *snap_size(b.height * scale, b.width * scale, factor))

@@ -164,7 +164,7 @@ def read_ade20k(
     return table.index_select(0, index.reshape(-1).to(torch.int32)).view(index.shape)
 
 
-def draw_classes(index: Tensor, drawn: str = "jodi") -> Tensor:
+def draw_segmentation(index: Tensor, drawn: str = "jodi") -> Tensor:
     """Picture (B, 3, H, W) of a class map (B, H, W), in the colours `read_classes` reads."""
     check_choice("palette", drawn, SEGMENTATION_DRAWINGS)
     return colorize(index, SEGMENTATION_PALETTE if drawn == "jodi" else ADE20K_COLORS_OF_12)

@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from ...kit.errors import CheckpointError
@@ -19,8 +18,8 @@ from ...kit.weights.faults import (
     has_lost_all,
     join_ranges,
 )
-from ...kit.weights.kinds import JODI
-from ...kit.weights.loading import Format, State, load
+from ...kit.weights.kinds import JODI, State
+from ...kit.weights.loading import Format, load
 from ...kit.weights.sizes import (
     ONCE_MORE,
     build_config,
@@ -42,25 +41,6 @@ def load_transformer(
         path, TRANSFORMER, device=device, dtype=dtype, operations=operations, config=config
     )
     return loaded.model, loaded.metadata
-
-
-def null_text_is_two_rows(state: State) -> bool:
-    """Whether the stored null text has the structure of an encoded empty prompt.
-
-    An empty prompt has one row for its start token and one for all padding, so rows 1.. of
-    `y_embedder.y_embedding` (S, Cc) are equal, bit for bit. A file where they differ was trained
-    with other null features, and its guidance pass should read those instead.
-
-    Raises: CheckpointError when the file has no null text.
-    Source: github VIPL-GENUN/Jodi @ c21bdcb, utils/checkpoint.py (Gemma's features of "").
-    """
-    rows = state.get("y_embedder.y_embedding")
-    if rows is None or rows.ndim != 2:
-        raise CheckpointError(
-            "y_embedder.y_embedding, the null text (tokens, channels), is missing or no matrix. "
-            "Expected the weights of a Jodi transformer; load them from the complete file."
-        )
-    return torch.equal(rows[1:], rows[1:2].expand_as(rows[1:]))
 
 
 # The published sizes by width: depth and cross-attention heads. No others are registered.

@@ -60,10 +60,6 @@ class TransformerConfig(JsonConfig):
         return 1 + self.num_labels
 
     @property
-    def linear_heads(self) -> int:
-        return self.hidden_size // self.linear_head_dim
-
-    @property
     def mlp_size(self) -> int:
         """Width behind the gate of the mix-FFN."""
         return int(self.hidden_size * self.mlp_ratio)

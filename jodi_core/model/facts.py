@@ -24,7 +24,7 @@ from .config import JODI_1600M, TransformerConfig
 
 # Of the released model.
 RELEASED_SIDE = 1024
-GUIDANCE = 4.5
+RELEASED_GUIDANCE = 4.5
 PERCEPTION_STEPS = 10
 STEPS = 20
 
@@ -144,7 +144,7 @@ def read_facts(
         caption_channels=config.caption_channels,
         caption_length=config.caption_length,
         native_size=(side, side),
-        guidance=read("guidance", _strength, "a number from 0 to 1000", GUIDANCE),
+        guidance=read("guidance", _strength, "a number from 0 to 1000", RELEASED_GUIDANCE),
         trained_roles=read("trained_roles", _roles, " or ".join(ROLES), ROLES[0]),
         perception_steps=read(
             "perception_steps",

@@ -12,8 +12,8 @@ from torch import nn
 from ..errors import CheckpointError, shorten
 from ..weights.faults import KeyFaults, explain_common, has_lost_all
 from ..weights.kinds import DCAE as DCAE_FILE
-from ..weights.kinds import DCAE_DIFFUSERS
-from ..weights.loading import Format, State, load
+from ..weights.kinds import DCAE_DIFFUSERS, State
+from ..weights.loading import Format, load
 from ..weights.sizes import (
     ONCE_MORE,
     build_config,

@@ -58,17 +58,6 @@ _HF_THIRDS = ("attn.to_q", "attn.to_k", "attn.to_v")
 _HF_OUT = "attn.to_out"
 
 
-def naming_of(names) -> str | None:
-    """Which of `NAMINGS` the keys follow, or None when they are of neither."""
-    ends = dict(_ENDS)
-    modules = {name.rpartition(".")[0] for name in names}
-    if any(_MIT_STAGE.fullmatch(name) for name in names) or modules & set(ends):
-        return MIT_HAN_LAB
-    if any(_HF_STAGE.fullmatch(name) for name in names):
-        return DIFFUSERS
-    return None
-
-
 def to_naming(state: Mapping[str, Tensor], naming: str) -> dict[str, Tensor]:
     """The same weights under the keys of `naming`, whichever of the two they came in.
 

@@ -132,11 +132,6 @@ def read_caption(caption: str) -> list[Fact]:
     return facts
 
 
-def noun_class(noun: str) -> int:
-    """Palette class of a noun of the grammar."""
-    return _CLASS_OF[noun]
-
-
 def _article(word: str) -> str:
     return "an" if word[0] in "aeiou" else "a"
 

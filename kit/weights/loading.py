@@ -21,12 +21,11 @@ from torch import Tensor, nn
 from ..config import JsonConfig
 from ..errors import CheckpointError, shorten
 from .faults import KeyFaults, find_key_faults, require_keys
-from .kinds import FileKind, require_kind
+from .kinds import FileKind, State, require_kind
 from .read import StateFile, read_state_dict
 
 logger = logging.getLogger("jodi")
 
-State = Mapping[str, Tensor]
 Metadata = Mapping[str, str]
 Config = TypeVar("Config", bound=JsonConfig)
 Facts = TypeVar("Facts")

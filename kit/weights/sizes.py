@@ -4,12 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
-from torch import Tensor
-
 from ..config import JsonConfig, parse_json
 from ..errors import CheckpointError, JodiError, shorten
+from .kinds import State
 
-State = Mapping[str, Tensor]
 Config = TypeVar("Config", bound=JsonConfig)
 
 ONCE_MORE = "Use the file that the training exported, or convert it again from its source"

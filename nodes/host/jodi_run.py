@@ -43,14 +43,14 @@ class RunEntry:
 
 
 @dataclass(frozen=True)
-class Run:
+class SamplingRun:
     """The entries that a batch is made of, in order."""
 
     entries: tuple[RunEntry, ...]
 
 
 def prepare_once(
-    run: Run, kind: tuple, inputs: Inputs, make: Callable[[TextCache | None], Prepared]
+    run: SamplingRun, kind: tuple, inputs: Inputs, make: Callable[[TextCache | None], Prepared]
 ) -> Prepared:
     """What `make` made for equal inputs of one kind before in this run, or makes now.
 
@@ -86,8 +86,8 @@ class RunCond(comfy.conds.CONDRegular):
     def can_concat(self, other) -> bool:
         return isinstance(other, RunCond)
 
-    def concat(self, others) -> Run:
-        return Run(tuple(cond.cond for cond in (self, *others)))
+    def concat(self, others) -> SamplingRun:
+        return SamplingRun(tuple(cond.cond for cond in (self, *others)))
 
     def size(self) -> list[int]:
         return [1, self.active]

@@ -15,7 +15,7 @@ from torch import Tensor
 from ...jodi_core.roles import Role
 from ...kit.errors import JodiError, RoleError
 from ..wires.agreement import check_domains
-from ..wires.marks import mark_ignored
+from ..wires.job import mark_ignored
 from ..wires.regions import spread_region
 from .flow import check_flow
 from .jodi_model import CLEAN, ROLES

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ...jodi_core.domains import DOMAIN_NAMES, DOMAINS, Domain
 from ...jodi_core.roles import Role
 from ..host.sampler import block_output, check_cancel, progress, read_vae_facts
-from ..wires.job import Job, read_job
+from ..wires.job import LatentJob, read_job
 from ..wires.pictures import NoPictures, to_image, to_mask
 from ..wires.places import check_pasted
 from .decoding import (
@@ -15,8 +15,8 @@ from .decoding import (
     check_active,
     decode_picture,
     explain_ignored,
+    explain_left_out,
     knows_original,
-    left_out,
 )
 
 log = logging.getLogger("jodi")
@@ -163,12 +163,12 @@ class JodiDecodeAll(io.ComfyNode):
         return io.NodeOutput(*outputs)
 
 
-def _reason(latent, job: Job, domain: Domain, given: bool) -> tuple[str | None, bool]:
+def _reason(latent, job: LatentJob, domain: Domain, given: bool) -> tuple[str | None, bool]:
     """Why a domain is not decoded, or None; and whether that was somebody's choice."""
     if domain.name not in job.names:
         return f"the model has no domain {domain.name}; it has {', '.join(job.names)}", True
     index = job.names.index(domain.name)
-    reason = left_out(latent, job, index)
+    reason = explain_left_out(latent, job, index)
     if reason is None and job.role(index) == Role.CONDITION and not given:
         return f"{domain.name} was given, not made, and given is off on Jodi Decode All", True
     return reason, reason == explain_ignored(domain)

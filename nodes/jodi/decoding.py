@@ -15,7 +15,7 @@ from ...jodi_core.roles import Role
 from ...kit.errors import JodiError, RoleError, ShapeError
 from ..host.sampler import decode_domain, read_vae_facts
 from ..wires.agreement import TOGETHER, check_finite, check_sampled, find_filled_rows
-from ..wires.job import Job
+from ..wires.job import LatentJob
 
 log = logging.getLogger("jodi")
 
@@ -30,7 +30,7 @@ def explain_ignored(domain: Domain) -> str:
     )
 
 
-def left_out(latent: Mapping, job: Job, index: int) -> str | None:
+def explain_left_out(latent: Mapping, job: LatentJob, index: int) -> str | None:
     """Why there is nothing to decode in one domain, or None.
 
     Told by the samples as well as by the roles: a decoder makes plausible maps of nothing at all.
@@ -58,16 +58,16 @@ def left_out(latent: Mapping, job: Job, index: int) -> str | None:
     )
 
 
-def check_active(latent: Mapping, job: Job, index: int) -> Domain:
-    """The domain at `index`. Raises: RoleError when the job left it out; as `left_out`."""
-    reason = left_out(latent, job, index)
+def check_active(latent: Mapping, job: LatentJob, index: int) -> Domain:
+    """The domain at `index`. Raises: RoleError when the job left it out; as `explain_left_out`."""
+    reason = explain_left_out(latent, job, index)
     if reason is not None:
         raise RoleError(reason)
     return find_model_domain(job.names[index], index)
 
 
 def decode_picture(
-    vae, latent: Mapping, job: Job, index: int, values: str, original: bool, tile: int = 0
+    vae, latent: Mapping, job: LatentJob, index: int, values: str, original: bool, tile: int = 0
 ) -> Tensor:
     """One domain of a LATENT -> (B, 3, H, W) float32 in [0, 1].
 
@@ -93,7 +93,7 @@ def decode_picture(
     return postprocess(domain, x) if values == VALUES[0] else ((x + 1) / 2).clamp_(0, 1)
 
 
-def knows_original(job: Job) -> bool:
+def knows_original(job: LatentJob) -> bool:
     """Whether the maps can be put back in their original frame; says so in the log if not."""
     known = all(frame is not None for frame in job.frames)
     if not known:

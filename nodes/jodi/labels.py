@@ -6,7 +6,7 @@ from ...jodi_core.labels.depth import DEPTH_SOURCES, convert_depth
 from ...jodi_core.labels.normals import NORMAL_CONVENTIONS, convert_normals
 from ...jodi_core.labels.segmentation import (
     SEGMENTATION_DRAWINGS,
-    draw_classes,
+    draw_segmentation,
     find_class_id,
     make_class_mask,
     paint_class,
@@ -191,7 +191,7 @@ class JodiSegmentation(io.ComfyNode):
             index = paint_class(index, paint_mask, find_class_id(class_name))
         numbers = (index.float() / 255)[:, None].expand(-1, 3, -1, -1)
         return io.NodeOutput(
-            to_image(draw_classes(index, palette)),
+            to_image(draw_segmentation(index, palette)),
             make_class_mask(index, class_name),
             to_image(numbers),
         )

@@ -11,7 +11,7 @@ from ..host.jodi_load import load_model
 from ..host.jodi_text import load_embedded_text, load_text
 from ..host.patcher import WEIGHT_DTYPES
 from ..host.sampler import block_output, read_model_facts
-from ..wires.agreement import BUILT_IN, check_vae
+from ..wires.agreement import BUILT_IN, check_vae_wire
 
 NO_TEXT = "none"
 MODELS, VAES, TEXTS = "diffusion_models", "vae", "text_encoders"
@@ -67,7 +67,7 @@ class JodiLoad(io.ComfyNode):
         patcher = load_model(_path(MODELS, model, TRANSFORMER), weight_dtype)
         facts = read_model_facts(patcher)
         autoencoder = load_vae(_path(VAES, vae, AUTOENCODER))
-        check_vae(facts, VAEFacts.of(autoencoder.config))
+        check_vae_wire(facts, VAEFacts.of(autoencoder.config))
         if text_encoder == NO_TEXT:
             clip = block_output(
                 "Load Jodi has no text encoder chosen; choose one to encode prompts"

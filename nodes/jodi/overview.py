@@ -13,7 +13,7 @@ from ..wires.job import read_job
 from ..wires.pictures import to_image, to_picture
 from ..wires.places import check_pasted
 from ..wires.rows import take_latent_rows
-from .decoding import VALUES, decode_picture, left_out
+from .decoding import VALUES, decode_picture, explain_left_out
 
 SIDE, MAX_ROWS = 256, 8
 
@@ -108,7 +108,7 @@ def _with_decoded(latent, vae, shown: dict, titles: dict, rows: int) -> tuple[di
             titles[name] += " (given)"
         if name in shown:
             pictures[name] = shown[name]
-        elif left_out(first, job, index) is None:
+        elif explain_left_out(first, job, index) is None:
             check_cancel()
             pictures[name] = decode_picture(vae, first, job, index, VALUES[0], False)
     return {**pictures, **{n: p for n, p in shown.items() if n not in pictures}}, titles

@@ -1,13 +1,22 @@
 """Jodi Roles: which domains are given, which are made, and everything a sampler needs for it."""
 
+from collections.abc import Iterator
+
 from comfy_api.latest import io
 
 from ...jodi_core.auto_roles import AUTO, ROLE_CHOICES
 from ...jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from ...jodi_core.job.size import DEFAULT_SIZE, SIZE_CHOICES
 from ...kit.errors import RoleError
-from ..wires.request import NEGATIVE_MASKS, Request
-from .job import build_job
+from ..host.sampler import (
+    check_cancel,
+    encode_domain,
+    make_null_text,
+    progress,
+    read_model_facts,
+    read_vae_facts,
+)
+from ..wires.request import NEGATIVE_MASKS, Request, encode_request
 
 Extra = io.Custom("JODI_EXTRA")
 
@@ -120,7 +129,7 @@ class JodiRoles(io.ComfyNode):
     def execute(cls, model, vae, positive=None, negative=None, extra=None, **values):
         domains = [(n, values.pop(f"{n}_role", AUTO), values.pop(n, None)) for n in DOMAIN_NAMES]
         request = Request((*domains, *(extra or ())), positive, negative, **values)
-        return io.NodeOutput(*build_job(model, vae, request))
+        return io.NodeOutput(*encode_job(model, vae, request))
 
 
 def _picture_input(domain) -> io.Image.Input:
@@ -205,3 +214,27 @@ class JodiExtraDomain(io.ComfyNode):
 
 
 NODES = [JodiRoles, JodiExtraDomain]
+
+
+def encode_job(model, vae, request: Request) -> tuple[list, list, dict, str]:
+    """positive and negative CONDITIONING, LATENT and a summary for people.
+
+    Raises: RoleError, ShapeError, ImageError or JodiError saying what to connect or set.
+    """
+    return encode_request(
+        request,
+        read_model_facts(model),
+        read_vae_facts(vae),
+        encode=lambda pictures: encode_domain(vae, pictures),
+        null_text=lambda: make_null_text(model),
+        watched=_watched,
+    )
+
+
+def _watched(work: list) -> Iterator:
+    """The parts of a work, with the node's progress bar; Cancel is heeded before each."""
+    bar = progress(max(1, len(work)))
+    for part in work:
+        check_cancel()
+        yield part
+        bar.update(1)

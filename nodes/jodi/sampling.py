@@ -20,7 +20,7 @@ from ..host.sampler import (
     run_sampler,
 )
 from ..wires.agreement import check_together
-from ..wires.job import Job, read_job
+from ..wires.job import LatentJob, read_job
 from ..wires.places import check_pasted
 from ..wires.rows import (
     find_row_numbers,
@@ -181,7 +181,7 @@ class JodiSampler(io.ComfyNode):
         return io.NodeOutput({**latent_image, "samples": torch.cat(results)})
 
 
-def _check_start(job: Job, roles: Tensor, samples: Tensor, denoise: float) -> None:
+def _check_start(job: LatentJob, roles: Tensor, samples: Tensor, denoise: float) -> None:
     """Raises: RoleError when sampling would start part of the way from nothing."""
     made = [n for n, role in enumerate(roles.T) if (role == Role.GENERATE).any()]
     empty = [job.names[n] for n in made if not samples[:, :, n].any()]

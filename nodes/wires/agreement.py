@@ -3,7 +3,7 @@
 Wires of two jobs of one size fit each other in shape. Sampling them would make a picture of
 neither, and decoding would name it by the wrong roles. Jodi Sampler asks before it starts
 (`check_together`), the MODEL in every sampling (`check_latent`, `check_domains`, `check_entries`,
-`check_vae`), the decoders before they decode (`check_sampled`).
+`check_vae_wire`), the decoders before they decode (`check_sampled`).
 Shapes: B rows, L domains, z latent channels, h w latent grid.
 """
 
@@ -17,8 +17,7 @@ from ...jodi_core.model import facts
 from ...jodi_core.model.facts import ModelFacts, VAEFacts, name_vae
 from ...jodi_core.roles import Role
 from ...kit.errors import RoleError, ShapeError
-from .job import Job
-from .marks import left_out
+from .job import LatentJob, find_left_out
 from .rows import are_alike, read_roles, take_rows
 
 EMPTY = 1e-4  # some samplers leave rounding errors where the model says zero
@@ -72,10 +71,10 @@ def check_domains(samples: Tensor, roles: Tensor | None, names: Sequence[str]) -
     """Whether a LATENT leaves out the domains that a CONDITIONING ignores, before any content.
 
     Shapes: samples (B, z, L, h, w); roles (1 or B, L), None for text that came by itself. A LATENT
-    that does not say what it leaves out passes (`marks.left_out`).
+    that does not say what it leaves out passes (`job.find_left_out`).
     Raises: RoleError for text by itself; ShapeError, naming the domain, for other roles.
     """
-    missing = left_out(samples)
+    missing = find_left_out(samples)
     if not missing.any():
         return
     if roles is None:
@@ -105,7 +104,7 @@ def check_entries(first: Tensor | None, roles: Tensor | None) -> None:
         check_roles(first[0].tolist(), roles, "negative, or a part of it,", "positive")
 
 
-def check_sampled(samples: Tensor, job: Job) -> None:
+def check_sampled(samples: Tensor, job: LatentJob) -> None:
     """Whether a LATENT (B, z, L, h, w) holds nothing in the domains that its job ignores.
 
     Raises: ShapeError, naming the domain.
@@ -148,7 +147,7 @@ def check_made_for(model: ModelFacts, made_by: VAEFacts | None) -> None:
         )
 
 
-def check_vae(model: ModelFacts, vae: VAEFacts) -> None:
+def check_vae_wire(model: ModelFacts, vae: VAEFacts) -> None:
     """Raises: ShapeError, naming the VAE that belongs to the model, when it is another one."""
     name = name_vae(model.vae)
     where = _WHERE.get(name, "in models/vae (Load Jodi or Load Jodi VAE)")
@@ -176,7 +175,9 @@ def apply_prompt_mask(positive: list, negative: list) -> list:
     ]
 
 
-def check_together(latent: Mapping, job: Job, numbers: Sequence[int], **conditionings) -> None:
+def check_together(
+    latent: Mapping, job: LatentJob, numbers: Sequence[int], **conditionings
+) -> None:
     """Whether a LATENT and CONDITIONINGs, by the names of their sockets, are of one job.
 
     numbers: for each row of the LATENT its row in them.

@@ -22,9 +22,8 @@ from ...jodi_core.labels.maps import preprocess
 from ...jodi_core.model.facts import ModelFacts, VAEFacts
 from ...jodi_core.roles import RolePlan
 from ...kit.errors import JodiError, RoleError
-from .agreement import apply_prompt_mask, check_vae
-from .job import make_job_entry
-from .marks import mark_ignored
+from .agreement import apply_prompt_mask, check_vae_wire
+from .job import make_job_entry, mark_ignored
 from .pictures import to_picture
 from .places import MADE
 from .rows import add_extras
@@ -98,7 +97,7 @@ def plan_request(request: Request, facts: ModelFacts) -> Planned:
     return Planned(plan, given, rows, held)
 
 
-def build(
+def encode_request(
     request: Request,
     facts: ModelFacts,
     vae: VAEFacts,
@@ -113,7 +112,7 @@ def build(
     the empty prompt. watched: goes through a list of work, for a progress bar.
     Raises: as `plan_request`; ShapeError when the VAE is not the model's.
     """
-    check_vae(facts, vae)
+    check_vae_wire(facts, vae)
     planned = plan_request(request, facts)
     plan, given = planned.plan, planned.given
     grid = (given.size[0] // facts.vae_factor, given.size[1] // facts.vae_factor)

@@ -22,7 +22,7 @@ from jodi_pack.kit.pictures.files import save_png
 from jodi_pack.kit.pictures.palettes import SEGMENTATION_PALETTE
 from jodi_pack.kit.scenes.render import render_scenes
 from jodi_pack.nodes.wires.job import read_job
-from jodi_pack.nodes.wires.request import Request, build, plan_request
+from jodi_pack.nodes.wires.request import Request, encode_request, plan_request
 from PIL import Image
 
 STEPS, SEED = 2, 5
@@ -244,7 +244,7 @@ def by_nodes(pipeline, case: Case, given) -> Found:
     request = request_of(batched, case.made, **settings)
     scale = vae.latent_scale
     null = [[torch.zeros(1, 1, 1), {"attention_mask": torch.ones(1, 1)}]]
-    positive, _, latent, summary = build(
+    positive, _, latent, summary = encode_request(
         request,
         model,
         vae,

@@ -12,7 +12,6 @@ import torch
 from jodi_pack.jodi_core.model.checkpoint import (
     TRANSFORMER,
     load_transformer,
-    null_text_is_two_rows,
     read_sizes,
 )
 from jodi_pack.jodi_core.model.config import JODI_1600M, TransformerConfig
@@ -334,17 +333,6 @@ class TestFaults:
         check({**vae_state, **batch_norm}, "unexpected 1", "ImageNet")
         vae_state["decoder.project_in.main.conv.bias"] = torch.ones(5)
         check(vae_state, r"misshaped 1: .*expected \(16,\), came \(5,\)")
-
-
-def test_null_text_structure(state):
-    assert not null_text_is_two_rows(state)
-    rows = state["y_embedder.y_embedding"]
-    rows[1:] = rows[1]
-    assert null_text_is_two_rows(state)
-    rows[4, 3] += 1e-3
-    assert not null_text_is_two_rows(state)
-    assert null_text_is_two_rows({"y_embedder.y_embedding": rows[:1]})
-    refused(lambda: null_text_is_two_rows({}), "y_embedding", "missing")
 
 
 @pytest.mark.slow

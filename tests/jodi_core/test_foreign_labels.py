@@ -10,7 +10,7 @@ from jodi_pack.jodi_core.labels.segmentation import (
     ADE20K_COLORS_OF_12,
     ADE20K_OF_12,
     SEGMENTATION_DRAWINGS,
-    draw_classes,
+    draw_segmentation,
     paint_class,
     read_classes,
 )
@@ -141,7 +141,7 @@ def test_normals_get_unit_length_and_no_direction_is_grey():
 @pytest.mark.parametrize("drawn", SEGMENTATION_DRAWINGS)
 def test_classes_come_back_from_either_drawing(drawn):
     index = torch.arange(12, dtype=torch.uint8).view(1, 3, 4).repeat(2, 1, 1)
-    picture = draw_classes(index, drawn)
+    picture = draw_segmentation(index, drawn)
     assert torch.equal(read_classes(picture, drawn), index)
     noisy = (picture + torch.rand_like(picture) * 0.02).clamp(0, 1)
     assert torch.equal(read_classes(noisy, drawn), index)

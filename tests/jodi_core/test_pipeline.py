@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from jodi_pack.jodi_core.labels.maps import postprocess
-from jodi_pack.jodi_core.model.facts import GUIDANCE, PERCEPTION_STEPS, STEPS
+from jodi_pack.jodi_core.model.facts import PERCEPTION_STEPS, RELEASED_GUIDANCE, STEPS
 from jodi_pack.jodi_core.roles import RolePlan
 from jodi_pack.jodi_core.text import TextFeatures
 from jodi_pack.kit.errors import Interrupted, JodiError, ShapeError, TextError
@@ -52,7 +52,7 @@ class TestTasks:
         result = pipeline.control(maps, "a red house", generate=["image", "albedo"], steps=2)
         assert set(result.raw) == {"image", "albedo"}
         assert torch.equal(result.pictures["depth"], maps["depth"])
-        assert result.settings["guidance"] == GUIDANCE
+        assert result.settings["guidance"] == RELEASED_GUIDANCE
 
     def test_generate(self, pipeline):
         result = pipeline.generate(["a red house", "the blue sky"], ["depth"], steps=2)

@@ -192,7 +192,7 @@ def test_reference_autoencoder_both_ways(reference_dir, tmp_path, name):
     other, back = tmp_path / "other.safetensors", tmp_path / "back.safetensors"
     here, there = autoencoder_keys.NAMINGS[:: -1 if "diffusers" in name else 1]
     convert(original, other, naming=there)
-    assert autoencoder_keys.naming_of(load_file(other)) == there
+    assert not set(load_file(other)) & set(load_file(original))
     convert(other, back, naming=here)
     assert same(load_file(back), load_file(original))
     one, _ = load_autoencoder(original)

@@ -27,7 +27,7 @@ from jodi_pack.nodes.host.jodi_text import load_text
 from jodi_pack.nodes.jodi import loaders
 from jodi_pack.nodes.jodi.text import JodiTextEncode
 from jodi_pack.nodes.wires import agreement
-from jodi_pack.nodes.wires.agreement import check_vae
+from jodi_pack.nodes.wires.agreement import check_vae_wire
 from jodi_pack.tests.helpers import TINY, tiny_autoencoder, tiny_transformer
 from jodi_pack.tests.nodes.checks_model import relative
 from jodi_pack.tests.nodes.parts import AE, raises
@@ -158,8 +158,8 @@ def check_parts_that_do_not_belong_together(folder):
 def check_the_message_names_the_released_vae():
     released = read_facts(JODI_1600M, {}, "jodi")
     with raises(ShapeError, "32 x 32 pixels", "dc-ae-f32c32-sana-1.0 in models/vae"):
-        check_vae(released, VAEFacts(32, 8, 1.0))
-    check_vae(released, VAEFacts(32, 32, 0.41407))
+        check_vae_wire(released, VAEFacts(32, 8, 1.0))
+    check_vae_wire(released, VAEFacts(32, 32, 0.41407))
 
 
 def check_exported_files_say_which_vae_they_belong_to(folder):
@@ -169,7 +169,7 @@ def check_exported_files_say_which_vae_they_belong_to(folder):
     about = read_state_dict(written["transformer"])[1]
     assert (about["vae_factor"], about["latent_scale"]) == ("8", "0.41407")
     model, vae = load_model(written["transformer"]), load_vae(written["autoencoder"])
-    check_vae(_host.read_model_facts(model), _host.read_vae_facts(vae))
+    check_vae_wire(_host.read_model_facts(model), _host.read_vae_facts(vae))
     shipped = read_state_dict(TRANSFORMER)[1]
     assert {"vae_factor", "latent_scale"} <= set(shipped)
 

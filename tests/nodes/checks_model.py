@@ -498,7 +498,7 @@ def check_conditions_are_told_apart_by_hooks():
         current_hooks, object_patches, injections = None, {}, {}
 
     made = []
-    run = _host_run.Run((_host_run.RunEntry(model),))
+    run = _host_run.SamplingRun((_host_run.RunEntry(model),))
     x = torch.zeros(1)
     before, model.current_patcher = model.current_patcher, Patcher()
     try:

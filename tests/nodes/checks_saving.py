@@ -12,7 +12,7 @@ from jodi_pack.nodes.host.dcae import load_vae
 from jodi_pack.nodes.host.jodi_load import load_model
 from jodi_pack.nodes.host.jodi_text import encode_text, load_text
 from jodi_pack.nodes.jodi import loaders
-from jodi_pack.nodes.wires.agreement import BUILT_IN, check_vae
+from jodi_pack.nodes.wires.agreement import BUILT_IN, check_vae_wire
 from jodi_pack.tests.nodes.parts import parts
 
 
@@ -63,7 +63,7 @@ def check_a_model_of_other_sizes_loads_back(folder):
     file = saved(folder, nodes_model_merging.ModelSave, "tiny", model=model)
     assert _host.read_model_facts(load_model(file)) == _host.read_model_facts(model)
     kept = load_vae(saved(folder, nodes_model_merging.VAESave, "tinyvae", vae=vae))
-    check_vae(_host.read_model_facts(model), _host.read_vae_facts(kept))
+    check_vae_wire(_host.read_model_facts(model), _host.read_vae_facts(kept))
 
 
 def check_a_saved_vae_loads_back(folder):

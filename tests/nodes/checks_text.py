@@ -119,7 +119,7 @@ def check_gemma_equals_transformers(folder):
             ids, mask = torch.tensor([window.ids]), torch.tensor([window.mask])
             hidden = network(input_ids=ids, attention_mask=mask).last_hidden_state
             expected = hidden[:, list(window.select)]
-            keep = torch.tensor(window.selected_mask)
+            keep = torch.tensor([window.mask[i] for i in window.select])
             assert features.shape == (1, 300, 64)
             assert torch.equal(extra["attention_mask"][0].long(), keep)
             # Pad rows count too: the released model reads the negative's through the prompt's mask.
