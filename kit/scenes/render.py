@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..errors import JodiError
 from .captions import COLOR_TOLERANCE, COLOR_WORDS, VOCABULARY, read_caption, write_caption
-from .layout import Scene, compose
+from .environment import Scene
+from .layout import compose
 from .maps import draw_classes, draw_depth, draw_lines, draw_normals, draw_skeleton
 from .primitives import INFINITY
 from .surface import Hits, look, stack_scenes

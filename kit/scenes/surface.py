@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..pictures.palettes import SEGMENTATION_CLASSES
-from .layout import Environment, Scene
+from .environment import Environment, Scene
 from .objects import CHECKER, MATERIAL_COLUMNS, NOISE, SNOW, STRIPES, WINDOWS
 from .primitives import (
     GEOMETRY_COLUMNS,
