@@ -2,8 +2,8 @@
 
 Every condition is encoded, both guidance halves run as one batch of two wherever guidance is not 1,
 all eight domains are sampled, and all eight are decoded and post-processed, one after the other.
-The schedule, the noise and the solver's closed form are shared with ours: they cost next to nothing
-and keep the two comparable.
+The schedule, the noise and the solver's closed form are shared with ours: they cost almost nothing,
+and the two stay comparable.
 Shapes: B rows, L domains, z latent channels, h w latent grid, H W pixels.
 """
 

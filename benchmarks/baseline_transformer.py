@@ -27,7 +27,7 @@ ATTENTION_EPS = 1e-8
 
 
 class BaselineTransformer(nn.Module):
-    """Velocity of all domains; those that are not generated carry no meaning."""
+    """Velocity of all domains; only that of generated domains has a meaning."""
 
     def __init__(self, config: TransformerConfig, *, device=None, dtype=None):
         super().__init__()

@@ -1,4 +1,4 @@
-"""`jodi control`: labels, and the picture too if wanted, to whatever is asked for."""
+"""`jodi control`: from labels, and from the picture too where it is given, to any other domains."""
 
 import logging
 from pathlib import Path

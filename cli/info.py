@@ -67,7 +67,7 @@ def run(args, console: Console) -> int:
 
 
 def describe(path: Path) -> Lines:
-    """Title and value of what is known about a file. Raises: JodiError for what is no use here."""
+    """Lines (title, value) about a file. Raises: JodiError for a file that jodi cannot use."""
     if path.suffix.lower() == ".png" and path.is_file():
         yield from _picture(path)
         return

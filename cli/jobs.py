@@ -1,4 +1,4 @@
-"""Running jobs: read, fit, run, save; what fails is told at the end and stops nothing else."""
+"""Running jobs: read, fit, run, save. A job that fails is reported at the end; the others go on."""
 
 import logging
 import os
@@ -244,7 +244,7 @@ def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, arg
         "negative": getattr(args, "negative", ""),
         "width": ready.size[1],
         "height": ready.size[0],
-        # names only: where files lie on somebody's disk is nobody else's business
+        # names only: paths on somebody's disk are private
         "given": {name: path.name for name, path in job.pictures.items()},
         "device": str(pipeline.device),
         "near": args.near,

@@ -29,7 +29,7 @@ SIZE = 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of everything; by default as much as jodi-nano itself is made with.
+    """The numbers of scenes and steps; by default those that made jodi-nano itself.
 
     Minutes end a training earlier than its steps do; None takes all steps.
     """
@@ -42,7 +42,7 @@ class Recipe:
     evaluation_scenes: int = 512
 
 
-# Shares of a budget. What is left is for starting, loading and writing.
+# Shares of a time budget. The rest is for starting, loading and writing.
 SCENES, AUTOENCODER, TRANSFORMER, EVALUATION = 0.2, 0.27, 0.35, 0.08
 TRIED = 32  # scenes that are rendered to see how long one takes
 ENCODING, EVALUATING = 1.0, 120.0  # what a scene costs there, as a multiple of its rendering

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what becomes of them."""
+"""Options that several commands share, and how their values are read."""
 
 import argparse
 import math
@@ -20,7 +20,7 @@ DOMAIN_HELP = "domains: " + "; ".join(f"{d.name} ({d.description})" for d in DOM
 
 
 class UsageError(Exception):
-    """The command line asks for something that cannot be; exit status 2."""
+    """The command line asks for something impossible; exit status 2."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -150,7 +150,7 @@ def add_text_options(parser, sampling) -> None:
         "--negative-features",
         type=Path,
         metavar="FILE",
-        help="the same for what should not be there",
+        help="the same for the negative prompt",
     )
 
 

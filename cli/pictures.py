@@ -29,14 +29,14 @@ INDEX_ENDING = "_segmentation_index.png"
 DEPTH_SOURCES = ("near-white", "near-black", "metres", "millimetres")
 INVERTIBLE = ("lineart", "edge")
 
-# What shows through where a picture is transparent: nothing, in each domain's own way.
+# The colour behind transparent pixels: each domain's own colour for "nothing here".
 _BACKGROUNDS = {
     **dict.fromkeys(("edge", "depth", "segmentation", "openpose"), (0.0, 0.0, 0.0)),
     "normal": (0.5, 0.5, 0.5),
 }
 _WHITE = (1.0, 1.0, 1.0)
 
-# Where a doubt about a given picture is set right on the command line.
+# The option that corrects what is odd about a given picture.
 _WAYS = {
     ("depth", "inverted"): "--depth-source near-black, metres or millimetres",
     ("depth", "flat"): "--depth-source, if it holds distances",
@@ -111,7 +111,7 @@ def _read_depth(path: Path, maps: Maps) -> Tensor:
         return _drawn(path, plane, "distance")
     if numbers is None or numbers.indexed or numbers.top in (1, 255):
         return plane if source == "near-white" else 1 - plane
-    # more bits have no usual range: it is the map's own
+    # numbers of more bits have no usual range: the map's own range counts
     known = plane[plane.isfinite()]
     if maps.depth_source is None and bool(((known < 0) | (known > 1)).any()):
         low, high = float(known.min()), float(known.max())
@@ -165,7 +165,7 @@ def _colored(path: Path, numbers: Tensor, drawn: str) -> Tensor:
 
 
 def explain_doubt(doubt: Doubt) -> str:
-    """A doubt about a given picture, with the option that sets it right."""
+    """A doubt about a given picture, with the option that corrects it."""
     way = _WAYS.get((doubt.name, doubt.kind))
     return doubt.text if way is None else f"{doubt.text} ({way})"
 

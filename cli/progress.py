@@ -109,8 +109,8 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_on_interrupt(console: Console) -> Iterator[Stop]:
-    """Inside, the first Ctrl-C sets `asked`, to be looked at after each step; the second one
-    interrupts at once, as does the first where nobody looked until the end.
+    """Inside, the first Ctrl-C sets `asked`, which is checked after each step; the second Ctrl-C
+    interrupts at once. At the end an unchecked Ctrl-C interrupts too.
 
     Raises: KeyboardInterrupt.
     """

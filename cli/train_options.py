@@ -76,7 +76,7 @@ def _nano(parser, stages: Mapping[str, argparse.ArgumentParser]) -> None:
         "--minutes",
         type=parse_finite,
         metavar="M",
-        help="the best that can be done in so many (default: all that jodi-nano itself took)",
+        help="end after about so many minutes (default: as much training as jodi-nano itself)",
     )
     parser.add_argument(
         "--to",

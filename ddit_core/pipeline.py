@@ -125,7 +125,7 @@ class DDiTPipeline:
         """A caption for each picture.
 
         question: None lets the model write freely, as the base model was trained; the fine-tuned
-        one is asked, for example by `text.draft.CAPTION_QUESTION`. Else as `write`.
+        model needs a question, for example `text.draft.CAPTION_QUESTION`. Else as `write`.
         """
         if question is None:
             draft = draft_caption(self.length, self.tokenizer)
@@ -181,8 +181,8 @@ class DDiTPipeline:
     ) -> TextResult:
         """Drafts filled in from pictures (B, 3, H, W) in [0, 1].
 
-        As many of each, or one picture or one draft for all. Of a picture that is no square the
-        middle is seen; whole: see `picture.fit_picture`.
+        As many pictures as drafts, or a single picture or draft for all. A picture that is not
+        square is cropped to its middle; whole: see `picture.fit_picture`.
         options: how words are drawn. Row i uses seed + i, or its own of a list.
         Raises: ShapeError where the numbers do not match; Interrupted when the callback stopped it.
         """

@@ -116,7 +116,7 @@ def find_domain_index(name_or_index: str | int, names: Sequence[str] = DOMAIN_NA
 
 
 def name_domains(count: int) -> tuple[str, ...]:
-    """Names of `count` domains where nothing says them: the eight, then `domain 9` and so on."""
+    """Names for a model that does not name its domains: the eight, then `domain 9` and so on."""
     return (
         *DOMAIN_NAMES[:count],
         *(f"domain {n}" for n in range(len(DOMAIN_NAMES) + 1, count + 1)),
@@ -124,7 +124,7 @@ def name_domains(count: int) -> tuple[str, ...]:
 
 
 def find_model_domain(name: str, index: int) -> Domain:
-    """The domain of that name; one that only an extended model has is read as plain colour."""
+    """The domain of that name; a domain that only an extended model has is read as plain colour."""
     if name in DOMAIN_NAMES:
         return find_domain(name)
     return Domain(name, index, name.replace("_", " ").capitalize(), "color", "")

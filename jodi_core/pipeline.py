@@ -38,8 +38,8 @@ class Result:
 
     raw: (B, 3, H, W) float32 decoder output, about [-1, 1], of generated domains. pictures: the
     same post-processed to [0, 1], and the given pictures of conditions. latents: (B, L, z, h, w).
-    settings: everything needed to run it again, as plain values. given: how the pictures of a job
-    with a size by name were fitted, and what is odd about them.
+    settings: everything needed to run it again, as plain values. given: how the pictures were
+    fitted and what is odd about them, for a job whose size was named.
     """
 
     plan: RolePlan
@@ -109,7 +109,7 @@ class JodiPipeline(Stages):
         generate: Iterable[str] = ("image",),
         **options,
     ) -> Result:
-        """Label pictures (B, 3, H, W) in [0, 1] -> the image, or whatever `generate` names."""
+        """Label pictures (B, 3, H, W) in [0, 1] -> the image, or the domains in `generate`."""
         plan = self.plan(generate, conditions)
         return self.run(plan, conditions=conditions, prompt=prompt, **options)
 

@@ -43,8 +43,8 @@ class Stages:
     ):
         """metadata: of the transformer's file; source: its name, and the title where it has none.
 
-        A file that does not say which latents its model works on takes those of this autoencoder,
-        but for the released model.
+        A file that does not say which latents its model works on takes this autoencoder's, unless
+        it is the released model.
         Raises: CheckpointError for metadata that cannot be true, ShapeError for parts that do not
         belong together.
         """
@@ -84,7 +84,7 @@ class Stages:
         return self.facts.trained_roles
 
     def domain(self, name: str) -> Domain:
-        """One of this model's domains; one beyond the eight is read as plain colour."""
+        """A domain of this model; a domain beyond the eight is read as plain colour."""
         return find_model_domain(name, find_domain_index(name, self.names))
 
     def plan(self, generate: Iterable[str], condition: Iterable[str] = ()) -> RolePlan:
@@ -149,9 +149,9 @@ class Stages:
     ) -> TextFeatures:
         """Text features of one or more prompts.
 
-        A model without an encoder of its own knows only the empty prompt, through its stored null
-        text, all of which is read: so the model met it in training. like: features of the other
-        half of the guidance; the null text is cut to their length, so that one mask fits both.
+        A model without a text encoder reads only the empty prompt, which is its stored null text
+        with every token readable, as in training. like: features of the other half of the guidance;
+        the null text is cut to their length, so that one mask fits both.
         Raises: TextError when a prompt needs an encoder that is not there.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)

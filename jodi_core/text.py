@@ -112,8 +112,7 @@ class ClosedVocabularyEncoder(nn.Module):
     A token's feature is its word's vector followed by that of the word before it, so that an
     adjective stays tied to its noun. Position 0 is the begin token; all pad rows are equal, as in
     the released null text. Unknown words are left out, with a warning that names them. A prompt
-    without a known word is the null text, all of which may be read: so the model met it in
-    training.
+    without a known word is the null text with every token readable, as in training.
     """
 
     BEGIN, PAD = "<begin>", "<pad>"
@@ -140,7 +139,8 @@ class ClosedVocabularyEncoder(nn.Module):
             square = torch.randn(count, count, dtype=torch.float64, generator=generator)
             orthonormal = torch.linalg.qr(square).Q
             table = orthonormal * count**0.5
-        # A host writes buffers as they lie in memory, and files hold them row by row.
+        # Contiguous, because a host saves buffers in memory order, while files hold them row by
+        # row.
         rows = torch.as_tensor(table, dtype=torch.float32).contiguous()
         self.register_buffer("table", rows)
 
@@ -160,7 +160,8 @@ class ClosedVocabularyEncoder(nn.Module):
         return TextFeatures(torch.cat([word, before], dim=-1).unsqueeze(1), mask)
 
     def _tokens(self, prompt: str) -> list[int]:
-        words = re.findall(r"[^\W_]+", prompt.lower())  # of any script, so that none goes unsaid
+        # of any script, so that every unknown word is named
+        words = re.findall(r"[^\W_]+", prompt.lower())
         unknown = sorted({w for w in words if w not in self._ids})
         if unknown:
             logger.warning(

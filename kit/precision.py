@@ -1,4 +1,4 @@
-"""What bfloat16 is worth on this machine, and which precision a training computes in."""
+"""How fast bfloat16 is on this machine, and which precision a training computes in."""
 
 import functools
 import statistics

@@ -1,7 +1,7 @@
 """How often the network runs for one text: by the published sampler, and by this one.
 
-Nothing but the sampler's own rules decides it: the length, the steps, and how soon the text ends.
-So the network is replaced by one that knows the text, and the real sampler counts.
+The count follows from the length, the steps, and how soon the text ends. So a stand-in that knows
+the text replaces the network, and the real sampler counts.
 """
 
 from collections.abc import Sequence

@@ -26,7 +26,7 @@ class QuestionReport:
 def evaluate_questions(
     ask: Callable[[Path, str], str], questions: Iterable[Question]
 ) -> QuestionReport:
-    """Ask every question of its picture and score what people answered too.
+    """Ask every question about its picture, and score the answers where people answered too.
 
     ask: picture file and question -> answer.
     Raises: JodiError without any question.

@@ -102,7 +102,7 @@ def read_sizes(
 
 
 def read_shapes(state: State) -> dict[str, int]:
-    """What the shapes tell, by field name. A size whose tensors are absent is absent.
+    """Sizes read from the shapes, by field name; a size whose tensors are missing is left out.
 
     Raises: CheckpointError for a table of positions that is missing or not square.
     """

@@ -43,7 +43,7 @@ def prepare_denoiser(
     """A function (x, sigma) -> clean estimate, float32, with classifier-free guidance.
 
     text, negative_text: features (rows or 1, L, D). As published, guidance of 1 or less evaluates
-    the prompt alone; so it is where both texts are the same tensor content.
+    the prompt alone; equal texts are evaluated once, too.
     Raises: TextError where guidance needs a negative text and none is given; ShapeError.
     """
     weight = model.context_embedder.weight

@@ -1,4 +1,4 @@
-"""What an answer says: yes or no, or how many."""
+"""Answers read as yes or no, or as a number."""
 
 import re
 

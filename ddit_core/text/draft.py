@@ -1,8 +1,8 @@
 """Texts with places to fill: whole captions, answers to questions, blanks between locked words.
 
-A draft is the sequence that the sampler starts from. Locked words never pass through the tokenizer
-on their way out: the result is put together from them as they were typed and from what was filled
-in, so that they come back unchanged in every case.
+A draft is the sequence that the sampler starts from. The result is put together from the locked
+words as they were typed and the words that were filled in: locked words do not pass through the
+tokenizer on the way out, so they always come back unchanged.
 """
 
 import re
@@ -64,7 +64,8 @@ class Draft:
         return tuple(flags)
 
     def read(self, ids: Sequence[int], tokenizer: Tokenizer, hole: str = "") -> str:
-        """The text of a filled draft: locked words as typed, each blank up to its first end token.
+        """The text of a filled draft: locked words as typed, and each blank up to its first end
+        token.
 
         hole: what stands for masked places, a whole run of them.
         """

@@ -1,8 +1,8 @@
 """When each masked place is revealed.
 
 The published sampler decides at every step, for every masked place, whether it is revealed: with
-probability (t - s) / t between the times t and s, whatever the network says. So the step of each
-place can be drawn beforehand, and the network need only run at steps that reveal something.
+probability (t - s) / t between the times t and s, independent of the network's output. So the step
+of each place can be drawn beforehand, and the network need only run at steps that reveal something.
 """
 
 import itertools

@@ -23,7 +23,7 @@ class Bar:
     against: str | None = None
 
     def measure(self, values: Values) -> float | None:
-        """The number that is held against the bar; None where the evaluation has none."""
+        """The number that is compared with the bar; None where the evaluation has no such value."""
         value = values.get(self.key)
         if not isinstance(value, (int, float)):
             return None

@@ -1,4 +1,5 @@
-"""What scores without looking: averages of training scenes, constants, copies of the input.
+"""Baselines, which do not look at the picture: averages of training scenes, constants, copies of
+the input.
 
 A model is worth something as far as it beats these. They are made from scenes of training seeds
 only; nothing here sees an evaluation scene beyond what a baseline is allowed to (the input picture,

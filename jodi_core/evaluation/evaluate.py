@@ -33,7 +33,7 @@ ANY_TO_ANY: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("normal",), ("depth",)),
     (("image", "segmentation"), ("depth", "normal")),
 )
-"""What is made, and from what, without text; none of it is a pattern of the released model."""
+"""Tasks without text: what is made, and from what. The released model was not trained on them."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -58,9 +58,9 @@ def evaluate(
 
     scenes, first_seed: seeds first_seed.. are used, at least 2^24. size: (height, width) or one
     number; the pipeline's own by default. steps: of single-label perception and of all labels at
-    once, always without guidance. control_steps, guidance: of the tasks that read text. None of
-    steps and guidance is the pipeline's own. batch: scenes in memory at a time. parts: which of
-    `PARTS` to do.
+    once, always without guidance. control_steps, guidance: of the tasks that read text. Steps and
+    guidance that are None are the pipeline's own. batch: scenes in memory at a time. parts: which
+    of `PARTS` to do.
     training_scenes: how many the baselines are averaged over. resamples: of the bootstrap. show:
     scenes whose pictures are kept for the report. progress(done, total, what) after every run.
     Row i of a run uses its scene's seed as noise seed, so that results do not depend on `batch`.
@@ -214,7 +214,7 @@ class _Evaluation:
         self._add_joint("model", result.pictures, truth.captions)
 
     def values(self, resamples: int) -> dict[str, float | None]:
-        """Every measure under its key; None where nothing could be measured."""
+        """All measures by key; None where nothing could be measured."""
         values: dict[str, float | None] = {}
         for (key, whose), tally in self.tallies.items():
             for measure, value in tally.values().items():

@@ -33,7 +33,8 @@ KEEP = 0.8
 
 REFERENCE_PIXELS, MIN_REFERENCE = 12, 0.4
 """Scores are relative to the mean of the brightest pixels of a picture, so that a soft drawing is
-read as well as a crisp one; never to less than this, so that nothing is read into a black one."""
+read as well as a crisp drawing; the mean counts as at least this, so that a black picture has no
+joints."""
 
 HUE_SIGMA = 0.25
 """Spread of hues, in units of the brightest channel; neighbouring colours are 1/3 apart."""

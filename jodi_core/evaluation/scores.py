@@ -26,7 +26,7 @@ class Tally:
     """Adds up images. Subclasses say what one image contributes and what the sum means."""
 
     headline: tuple[str, ...] = ()
-    """Measures that are reported first; the others are extra."""
+    """Names of the measures that are reported first."""
 
     def __init__(self) -> None:
         self._rows: list[np.ndarray] = []

@@ -12,7 +12,10 @@ Text = str | Sequence[str] | TextFeatures | None
 
 
 def check_pictures(plan: RolePlan, names: Sequence[str], pictures: Mapping[str, Tensor]) -> None:
-    """Raises: RoleError unless the plan is over `names` and has one picture per condition."""
+    """Pass when the plan is over `names` and has one picture per condition.
+
+    Raises: RoleError with what is missing and what is too much.
+    """
     if plan.names != tuple(names):
         raise RoleError(
             f"the plan is for {', '.join(plan.names)}; the model has {', '.join(names)}"
@@ -39,7 +42,8 @@ def count_rows(pictures: Mapping[str, Tensor], texts: Mapping[str, Text], batch:
 
 
 def agree_on_rows(counts: Mapping[str, int], batch: int | None = None) -> int:
-    """Rows of a job: `batch`, or as many as its largest part has. Every part has 1 row or all.
+    """The number of rows of a job: `batch`, or that of its largest part. Every part has 1 row or
+    all rows.
 
     counts: rows of each part by its name. Raises: ShapeError naming the parts that differ.
     """

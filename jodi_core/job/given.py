@@ -22,7 +22,7 @@ ONE_TONE = 1.5 / 255
 """Depth that spans less is one step of 8 bits: there is nothing to stretch."""
 
 NOTED_CROP = 0.03
-"""Share of a picture that may be cut off without a word."""
+"""Share of a picture that may be cut off without a warning."""
 
 SAME_PROPORTIONS = 0.02
 
@@ -101,7 +101,7 @@ def differ_in_proportions(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _cut_off(frames: Mapping[str, Frame], choice: str) -> list[Doubt]:
-    """A word on the first picture when much of it is not seen."""
+    """A warning when much of the first picture is cut off."""
     for name, frame in list(frames.items())[:1]:
         lost = 1 - frame.height * frame.width / (frame.resized_h * frame.resized_w)
         if frame.mode == "crop" and lost > NOTED_CROP:
@@ -116,7 +116,7 @@ def _cut_off(frames: Mapping[str, Frame], choice: str) -> list[Doubt]:
 
 
 def _not_over_each_other(frames: Mapping[str, Frame]) -> list[Doubt]:
-    """A word on every picture whose proportions are not those of the first."""
+    """A warning for every picture whose proportions differ from the first picture's."""
     doubts = []
     for name, frame in frames.items():
         first, reference = next(iter(frames.items()))

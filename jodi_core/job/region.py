@@ -30,7 +30,7 @@ def lay_region_on_grid(
         raise ImageError(f"expected a mask with values in 0..1, got {low:.4g} to {high:.4g}")
     fitted, _ = fit(mask.to(torch.float32).clamp(0, 1)[:, None], size, mode)
     region = F.adaptive_max_pool2d(fitted, grid)[:, 0]
-    # resizing leaves round-off; what is all but kept or free is meant to be exactly so
+    # resizing rounds: values very near 0 or 1 become exactly 0 or 1
     return region.masked_fill(region < 1e-3, 0.0).masked_fill(region > 1 - 1e-3, 1.0)
 
 

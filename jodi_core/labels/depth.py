@@ -83,7 +83,7 @@ def convert_depth(
     if normalize == "range":
         depth = _between(plane, source, low, high)
         return depth if near == "white" else 1 - depth
-    # seen as one tall picture, a batch has one pair of extremes
+    # a batch laid out as one tall picture has one pair of extremes
     whole = plane if normalize == "image" else plane.reshape(1, -1, plane.shape[-1])
     word = source.removeprefix("near ")
     depth = read_depth(whole, near=word)[:, 0]
@@ -116,7 +116,7 @@ def read_depth(values: Tensor, near: str = "white") -> Tensor:
     # each picture's own farthest value stands in where there is none
     farthest = plane.masked_fill(~known, torch.inf).amin((1, 2), keepdim=True)
     plane = torch.where(known, plane, farthest)
-    # any unit may come in: what counts as flat is measured against the values themselves
+    # the unit is not known, so flatness is measured relative to the largest value
     largest = plane.abs().amax((1, 2), keepdim=True).clamp_min(torch.finfo(plane.dtype).tiny)
     return repeat_gray(stretch(plane / largest))
 

@@ -29,7 +29,7 @@ class Ensemble:
 
 
 def combine(of: str | int | Domain, samples: Tensor) -> Ensemble:
-    """The consensus of samples (N, 3, H, W) in [0, 1] of one domain, drawn as that domain is.
+    """The consensus of samples (N, 3, H, W) in [0, 1] of one domain, as a picture of that domain.
 
     depth: aligned to each other by scale and offset, averaged, stretched to [0, 1]; uncertainty is
     the standard deviation in that range. normal: mean direction; uncertainty is 1 - length of the
@@ -56,10 +56,9 @@ def align_affine(maps: Tensor) -> Tensor:
     """Maps that agree up to scale and offset, brought to one scale and offset.
 
     Shapes: (N, H, W) -> (N, H, W) float32, about zero mean. Each map is centred and fitted by
-    least squares to the consensus r, the unit map that keeps the most of all of them: it is the
-    first principal component of the maps brought to unit length. A map that runs against it is
-    left out of it and becomes flat, and so counts as disagreeing; a flat map stays flat. The
-    consensus has standard deviation 1.
+    least squares to the consensus r, which is the first principal component of the maps at unit
+    length. A map with a negative correlation to r is left out of r and becomes flat, so that it
+    counts as disagreeing; a flat map stays flat. The consensus has standard deviation 1.
     """
     flat = maps.to(torch.float32).flatten(1)
     # brightness is of order 1, so float32 is exact enough once the mean is gone

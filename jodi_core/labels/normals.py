@@ -38,7 +38,7 @@ def make_normal_map(x: Tensor, convention: str = "model") -> Tensor:
 
 
 def convert_normals(picture: Tensor, source: str = "jodi", target: str = "opengl") -> Tensor:
-    """Normals (B, 3, H, W) drawn in one convention, drawn in another; lengths become 1.
+    """Normals (B, 3, H, W) of one convention, redrawn in another; lengths become 1.
 
     jodi: red is high facing picture left, green up, blue towards the camera. opengl: red right,
     green up. directx: red right, green down. Grey and black, which mean no direction, become grey.

@@ -54,7 +54,7 @@ _PUBLISHED = {
 def read_sizes(
     state: State, metadata: Mapping[str, str], config: TransformerConfig | None = None
 ) -> TransformerConfig:
-    """The transformer's sizes: those passed, else its metadata's, else a released size.
+    """The transformer's sizes: from `config`, else from the metadata, else of a released model.
 
     Shapes tell most sizes, and whatever is passed or stored must agree with them. They do not tell
     how a width is cut into heads, nor the base of the positional table.
@@ -118,9 +118,9 @@ _SOURCES = (
 
 
 def read_shapes(state: State) -> dict[str, int]:
-    """What the shapes tell, by field name (`mlp_size` and `domains` stand for what they imply).
+    """Sizes read from the shapes, by field name; a size whose tensors are missing is left out.
 
-    A size whose tensors are absent is absent.
+    `mlp_size` and `domains` stand for the fields that follow from them.
     """
     facts: dict[str, int] = {}
     for field, pattern, axis in _SOURCES:
@@ -173,8 +173,8 @@ def explain_transformer(faults: KeyFaults, config: TransformerConfig) -> str:
     missing, unexpected = faults.missing, faults.unexpected
     if has_lost_all(faults, "final_layers.") or has_lost_all(faults, "x_embedders."):
         return (
-            "Whole input or output layers are missing: this is what is left when a Sana checkpoint "
-            "is taken for Jodi, or a start of training. Give the trained Jodi file."
+            "Whole input or output layers are missing: the file is a Sana checkpoint, or a start "
+            "for training. Give the trained Jodi file."
         )
     lost = find_lost(faults, r"blocks\.(\d+)\.")
     if lost:

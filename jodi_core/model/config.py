@@ -1,4 +1,4 @@
-"""Every size of the transformer. A size exists here and nowhere else."""
+"""Every size of the transformer, and the sizes of the released model."""
 
 from dataclasses import dataclass
 

@@ -91,8 +91,8 @@ def make_position_table(config: TransformerConfig, grid: tuple[int, int]) -> Ten
 
 @functools.lru_cache(maxsize=32)
 def _position_table(width: int, base: int, interpolation: float, rows: int, columns: int) -> Tensor:
-    # Outside inference mode, whoever asks first: the cached table may serve training next. And
-    # on the CPU by name: a caller's default device may lack float64.
+    # Outside inference mode, since the cached table may be used in training later; on the CPU by
+    # name, since the default device may lack float64.
     with torch.inference_mode(False), torch.device("cpu"):
         quarter = width // 4
         omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)

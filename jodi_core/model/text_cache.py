@@ -27,7 +27,7 @@ class TextCache:
         self._known: list[tuple[Inputs, Prepared]] = []
 
     def get(self, inputs: Inputs, make: Callable[[], Prepared]) -> Prepared:
-        """The prepared text of these inputs: the one that is kept, or else what `make` returns."""
+        """The prepared text of these inputs, from the cache or else from `make`."""
         for i, (known, value) in enumerate(self._known):
             if all(map(are_equal_tensors, known, inputs)):
                 self._known.append(self._known.pop(i))
@@ -39,7 +39,7 @@ class TextCache:
         return value
 
     def made_with(self, weights: Hashable) -> None:
-        """Say which weights are in use. Texts that other weights prepared are forgotten."""
+        """Tell which weights are in use. Texts that other weights prepared are dropped."""
         if weights != self._weights:
             self.clear()
         self._weights = weights

@@ -1,4 +1,4 @@
-"""A start fitted to data, in closed form, so that a short training does not spend itself on it.
+"""Initial weights fitted to data in closed form, so that a short training need not learn them.
 
 Two things are known before training. A token's place is in its positional table, and domains agree
 place by place: half of every attention's features start as detectors of a place, so that tokens of

@@ -128,13 +128,13 @@ class TrainingRun:
                 f"{self.latents} was made by another autoencoder or from other scenes; remove it, "
                 "or use another run folder"
             )
-        # copy on write: torch wants memory that could be written to, though nobody does
+        # copy on write: torch asks for writable memory, although nothing writes to it
         return torch.from_numpy(np.load(self.latents, mmap_mode="c"))
 
     def begin_transformer(
         self, config: TransformerConfig, settings: TrainingSettings, origin: str
     ) -> None:
-        """Note what is trained, or check that a run to resume is the same one.
+        """Write down what is trained, or check that the run to resume trains the same.
 
         origin: what training starts from. Raises: JodiError when the run was begun otherwise.
         """

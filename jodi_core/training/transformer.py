@@ -75,7 +75,7 @@ class TrainingSettings:
     seconds: float | None = None
 
     def loop(self) -> LoopSettings:
-        """What the training loop needs of them."""
+        """These settings for the training loop."""
         return LoopSettings(
             steps=self.steps,
             micro_batches=self.micro_batches,
@@ -112,7 +112,7 @@ def train_transformer(
 
 
 class RoleSwitchTask:
-    """The task of a Jodi: whatever each domain's role, predict the velocity of those generated."""
+    """The training task of a Jodi: predict the velocity of every generated domain."""
 
     def __init__(self, model: JodiTransformer, latents, captions, text, settings, device: str):
         self.model, self.latents, self.captions, self.text = model, latents, captions, text
@@ -162,8 +162,8 @@ def _draw_batch(rng, latents, captions, text, settings, device, reading=False) -
         sigma = np.where(rng.random(rows) < settings.full_noise, FULL_NOISE, sigma)
     dropped = rng.random(rows) < TEXT_DROPOUT
     features = text(["" if d else captions[i] for i, d in zip(chosen, dropped, strict=True)])
-    # A dropped prompt is the null text with every token readable, as the model sees it when the
-    # image is given.
+    # A dropped prompt becomes the null text with every token readable, as the model reads it when
+    # the image is given.
     mask = features.mask.masked_fill(torch.from_numpy(dropped)[:, None], 1)
     return _Batch(
         clean=clean.to(device),

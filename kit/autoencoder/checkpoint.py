@@ -130,7 +130,7 @@ def _read_stages(state: State, count: int) -> list[tuple[int, str, int, int]]:
 
 
 def _translate_diffusers(stored: dict) -> dict:
-    """Diffusers words in a stored autoencoder config, in ours."""
+    """A stored autoencoder config under diffusers' names, renamed to ours."""
     stored = dict(stored)
     blocks = stored.get("block_types")
     if isinstance(blocks, tuple):

@@ -1,4 +1,4 @@
-"""Apply a network within the memory there is: some rows at a time, or tiles of a large map."""
+"""Apply a network within the available memory: some rows at a time, or tiles of a large map."""
 
 import logging
 from collections.abc import Callable
@@ -15,7 +15,7 @@ SHARE = 0.5  # of the free memory of a device that a batch may take
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory of a device, as whoever manages it sees it.
+    """The memory of a device, as its manager (torch, or a host) reports it.
 
     free: bytes that a batch may take. exhausted: whether an error says that it ran out. clear: give
     back what is cached.
@@ -27,7 +27,7 @@ class Memory:
 
     @classmethod
     def of(cls, device: torch.device) -> "Memory":
-        """As torch sees it: half of what is free at once, nothing on a CPU."""
+        """Torch's own report: half of the free memory at once, nothing on a CPU."""
         cuda = device.type == "cuda"
         return cls(
             lambda: SHARE * measure_free_memory(device),

@@ -87,7 +87,7 @@ def draw_thumbnail(picture: Tensor, side: int = SIDE) -> Tensor:
     """The picture at about `side` pixels: (3, h, w) or (h, w) -> (3, H, W).
 
     Larger ones are shrunk smoothly to a longer side of `side`; smaller ones are enlarged by the
-    smallest whole factor that reaches it, pixel by pixel, so that what is seen is what is there.
+    smallest whole factor that reaches it, pixel by pixel, so that every original pixel is visible.
     Raises: ImageError for a shape that is no picture.
     """
     height, width = measure_thumbnail(picture, side)

@@ -36,7 +36,7 @@ UNREAD_SUFFIXES = (
     *(".heic", ".heif", ".hif", ".exr", ".hdr", ".jxl", ".pfm", ".svg", ".eps", ".psb", ".xcf"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".npy", ".npz"),
 )
-"""Endings of pictures that are not read; people should be told when one is left out."""
+"""Endings of pictures that are not read; a warning names such files when they are left out."""
 
 # Formats that hold pictures and need no other program (EPS would start Ghostscript).
 _FORMATS = (

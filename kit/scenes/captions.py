@@ -109,7 +109,7 @@ def write_caption(seen: Sequence[Seen], *, indoor: bool, max_things: int = 3) ->
 
 
 def read_caption(caption: str) -> list[Fact]:
-    """What a caption claims: (colour or None, singular noun, palette class), in order.
+    """The things that a caption names: (colour or None, singular noun, palette class), in order.
 
     Words outside of the grammar say nothing.
     Raises: TextError when the caption is not a string.

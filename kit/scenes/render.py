@@ -37,7 +37,7 @@ TRAIN_SEED_END = 1 << 24
 """Training uses seeds below this, evaluation seeds at or above it."""
 
 NAMED_SHARE = 0.01
-"""A caption names what covers at least this share of the picture."""
+"""A caption names things that cover at least this share of the picture."""
 
 BORDER_CONTRAST = 0.04
 """Pixels that differ from a neighbour by more than this (sRGB, any channel) are supersampled."""

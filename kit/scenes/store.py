@@ -31,7 +31,7 @@ class SceneStore:
                 "to finish it"
             )
         self.folder, self.size = folder, info["size"]
-        # Copy on write: torch wants memory that could be written to, though nobody does.
+        # Copy on write: torch asks for writable memory, although nothing writes to it.
         self.pictures = np.load(folder / "pictures.npy", mmap_mode="c")
         self.captions: list[str] = json.loads((folder / "captions.json").read_text())
 

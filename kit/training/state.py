@@ -1,4 +1,4 @@
-"""What a training run keeps: averaged weights, a resumable state on disk, curves."""
+"""The state of a training run: averaged weights, a resumable state on disk, the log."""
 
 import contextlib
 import json

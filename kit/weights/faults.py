@@ -38,7 +38,7 @@ class KeyFaults:
 def find_key_faults(
     state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
 ) -> KeyFaults:
-    """The differences between tensors and the shapes expected, in the order of either."""
+    """How the tensors differ from the expected names and shapes, in the order of either."""
     return KeyFaults(
         expected=expected,
         missing=[name for name in expected if name not in state],
@@ -54,7 +54,7 @@ def find_key_faults(
 def require_keys(faults: KeyFaults, model: str, meaning: str):
     """Pass when there are no faults.
 
-    model: what the tensors should make. meaning: what these faults usually mean, and what to do.
+    model: describes the expected network. meaning: what these faults usually mean, and what to do.
     Raises: CheckpointError with the first few faults of each sort, their number, what they mean.
     """
     if faults:
@@ -81,7 +81,7 @@ def has_lost_all(faults: KeyFaults, prefix: str) -> bool:
 
 
 def find_lost(faults: KeyFaults, pattern: str) -> list[int]:
-    """Indices of which every expected tensor is missing."""
+    """Indices whose expected tensors are all missing."""
     regex = re.compile(pattern)
     missing = set(faults.missing)
     kept, seen = set(), set()

@@ -3,9 +3,9 @@
     loaded = load("jodi.safetensors", TRANSFORMER, dtype=torch.bfloat16)
 
 A model's room describes its files in one `Format`; the rest is the same for all. A file is read,
-named, measured, proved to hold exactly the tensors of a network, and its facts are checked. Then
-the network is built without memory (meta device) and takes over the file's tensors, so that no
-weight exists twice.
+its kind and sizes are found, its tensors are compared with those of the network, and its facts are
+checked. Then the network is built without memory (meta device) and takes over the file's tensors,
+so that no weight exists twice.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ def keep_names(state: State, naming: str | None = None) -> State:
 
 @dataclass(frozen=True)
 class Format(Generic[Config, Facts]):
-    """What a model's room says of its files.
+    """The description of a model's files.
 
     kind: what its files are called, and what a converted file says it is. fits: the kinds of file
     it is read from. config: the class of its sizes. sizes: (tensors under our names, metadata, a
@@ -287,5 +287,5 @@ def _fill(model: nn.Module, state: State, device, dtype: torch.dtype | None, sou
 
 
 def _all_zero(tensor: Tensor) -> bool:
-    # The first value tells almost always, so that big tensors are not read once more.
+    # The first value is almost always enough, so that big tensors are not read again.
     return not tensor.flatten()[:1].any() and not tensor.any()

@@ -138,7 +138,7 @@ def _check_claims(path: Path, file, size: int, *, pickles: int) -> None:
 
 @contextlib.contextmanager
 def _damage_is_told_later():
-    """Lets pass whatever damage raises: the reader that comes next says how."""
+    """Ignores the errors that damage raises: the next reader explains the damage."""
     try:
         yield
     except CheckpointError:
@@ -218,7 +218,7 @@ def _tensors_of(content, path: Path) -> dict[str, Tensor]:
 
 
 def _check_dense(name: str, tensor: Tensor, path: Path) -> None:
-    """Raises: CheckpointError for a tensor that is more, or less, than its plain numbers."""
+    """Pass when the tensor is plain dense numbers. Raises: CheckpointError."""
     odd = None
     if tensor.is_nested:
         odd = "a nested tensor"

@@ -1,9 +1,9 @@
-"""Reading weight files. Whatever is not one is named for what it is.
+"""Reading weight files. A file that holds no weights is refused with what it is.
 
-Files up to `WHOLE` bytes are read into memory, so that whatever happens to them later changes
-nothing. Larger safetensors and torch files are mapped, since a copy of a large model may not fit:
-such a file can be replaced by another under its name while it is in use, but a program that
-shortens it in place ends ours (SIGBUS), as it would any program that maps files.
+Files up to `WHOLE` bytes are read into memory, so that later changes of the file have no effect.
+Larger safetensors and torch files are mapped, since a copy of a large model may not fit: such a
+file can be replaced by another under its name while it is in use, but a program that shortens it in
+place ends ours (SIGBUS), as it would any program that maps files.
 """
 
 import json

@@ -34,7 +34,7 @@ def read_stored_config(metadata: Mapping[str, str] | None) -> dict | None:
 
 
 def compare_sizes(one: str, values: Mapping, other: str, others: Mapping):
-    """Pass when two sources tell the same of every size that both tell.
+    """Pass when two sources agree on every size that both give.
 
     one, other: name the sources. Raises: CheckpointError with both values of the first sizes that
     differ.
@@ -61,15 +61,15 @@ def build_config(cls: type[Config], values: dict) -> Config:
         ) from error
 
 
-# So many parts are built in a moment, whatever a file claims.
+# This many parts are built in a moment, even if the file claims them wrongly.
 _ALWAYS = 64
 
 
 def check_claims(claims: Mapping[str, tuple[int, int]]) -> None:
     """Pass when no number of parts is far above what the file has tensors for.
 
-    A network is built from its config, so what is claimed is bounded before. A few parts more than
-    are there pass: they are missing tensors, which are listed by name.
+    A network is built from its config, so the claims are bounded first. A small surplus passes:
+    its missing tensors are listed by name later.
     claims: name -> (claimed, as many as the tensors may make).
     Raises: CheckpointError.
     """

@@ -95,7 +95,7 @@ def replace_weights_file(path, *, force: bool = False):
 
 
 def check_destination(path, *, force: bool = False) -> Path:
-    """`path`, if a file may be written there.
+    """The path, if a file may be written there.
 
     Raises: CheckpointError for a folder, a missing folder, or an existing file without `force`.
     """

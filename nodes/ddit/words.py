@@ -1,6 +1,7 @@
 """Words from pictures: D-DiT Caption, Ask and Fill.
 
-Each gives a list, one text for each picture of the batch, so that what follows runs once for each.
+Each gives a list with one text for each picture of the batch, so that the nodes behind it run once
+for each text.
 """
 
 from comfy_api.latest import io

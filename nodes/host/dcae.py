@@ -37,7 +37,7 @@ PREVIEW_SCENES = 4
 def load_vae(path, device=None, disable_dynamic: bool = False) -> "JodiVAE":
     """VAE of a DC-AE file, in either of the two published namings.
 
-    disable_dynamic: the host asks so when it needs its plain patcher.
+    disable_dynamic: set by the host when it needs its plain patcher.
     Raises: CheckpointError for a file that is not a whole DC-AE, naming what it is.
     """
     checked = check_file(path, AUTOENCODER)
@@ -68,7 +68,7 @@ class JodiVAE(comfy.sd.VAE):
         self.output_channels = 3
         self.pad_channel_value = None
         self.process_input = lambda picture: picture * 2.0 - 1.0
-        # In place and returned: hosts up to 0.17 use the one, later ones the other.
+        # In place and returned: hosts up to 0.17 use the tensor itself, later hosts the result.
         self.process_output = lambda x: x.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
         self.working_dtypes = [torch.bfloat16, torch.float32]
         self.disable_offload = self.not_video = self.handles_tiling = False
@@ -143,7 +143,7 @@ class JodiVAE(comfy.sd.VAE):
         return self._decode(samples[:, :, index], tile).movedim(1, -1)
 
     def get_sd(self) -> dict[str, Tensor]:
-        """What VAESave writes: the weights, and the sizes that they do not tell."""
+        """What VAESave writes: the weights, and the metadata that the weights do not contain."""
         weights = {name: t.contiguous() for name, t in super().get_sd().items()}
         about = {"kind": AUTOENCODER.kind.name, "config": self.config.to_json()}
         return {**weights, **pack_metadata(about)}

@@ -19,7 +19,7 @@ from .patcher import WEIGHT_DTYPES, cast_weight, wrap_in_patcher
 
 LATENT_CHANNELS = DDIT_SD3.latent_channels
 
-# Nearly all weights, and the ones that bear eight bits; embeddings, modulation and the heads stay
+# Nearly all weights, and those that work in eight bits; embeddings, modulation and the heads stay
 # in the arithmetic's own precision.
 _LARGE = re.compile(r"transformer_blocks\.\d+\.(attn|ff|ff_context)\..*\.weight")
 
@@ -27,8 +27,8 @@ _LARGE = re.compile(r"transformer_blocks\.\d+\.(attn|ff|ff_context)\..*\.weight"
 def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = False):
     """MODEL of a D-DiT transformer file.
 
-    weight_dtype: a key of `WEIGHT_DTYPES`. disable_dynamic: the host asks so when it needs its
-    plain patcher.
+    weight_dtype: a key of `WEIGHT_DTYPES`. disable_dynamic: set by the host when it needs its plain
+    patcher.
     Raises: CheckpointError for a file that is not a whole D-DiT transformer, naming what it is, and
         for one of other latents than Stable Diffusion 3's.
     """

@@ -21,7 +21,7 @@ from .ddit_load import LATENT_CHANNELS
 from .ddit_model import DDiTHostModel, ddit_model
 from .ddit_text import ddit_text, ddit_tokenizer
 
-ROWS = 8  # that are evaluated together; a row is the same in a batch of any size
+ROWS = 8  # rows that are evaluated together; a row is the same in a batch of any size
 SHOWN = 4  # rows on the node while it runs
 
 
@@ -112,7 +112,7 @@ Report = Callable[[TextProgress], None]
 def make_node_progress(
     node_id: str | None, steps: int, parts: int, rows: int
 ) -> Callable[[int, Sequence[str]], Report]:
-    """For each part of the rows, and the texts before it, a callback: bar, text, Cancel."""
+    """Gives a callback for each part of the rows: it moves the bar, shows text, heeds Cancel."""
     bar = comfy.utils.ProgressBar(steps * parts)
 
     def of_part(index: int, before: Sequence[str]) -> Report:

@@ -30,7 +30,7 @@ from .files import read_kind
 
 WEIGHTS = "t5xxl"
 END = T5_VOCABULARY.end
-# Not read: the table under its second name, and what a file of the whole T5 has beside the encoder.
+# Not read: the table under its second name, and the decoder that a file of the whole T5 holds.
 _EXTRA = re.compile(r"encoder\.embed_tokens\.weight|decoder\..*|lm_head\.weight|logit_scale")
 _ADVICE = (
     "Use t5xxl_fp16.safetensors, t5xxl_fp8_e4m3fn.safetensors, or one file of the release's "
@@ -97,7 +97,7 @@ def ddit_tokenizer(clip) -> Tokenizer:
 
 
 class _Tokens(dict):
-    """Tokens of one prompt, by encoder. Nodes for models with several encoders ask for others."""
+    """Tokens of one prompt by the encoder's name; nodes for several encoders ask for others."""
 
     def __missing__(self, name):
         raise TextError(
@@ -170,7 +170,7 @@ class DDiTText(comfy.sd1_clip.SD1ClipModel):
         embedded = encoder.transformer.shared(ids.to(device), out_dtype=dtype)
         if (ids == T5_VOCABULARY.mask).any():
             embedded = embed_masked(embedded, ids, self.require_mask_vector(), T5_VOCABULARY.mask)
-        # The inner network: the wrapper around it computes in float32 whatever the device can do.
+        # The inner network, since the wrapper around it always computes in float32.
         return encoder.transformer(None, None, embeds=embedded, dtype=dtype)[0]
 
     def require_mask_vector(self) -> Tensor:
@@ -202,13 +202,13 @@ class _Target:
 
 
 def arithmetic(device) -> torch.dtype:
-    """What the encoder computes in on a device."""
+    """The dtype that the encoder computes in on a device."""
     fast = comfy.model_management.should_use_bf16(device)
     return torch.bfloat16 if fast else torch.float32
 
 
 def read_t5_sizes(weights: dict[str, Tensor]) -> dict:
-    """What the host's T5 needs to be told, from shapes.
+    """The sizes that the host's T5 needs, read from shapes.
 
     Raises: CheckpointError for T5 of another make (v1.0, UMT5) and for missing tensors.
     """

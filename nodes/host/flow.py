@@ -21,7 +21,7 @@ def find_noise_share(sampling, sigma: Tensor) -> Tensor:
 
 
 def check_flow(sampling, name: str = "Jodi") -> None:
-    """Whether this sampling mixes noise and picture as flow models are trained, t and 1 - t.
+    """Pass when this sampling mixes noise and picture as flow models are trained: t and 1 - t.
 
     name: of the model, for the message.
 
@@ -56,7 +56,7 @@ def find_flow_shift(sampling) -> float:
             "schedule does not fit; use KSampler with it, or take the ModelSampling node away from "
             "the MODEL"
         )
-    stated = getattr(sampling, "shift", shift)  # some mean its logarithm
+    stated = getattr(sampling, "shift", shift)  # some samplings mean its logarithm
     return float(stated) if abs(stated - shift) <= NEAR * shift else shift
 
 

@@ -55,7 +55,7 @@ class JodiDiffusion(JodiTransformer):
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options or {}
         )
         if wrappers:
-            x = x.clone()  # some write into it, and it may be the sampler's own
+            x = x.clone()  # some nodes write into it, and it may be the sampler's own
         executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(
             self.evaluate_batch, self, wrappers
         )
@@ -105,7 +105,7 @@ class JodiDiffusion(JodiTransformer):
 
 
 class _NoUNet(dict):
-    """The settings of the network, for nodes that look for those of a U-Net."""
+    """Stands in for the settings of a U-Net, which some nodes read: it refuses with a reason."""
 
     def __missing__(self, key):
         raise JodiError(
@@ -136,7 +136,7 @@ class JodiConfig(comfy.supported_models_base.BASE):
         return False
 
     def process_unet_state_dict_for_saving(self, state_dict):
-        """What ModelSave writes: the weights, and what they do not tell of themselves."""
+        """What ModelSave writes: the weights, and the metadata that the weights do not contain."""
         weights = {name: tensor.contiguous() for name, tensor in state_dict.items()}
         return super().process_unet_state_dict_for_saving({**weights, **pack_metadata(self._about)})
 
@@ -259,7 +259,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
         )
 
     def _check_together(self, noise, latent, roles: Tensor | None, clean: Tensor | None) -> None:
-        """Whether this entry, the first one of the run and the LATENT are of one job.
+        """Pass when this entry, the first entry of the run and the LATENT are of one job.
 
         Without noise the LATENT is in the middle of sampling, and holds noise of its own.
         Raises: ShapeError.
@@ -287,7 +287,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
 
     def _clean(self, clean: Tensor | None, roles: Tensor, noise: Tensor) -> Tensor | None:
         if not (roles == Role.CONDITION).any():
-            return None  # then it holds nothing, and the LATENT may be of another size
+            return None  # nothing is given then, and the LATENT may be of another size
         if clean is None:
             raise RoleError(
                 "a domain has the role condition, but the CONDITIONING brings no latent of it; "
@@ -327,7 +327,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
     def null_text(self) -> tuple[Tensor, Tensor]:
         """The empty prompt as the model stores it: features (1, S, Cc) float32, mask (1, S).
 
-        All of it is read: so the model met it in training.
+        Every token is readable, as in training.
         """
         null = self.diffusion_model.y_embedder.y_embedding.detach().float()
         return null[None], torch.ones(1, len(null), dtype=torch.long, device=null.device)

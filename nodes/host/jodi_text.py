@@ -102,7 +102,7 @@ def encode_text(clip, text: str, instruction: bool = True) -> list:
 
 
 class _Tokens(dict):
-    """Tokens of one prompt, by encoder. Nodes for models with several encoders ask for others."""
+    """Tokens of one prompt by the encoder's name; nodes for several encoders ask for others."""
 
     def __missing__(self, name):
         raise TextError(
@@ -205,7 +205,7 @@ class WordTokenizer:
         return [(pair, pair[0]) for pair in token_weight_pair]
 
     def state_dict(self) -> dict:
-        """What CLIPSave writes beside the table: the words, without which it means nothing."""
+        """The words, which CLIPSave writes beside the table: the table is useless without them."""
         return pack_metadata(self._about)
 
 
@@ -254,13 +254,13 @@ def _gemma_patcher(path, disable_dynamic: bool = False):
 
 
 def _plain(name: str) -> str:
-    """A tensor's name behind whatever stands before it: model., text_model., nothing."""
+    """A tensor's name without its prefix: model., text_model., or none."""
     found = re.search(r"(layers\.\d+\..+|embed_tokens\.weight|norm\.weight)$", name)
     return found.group(1) if found else name
 
 
 def _sizes(weights: dict[str, Tensor], path: Path) -> dict[str, int]:
-    """What the host's Gemma needs to be told, from shapes; heads are 256 wide in this family."""
+    """The sizes that the host's Gemma needs, from shapes; heads are 256 wide in this family."""
     try:
         query = weights["model.layers.0.self_attn.q_proj.weight"]
         key = weights["model.layers.0.self_attn.k_proj.weight"]

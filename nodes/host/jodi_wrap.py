@@ -65,7 +65,7 @@ def _clear_traces(executor, guider, sigmas, extra_args, callback, *args, **kwarg
         return callback(step, mark_ignored(x0, roles), x, total)
 
     shown = report if callback is not None else None
-    finished = len(sigmas) > 0 and sigmas[-1] == 0  # asked now: some samplers write into them
+    finished = len(sigmas) > 0 and sigmas[-1] == 0  # asked now, since some samplers write into them
     samples = executor(guider, sigmas, extra_args, shown, *args, **kwargs)
     if clean is not None and finished:
         given = (roles.to(samples.device) == Role.CONDITION)[:, None, :, None, None]
@@ -74,7 +74,7 @@ def _clear_traces(executor, guider, sigmas, extra_args, callback, *args, **kwarg
 
 
 def _roles_and_clean(conds: dict) -> tuple[Tensor | None, Tensor | None]:
-    """Roles (1 or B, L) and scaled clean latents of a sampling; all entries have the same."""
+    """Roles (1 or B, L) and scaled clean latents of a sampling, equal in all entries."""
     for entries in conds.values():
         for values in entries:
             tensors = values.get("model_conds", {})
@@ -85,7 +85,10 @@ def _roles_and_clean(conds: dict) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _check_entry(values: dict, name: str) -> None:
-    """Raises: RoleError for what only works on the networks of other models."""
+    """Pass when the CONDITIONING holds nothing that only works on other models.
+
+    Raises: RoleError.
+    """
     for key, what in (("control", "a ControlNet"), ("gligen", "GLIGEN")):
         if values.get(key) is not None:
             raise RoleError(
@@ -95,7 +98,7 @@ def _check_entry(values: dict, name: str) -> None:
 
 
 def _check_patches(model_options: dict) -> None:
-    """Raises: JodiError for attention that another node exchanged, which Jodi does not have."""
+    """Pass when no node exchanged attention layers, which Jodi does not have. Raises: JodiError."""
     options = model_options.get("transformer_options", {})
     if any(options.get("patches_replace", {}).values()):
         raise JodiError(

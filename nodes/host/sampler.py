@@ -1,4 +1,4 @@
-"""What the nodes may ask of ComfyUI. Its internals are touched in this folder only.
+"""The functions that the nodes use of ComfyUI. Only this folder touches its internals.
 
 Wires: LATENT samples and the clean latents in CONDITIONING are (B, z, L, h, w), unscaled; the
 model scales them by its latent format. The core wants the domains second, (B, L, z, h, w).
@@ -30,7 +30,7 @@ ALMOST_ONE = 1 - 1e-6
 
 
 def read_model_facts(model) -> ModelFacts:
-    """Facts of a MODEL wire; the shift is the file's, whatever nodes between changed.
+    """Facts of a MODEL wire; the shift is the file's, even where a node between changed it.
 
     Raises: JodiError, naming the loader, when the MODEL is not Jodi.
     """
@@ -205,5 +205,5 @@ _SAMPLER_FUNCTIONS = {name: _sampler_function(name) for name in SAMPLERS}
 
 
 def block_output(message: str) -> ExecutionBlocker:
-    """A result that stops whoever takes it, with a message, and nobody else."""
+    """A result that stops the nodes that use it, with a message, and no other node."""
     return ExecutionBlocker(message)

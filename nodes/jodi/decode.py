@@ -164,7 +164,7 @@ class JodiDecodeAll(io.ComfyNode):
 
 
 def _reason(latent, job: LatentJob, domain: Domain, given: bool) -> tuple[str | None, bool]:
-    """Why a domain is not decoded, or None; and whether that was somebody's choice."""
+    """Why a domain is not decoded, or None; and whether the user chose so."""
     if domain.name not in job.names:
         return f"the model has no domain {domain.name}; it has {', '.join(job.names)}", True
     index = job.names.index(domain.name)

@@ -23,7 +23,7 @@ VALUES = ("as published", "raw")
 
 
 def explain_ignored(domain: Domain) -> str:
-    """What to tell someone who asks for a domain that the job left out."""
+    """The message for a domain that was asked for and that the job left out."""
     return (
         f"{domain.name} is not part of this job: its role is ignore. Set the role of "
         f"{domain.title} to generate on Jodi Roles"

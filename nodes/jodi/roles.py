@@ -232,7 +232,7 @@ def encode_job(model, vae, request: Request) -> tuple[list, list, dict, str]:
 
 
 def _watched(work: list) -> Iterator:
-    """The parts of a work, with the node's progress bar; Cancel is heeded before each."""
+    """The items of a list of work, with the node's progress bar; heeds Cancel before each item."""
     bar = progress(max(1, len(work)))
     for part in work:
         check_cancel()

@@ -182,7 +182,7 @@ class JodiSampler(io.ComfyNode):
 
 
 def _check_start(job: LatentJob, roles: Tensor, samples: Tensor, denoise: float) -> None:
-    """Raises: RoleError when sampling would start part of the way from nothing."""
+    """Pass unless denoise is below 1 and there is no picture to start from. Raises: RoleError."""
     made = [n for n, role in enumerate(roles.T) if (role == Role.GENERATE).any()]
     empty = [job.names[n] for n in made if not samples[:, :, n].any()]
     if not empty:

@@ -1,7 +1,7 @@
-"""Whether the wires of a job belong together, told by what they hold.
+"""Whether the wires of a job belong together, judged by their contents.
 
-Wires of two jobs of one size fit each other in shape. Sampling them would make a picture of
-neither, and decoding would name it by the wrong roles. Jodi Sampler asks before it starts
+Wires of two jobs of equal size fit each other in shape, but sampling them together would make a
+picture of neither job, and decoding would use the wrong roles. Jodi Sampler checks before it starts
 (`check_together`), the MODEL in every sampling (`check_latent`, `check_domains`, `check_entries`,
 `check_vae_wire`), the decoders before they decode (`check_sampled`).
 Shapes: B rows, L domains, z latent channels, h w latent grid.
@@ -25,7 +25,7 @@ TOGETHER = "take positive, negative and the LATENT from the same Jodi Roles"
 
 
 def check_finite(values: Tensor, what: str) -> None:
-    """Raises: ShapeError when there is anything that is no number. what: begins the message."""
+    """Pass when all values are finite. what: begins the message. Raises: ShapeError."""
     if not values.isfinite().all():
         raise ShapeError(
             f"{what} values that are not finite (NaN or infinity), so there is no picture in it; "
@@ -34,17 +34,17 @@ def check_finite(values: Tensor, what: str) -> None:
 
 
 def find_filled_rows(samples: Tensor, index: int) -> Tensor:
-    """Which rows of (B, z, L, h, w) hold anything in one domain: (B,) bool."""
+    """Which rows of (B, z, L, h, w) hold content in one domain: (B,) bool."""
     return samples[:, :, index].abs().flatten(1).amax(1) > EMPTY
 
 
 def check_latent(
     samples: Tensor, roles: Tensor, clean: Tensor | None, names: Sequence[str] | None = None
 ) -> None:
-    """Whether a LATENT is of the job that a CONDITIONING describes.
+    """Pass when a LATENT is of the job that a CONDITIONING describes.
 
     Shapes: samples (B, z, L, h, w); roles (1 or B, L); clean as samples, or with one row. A LATENT
-    without any content passes: it is what empty latents of other nodes are.
+    without any content passes, since other nodes make such empty latents.
     Raises: ShapeError, naming the domain.
     """
     if not samples.any():
@@ -68,7 +68,7 @@ def check_latent(
 
 
 def check_domains(samples: Tensor, roles: Tensor | None, names: Sequence[str]) -> None:
-    """Whether a LATENT leaves out the domains that a CONDITIONING ignores, before any content.
+    """Pass when a LATENT, still empty, leaves out the domains that a CONDITIONING ignores.
 
     Shapes: samples (B, z, L, h, w); roles (1 or B, L), None for text that came by itself. A LATENT
     that does not say what it leaves out passes (`job.find_left_out`).
@@ -83,7 +83,7 @@ def check_domains(samples: Tensor, roles: Tensor | None, names: Sequence[str]) -
             "the text to Jodi Roles, and its positive and negative to the sampler"
         )
     if len(roles) not in (1, len(missing)):
-        return  # rows of others: the model says so
+        return  # another number of rows: the model refuses it
     differs = (missing != (roles.to(missing.device) == Role.IGNORE)) & missing.any(1, keepdim=True)
     if differs.any():
         index = int(differs.any(0).nonzero()[0])
@@ -92,7 +92,7 @@ def check_domains(samples: Tensor, roles: Tensor | None, names: Sequence[str]) -
 
 
 def check_entries(first: Tensor | None, roles: Tensor | None) -> None:
-    """Whether two entries of one sampling have the same roles, (1 or B, L) or None.
+    """Pass when two entries of one sampling have the same roles, (1 or B, L) or None.
 
     Raises: ShapeError.
     """
@@ -105,7 +105,7 @@ def check_entries(first: Tensor | None, roles: Tensor | None) -> None:
 
 
 def check_sampled(samples: Tensor, job: LatentJob) -> None:
-    """Whether a LATENT (B, z, L, h, w) holds nothing in the domains that its job ignores.
+    """Pass when a LATENT (B, z, L, h, w) holds nothing in the domains that its job ignores.
 
     Raises: ShapeError, naming the domain.
     """
@@ -119,7 +119,7 @@ def check_sampled(samples: Tensor, job: LatentJob) -> None:
 
 
 def check_roles(roles: Sequence[int], other: Tensor | None, wire: str, whose: str) -> None:
-    """Whether `other` (1 or B, L) are these roles in every row.
+    """Pass when `other` (1 or B, L) are these roles in every row.
 
     Raises: ShapeError naming the wires: `wire` has the other roles, `whose` has these.
     """
@@ -137,7 +137,11 @@ BUILT_IN = "built-in jodi-nano"  # the choice in the loaders
 
 
 def check_made_for(model: ModelFacts, made_by: VAEFacts | None) -> None:
-    """Raises: ShapeError when wires with latents of VAE `made_by` are of another model's job."""
+    """Pass when the wires hold latents of the model's VAE.
+
+    made_by: the VAE that made them.
+    Raises: ShapeError.
+    """
     wanted = model.vae
     if made_by is not None and not made_by.equals(wanted):
         raise ShapeError(
@@ -148,7 +152,10 @@ def check_made_for(model: ModelFacts, made_by: VAEFacts | None) -> None:
 
 
 def check_vae_wire(model: ModelFacts, vae: VAEFacts) -> None:
-    """Raises: ShapeError, naming the VAE that belongs to the model, when it is another one."""
+    """Pass when the VAE is the model's.
+
+    Raises: ShapeError that names the VAE which belongs to the model.
+    """
     name = name_vae(model.vae)
     where = _WHERE.get(name, "in models/vae (Load Jodi or Load Jodi VAE)")
     facts.check_vae(model, vae, f"Connect the VAE that belongs to it: {name} {where}")
@@ -178,7 +185,7 @@ def apply_prompt_mask(positive: list, negative: list) -> list:
 def check_together(
     latent: Mapping, job: LatentJob, numbers: Sequence[int], **conditionings
 ) -> None:
-    """Whether a LATENT and CONDITIONINGs, by the names of their sockets, are of one job.
+    """Pass when a LATENT and CONDITIONINGs, by the names of their sockets, are of one job.
 
     numbers: for each row of the LATENT its row in them.
     Raises: ShapeError that names the wires which disagree.

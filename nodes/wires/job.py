@@ -2,8 +2,8 @@
 
 Ignored domains hold zeros. Jodi Roles and every sampling make them negative zeros, which count as
 zero in all arithmetic and survive what other nodes do to a LATENT: picking, repeating and joining
-rows, moving to another device, saving and loading. A LATENT of no content at all so still says
-which domains it was made for; the entry beside the samples does not reach the MODEL.
+rows, moving to another device, saving and loading. So even an empty LATENT says which domains it
+was made for; the entry beside the samples does not reach the MODEL.
 Shapes: B rows, z latent channels, L domains, h w latent grid.
 """
 
@@ -97,7 +97,7 @@ def read_job(latent: Mapping) -> LatentJob:
 
 
 def _of_several_jobs(known: int, batch_index: Sequence[int] | None, rows: int) -> bool:
-    """Whether rows of other jobs were put behind those of this one, whose entry was kept.
+    """Whether rows of other jobs were joined to the rows of this job, whose entry was kept.
 
     Joined batches count their rows anew, so numbers repeat. The same number for all of the job's
     own rows only asks for the same noise.

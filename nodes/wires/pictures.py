@@ -10,8 +10,8 @@ from ...kit.errors import ImageError
 class NoPictures(Tensor):
     """An IMAGE (0, H, W, 3): what the socket of an ignored domain gives.
 
-    Nodes that save or show pictures ask the first one for its size and then take them one by one,
-    so this one answers with a blank for the size, and has none to take.
+    Nodes that save or show pictures ask the first picture for its size and then loop over all. So
+    `[0]` gives a blank picture, and the loop is empty.
     """
 
     @classmethod
@@ -44,7 +44,7 @@ def to_image(picture: Tensor) -> Tensor:
 
 
 def to_mask(picture: Tensor, kind: str = "gray") -> Tensor:
-    """(B, 3, H, W) of a domain of that kind -> MASK (B, H, W): brightness, or any class at all."""
+    """(B, 3, H, W) of a domain of that kind -> MASK (B, H, W): brightness, or 1 in every class."""
     if kind == "palette":
         return (read_classes(picture) > 0).to(torch.float32)
     return picture.mean(dim=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .rows import take_rows
 
-HOST_FACTOR = 8  # areas come in units of so many pixels, whatever the model
+HOST_FACTOR = 8  # the unit of areas in pixels, for every model
 
 
 def spread_region(values: Mapping, shape: Sequence[int], factor: int) -> dict:

@@ -31,7 +31,7 @@ from .rows import add_extras
 NEGATIVE_MASKS = ("as released", "own")
 SLICE = 16  # pictures of a batch that are fitted and encoded at a time: long videos fit in memory
 
-# The node that sets right what is doubted about a given picture.
+# The node that corrects what is odd about a given picture.
 _WAYS = {
     ("depth", "inverted"): "Jodi Depth, source near black or distance, before Jodi Roles",
     ("depth", "flat"): "Jodi Depth stretches it",
@@ -75,7 +75,7 @@ class Planned:
 
 
 def plan_request(request: Request, facts: ModelFacts) -> Planned:
-    """What a request comes to with a model: roles, size, rows, and the pictures to encode.
+    """The plan of a request for a model: roles, size, rows, and the pictures to encode.
 
     Raises: RoleError, ShapeError, ImageError or JodiError saying what to connect or set.
     """
@@ -137,7 +137,7 @@ def _by_name(domains, names: tuple[str, ...]) -> tuple[dict[str, str], dict[str,
     choices, pictures = {}, {}
     for name, choice, image in domains:
         if name in DOMAIN_NAMES and name not in names and image is None and choice != "generate":
-            continue  # a model with fewer domains; nothing is asked of this one
+            continue  # a domain that the model lacks, and that nothing is asked of
         try:
             name = names[find_domain_index(name, names)]
         except JodiError as error:
@@ -246,7 +246,7 @@ def _summary(facts: ModelFacts, planned: Planned, request: Request, regions) -> 
 
 
 def _kept(planned: Planned, request: Request, regions) -> list[str]:
-    """What becomes of pictures that are connected to generated domains."""
+    """Lines that say what becomes of pictures connected to generated domains."""
     plan, frames, lines = planned.plan, planned.given.frames, []
     for index in find_kept_domains(plan, frames):
         name = plan.names[index]
@@ -270,6 +270,6 @@ def _kept(planned: Planned, request: Request, regions) -> list[str]:
 
 
 def explain_doubt(doubt: Doubt) -> str:
-    """A doubt about a given picture, with the node that sets it right."""
+    """A doubt about a given picture, with the node that corrects it."""
     way = _WAYS.get((doubt.name, doubt.kind))
     return doubt.text if way is None else f"{doubt.text} ({way})"

@@ -1,4 +1,4 @@
-"""What travels on ComfyUI's wires beyond their own contents, and the shapes it has there.
+"""Rows of LATENT and CONDITIONING: found, taken, compared, and extended by further entries.
 
 IMAGE is (B, H, W, C) in [0, 1], MASK (B, H, W), LATENT samples (B, z, L, h, w); the core wants
 channels or domains second. Nothing here touches ComfyUI.
@@ -14,7 +14,7 @@ from torch import Tensor
 from ...jodi_core.roles import Role
 from ...kit.errors import RoleError, ShapeError
 
-ALIKE = 1e-4  # of the squares: what half precision loses is a tenth of it
+ALIKE = 1e-4  # of the squares; half precision loses a tenth of it
 # Entries of CONDITIONING with one row for each row of the batch, or one for all.
 _PER_ROW = ("attention_mask", "pooled_output", "mask", "jodi_roles", "jodi_clean")
 
@@ -67,7 +67,7 @@ def _same_pictures(samples: Tensor, values: Mapping, numbers: Sequence[int]) -> 
 
 
 def take_rows(value: Tensor, numbers: Sequence[int]) -> Tensor:
-    """These rows of a tensor whose rows repeat over the batch, as the host repeats them."""
+    """These rows of a tensor; where it has fewer rows, they repeat, as the host repeats them."""
     if len(value) == 1:
         return value
     return value[torch.tensor([n % len(value) for n in numbers], device=value.device)]
@@ -101,7 +101,7 @@ def take_latent_rows(latent: Mapping, start: int, stop: int) -> dict:
         flat = mask.reshape(len(mask), 1, *mask.shape[-2:]).float()
         flat = F.interpolate(flat, samples.shape[-2:], mode="bilinear")
         mask = flat[:, :, None].expand(-1, -1, samples.shape[2], -1, -1)
-    # one mask of fewer dimensions is the host's to spread
+    # the host spreads a mask of fewer dimensions itself
     part["noise_mask"] = take_rows(mask, range(start, stop)) if mask.ndim == 5 else mask
     return part
 

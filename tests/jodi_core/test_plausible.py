@@ -79,7 +79,7 @@ def test_doubts_name_the_way_out(scenes):
     assert odd is not None and "near is white" in odd.text
     odd = find_doubt("lineart", torch.zeros(1, 3, 8, 8))
     assert odd is not None and odd.text == (
-        "lineart is mostly dark, and expected are dark lines on white; invert it"
+        "lineart is mostly dark; expected dark lines on white: invert it"
     )
 
 
