@@ -75,8 +75,10 @@ class DDiTAsk(io.ComfyNode):
                     "question",
                     default="What is on the table?",
                     multiline=True,
-                    tooltip="One question about the picture, taken literally. An empty one and one "
-                    "that is too long are refused before anything runs.",
+                    tooltip=(
+                        "One question about the picture, taken literally. An empty question or one "
+                        "that is too long is refused before anything runs."
+                    ),
                 ),
                 io.Boolean.Input(
                     "short",
@@ -182,8 +184,10 @@ def _wires() -> list:
         io.Vae.Input("vae", tooltip="From Load D-DiT."),
         io.Image.Input(
             "image",
-            tooltip="One picture or a batch. Of a picture that is no square the middle is seen, "
-            "unless whole_picture is on.",
+            tooltip=(
+                "One picture or a batch. A picture that is not square is cropped to its middle, "
+                "unless whole_picture is on."
+            ),
         ),
     ]
 
@@ -196,7 +200,7 @@ def _sampling(steps: int) -> list:
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=True,
-            tooltip="The words drawn follow from it. Picture number n of a batch uses seed + n.",
+            tooltip="It decides which words are drawn. Picture number n of a batch uses seed + n.",
         ),
         io.Int.Input(
             "steps",
@@ -229,21 +233,27 @@ def _sampling(steps: int) -> list:
             min=0.01,
             max=1.0,
             step=0.01,
-            tooltip="Draw from the likeliest words only, that together reach this share. 1: all "
-            "(published).",
+            tooltip=(
+                "Draw only from the likeliest words that together reach this share. 1: all "
+                "(published)."
+            ),
         ),
         io.Combo.Input(
             "order",
             options=list(ORDERS),
             default=ORDERS[0],
-            tooltip="Which words are revealed first: random ones (published), or those that the "
-            "model is surest of.",
+            tooltip=(
+                "Which words are revealed first: random words (published), or the words that the "
+                "model is surest of."
+            ),
         ),
         io.Boolean.Input(
             "whole_picture",
             default=False,
-            tooltip="On: see all of a picture that is no square, which the model was not trained "
-            "on. Off: see the square in its middle.",
+            tooltip=(
+                "On: the model sees all of a picture that is not square, which it was not trained "
+                "on. Off: it sees the square in the middle."
+            ),
         ),
     ]
 

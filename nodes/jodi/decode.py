@@ -74,8 +74,10 @@ class JodiDecodeLabel(io.ComfyNode):
                     "domain",
                     options=list(DOMAIN_NAMES),
                     default="depth",
-                    tooltip="Which domain to decode. One that was ignored is an error that says "
-                    "which role to change.",
+                    tooltip=(
+                        "Which domain to decode. An ignored domain is an error that says which "
+                        "role to change."
+                    ),
                 ),
                 *_shared_inputs(),
                 io.String.Input(
@@ -119,8 +121,8 @@ class JodiDecodeAll(io.ComfyNode):
             display_name="Jodi Decode All",
             category="Jodi",
             description=(
-                "Decodes every domain that is part of the job. The socket of an ignored one gives "
-                "no pictures: a sheet leaves it out, and nothing is saved or shown of it."
+                "Decodes every domain that is part of the job. The socket of an ignored domain "
+                "gives no pictures: a sheet leaves it out, and nothing of it is saved or shown."
             ),
             inputs=[
                 *_wire_inputs(),

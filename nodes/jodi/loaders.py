@@ -49,7 +49,7 @@ class JodiLoad(io.ComfyNode):
                     "text_encoder",
                     TEXTS,
                     [BUILT_IN, NO_TEXT],
-                    "What reads prompts: built-in with the built-in model, Gemma 2 2B in "
+                    "The text encoder: built-in with the built-in model, Gemma 2 2B in "
                     "models/text_encoders with the released one. none: enough to read label maps "
                     "from images.",
                 ),

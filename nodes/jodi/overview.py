@@ -37,7 +37,9 @@ class JodiContactSheet(io.ComfyNode):
                     "picture connected below are decoded for the sheet.",
                 ),
                 io.Vae.Input(
-                    "vae", optional=True, tooltip="The VAE for that (Load Jodi). Only with latent."
+                    "vae",
+                    optional=True,
+                    tooltip=("The VAE for decoding (Load Jodi). Only with latent."),
                 ),
                 *(
                     io.Image.Input(
@@ -122,8 +124,8 @@ class JodiEnsemble(io.ComfyNode):
             display_name="Jodi Ensemble",
             category="Jodi",
             description=(
-                "Several samples of one label, made with different seeds (batch on Jodi Roles), "
-                "into one that is steadier than each, and where they disagree."
+                "Combines several samples of one label, made with different seeds (batch on Jodi "
+                "Roles), into one steadier map, and shows where they disagree."
             ),
             inputs=[
                 io.Image.Input("images", tooltip="The samples, as a batch of one label."),

@@ -70,8 +70,10 @@ class JodiRoles(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
-                    tooltip="What to stay away from (Jodi Text Encode, as a negative). Not "
-                    "connected means an empty one.",
+                    tooltip=(
+                        "What to stay away from (Jodi Text Encode, as a negative). Not connected "
+                        "means an empty prompt."
+                    ),
                 ),
                 *(_picture_input(domain) for domain in DOMAINS),
                 Extra.Input(
@@ -92,10 +94,12 @@ class JodiRoles(io.ComfyNode):
                     "hold",
                     default="",
                     optional=True,
-                    tooltip="Names of domains, separated by commas (for example: depth, normal), "
-                    "that are generated together with the others and yet keep their connected "
-                    "picture everywhere. Of use where the model was not trained to take them as "
-                    "conditions in this mix.",
+                    tooltip=(
+                        "Names of domains, separated by commas (for example: depth, normal), that "
+                        "are generated together with the others and yet keep their connected "
+                        "picture everywhere. Useful where the model was not trained to take them "
+                        "as conditions in this mix."
+                    ),
                 ),
                 io.Combo.Input(
                     "negative_mask",
@@ -199,7 +203,9 @@ class JodiExtraDomain(io.ComfyNode):
                 ),
                 make_role_input("extra", "this domain"),
                 io.Image.Input(
-                    "image", optional=True, tooltip="Its picture; one for all rows, or one each."
+                    "image",
+                    optional=True,
+                    tooltip=("Its picture: one for all rows, or one for each row."),
                 ),
                 Extra.Input("extra", optional=True, tooltip="Another Jodi Extra Domain before it."),
             ],

@@ -90,7 +90,9 @@ class JodiSampler(io.ComfyNode):
                     options=SAMPLER_NAMES,
                     default=SAMPLER_NAMES[0],
                     optional=True,
-                    tooltip="dpmpp_2m is the published one; euler is simpler and needs more steps.",
+                    tooltip=(
+                        "dpmpp_2m is the published sampler; euler is simpler and needs more steps."
+                    ),
                 ),
                 io.Float.Input(
                     "denoise",
@@ -211,7 +213,9 @@ class JodiSamplerSelect(io.ComfyNode):
                     "sampler_name",
                     options=SAMPLER_NAMES,
                     default=SAMPLER_NAMES[0],
-                    tooltip="dpmpp_2m is the published one; euler is simpler and needs more steps.",
+                    tooltip=(
+                        "dpmpp_2m is the published sampler; euler is simpler and needs more steps."
+                    ),
                 )
             ],
             outputs=[io.Sampler.Output("sampler", "sampler", tooltip="To SamplerCustom.")],
