@@ -1,18 +1,17 @@
 """Both implementations of each hot operation, by name. Triton is imported by the first `kernel`."""
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
 from . import reference
 
-MODULES = {
-    "relu_linear_attention": "triton_linear_attention",
-    "layer_norm_modulate": "triton_layer_norm",
-    "gated_residual_norm_modulate": "triton_layer_norm",
-    "depthwise_conv3x3_glu": "triton_depthwise",
-    "rms_norm_channels": "triton_rms_norm",
-}
+OPERATIONS = (
+    "relu_linear_attention",
+    "layer_norm_modulate",
+    "gated_residual_norm_modulate",
+    "depthwise_conv3x3_glu",
+    "rms_norm_channels",
+)
 
 
 def plain(operation: str) -> Callable[..., Any]:
@@ -23,7 +22,14 @@ def plain(operation: str) -> Callable[..., Any]:
 def kernel(operation: str) -> Callable[..., Any]:
     """The operation as a Triton kernel, with the same arguments.
 
-    Raises: KeyError for an unknown name; ImportError where there is no Triton.
+    Raises: AttributeError for an unknown name; ImportError where there is no Triton.
     """
-    module = importlib.import_module(f".{MODULES[operation]}", __package__)
+    if operation == "relu_linear_attention":
+        from . import triton_linear_attention as module
+    elif operation == "depthwise_conv3x3_glu":
+        from . import triton_depthwise as module
+    elif operation == "rms_norm_channels":
+        from . import triton_rms_norm as module
+    else:
+        from . import triton_layer_norm as module
     return getattr(module, operation)

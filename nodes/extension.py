@@ -1,6 +1,7 @@
 """The extension. Each module lists its nodes in NODES; adding a node is adding it there."""
 
 from comfy_api.latest import ComfyExtension
+
 from .ddit import loaders as ddit_loaders
 from .ddit import text as ddit_text
 from .ddit import words as ddit_words
