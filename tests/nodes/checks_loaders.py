@@ -29,7 +29,7 @@ from jodi_pack.nodes.jodi.text import JodiTextEncode
 from jodi_pack.nodes.wires import agreement
 from jodi_pack.nodes.wires.agreement import check_vae_wire
 from jodi_pack.tests.helpers import TINY, tiny_autoencoder, tiny_transformer
-from jodi_pack.tests.nodes.checks_model import relative
+from jodi_pack.tests.nodes.jobs import relative
 from jodi_pack.tests.nodes.parts import AE, raises
 from safetensors.torch import save_file
 

@@ -13,7 +13,7 @@ from jodi_pack.nodes.host import jodi_load as _host_load
 from jodi_pack.nodes.host import patcher
 from jodi_pack.nodes.host import sampler as _host
 from jodi_pack.tests.helpers import TINY, randn, tiny_transformer
-from jodi_pack.tests.nodes.checks_model import by_the_core, job, noise_like, relative, sample
+from jodi_pack.tests.nodes.jobs import by_the_core, job, noise_like, relative, sample
 from jodi_pack.tests.nodes.parts import AE, parts
 from safetensors import safe_open
 from safetensors.torch import save_file
