@@ -14,16 +14,16 @@ from torch import Tensor
 from ..kit.errors import JodiError, ShapeError
 from ..kit.sampling import StepCallback, draw_noise, sample_euler
 from ..kit.threads import short_waits
-from .model.denoiser import GUIDANCE, SHIFT, STEPS, prepare_denoiser, published_sigmas
+from .model.denoiser import GUIDANCE, SHIFT, STEPS, make_published_sigmas, prepare_denoiser
 from .model.transformer import DDiTTransformer
 from .picture import SIDE, fit_picture, scale_latents, unscale_latents
 from .text.draft import (
     Draft,
     Tokenizer,
-    caption_draft,
-    fill_draft,
-    prompt_ids,
-    question_draft,
+    draft_caption,
+    draft_question,
+    draft_template,
+    tokenize_prompt,
 )
 from .text.sampler import TextOptions, TextStep, sample_text
 
@@ -113,7 +113,7 @@ class DDiTPipeline:
         rows = len(prompts) if batch is None else batch
         text = self._encode_prompts(prompts, length)
         unguided = self._encode_prompts([negative], length) if guidance > 1 else None
-        sigmas = published_sigmas(steps, shift)
+        sigmas = make_published_sigmas(steps, shift)
         denoise = prepare_denoiser(
             self.transformer, text, unguided, rows=rows, sigmas=sigmas, guidance=guidance
         )
@@ -131,12 +131,12 @@ class DDiTPipeline:
         """A caption for each picture.
 
         question: None lets the model write freely, as the base model was trained; the fine-tuned
-        one is asked, for example by `text.draft.CAPTION_QUESTION`. Else as `write`.
+        model needs a question, for example `text.draft.CAPTION_QUESTION`. Else as `write`.
         """
         if question is None:
-            draft = caption_draft(self.length, self.tokenizer)
+            draft = draft_caption(self.length, self.tokenizer)
         else:
-            draft = question_draft(question, self.length, self.tokenizer, short=False)
+            draft = draft_question(question, self.length, self.tokenizer, short=False)
         return self.write(pictures, [draft], **options)
 
     def ask(
@@ -150,11 +150,11 @@ class DDiTPipeline:
     ) -> TextResult:
         """An answer to each question; one picture may serve all, or one question all pictures.
 
-        short, answer_tokens: see `text.draft.question_draft`. Else as `write`.
+        short, answer_tokens: see `text.draft.draft_question`. Else as `write`.
         """
         questions = [questions] if isinstance(questions, str) else list(questions)
         form = {"short": short, "answer_tokens": answer_tokens}
-        drafts = [question_draft(q, self.length, self.tokenizer, **form) for q in questions]
+        drafts = [draft_question(q, self.length, self.tokenizer, **form) for q in questions]
         return self.write(pictures, drafts, **options)
 
     def fill(
@@ -167,11 +167,11 @@ class DDiTPipeline:
     ) -> TextResult:
         """Each template with its blanks filled in, all other words unchanged.
 
-        See `text.draft.fill_draft`. Else as `write`.
+        See `text.draft.draft_template`. Else as `write`.
         """
         templates = [templates] if isinstance(templates, str) else list(templates)
         form = {"blank_tokens": blank_tokens}
-        drafts = [fill_draft(t, self.length, self.tokenizer, **form) for t in templates]
+        drafts = [draft_template(t, self.length, self.tokenizer, **form) for t in templates]
         return self.write(pictures, drafts, **options)
 
     @torch.inference_mode()
@@ -187,8 +187,8 @@ class DDiTPipeline:
     ) -> TextResult:
         """Drafts filled in from pictures (B, 3, H, W) in [0, 1].
 
-        As many of each, or one picture or one draft for all. Of a picture that is no square the
-        middle is seen; whole: see `picture.fit_picture`.
+        As many pictures as drafts, or a single picture or draft for all. A picture that is not
+        square is cropped to its middle; whole: see `picture.fit_picture`.
         options: how words are drawn. Row i uses seed + i, or its own of a list.
         Raises: ShapeError where the numbers do not match; Interrupted when the callback stopped it.
         """
@@ -247,5 +247,5 @@ class DDiTPipeline:
         return TextResult(read(sample.ids), sample.ids, sample.evaluations)
 
     def _encode_prompts(self, prompts: Sequence[str], length: int) -> Tensor:
-        ids = [prompt_ids(prompt, length, self.tokenizer) for prompt in prompts]
+        ids = [tokenize_prompt(prompt, length, self.tokenizer) for prompt in prompts]
         return self.encode(torch.tensor(ids)).to(self.transformer.context_embedder.weight)

@@ -23,7 +23,7 @@ from ...ddit_core.model.transformer import DDiTTransformer
 from ...kit.errors import JodiError, ShapeError, TextError
 from ...kit.threads import short_waits
 from ...kit.weights.read import pack_metadata
-from .flow import check_flow, noise_share
+from .flow import check_flow, find_noise_share
 
 SIGMA = "ddit_sigma"
 NAME = "D-DiT"
@@ -130,7 +130,7 @@ class DDiTHostModel(comfy.model_base.BaseModel):
 
     def process_timestep(self, timestep, **conds):
         """The network's time, 0..1000: the share of noise, whatever `timestep` other nodes set."""
-        return noise_share(self.model_sampling, conds[SIGMA][0]) * 1000
+        return find_noise_share(self.model_sampling, conds[SIGMA][0]) * 1000
 
     def _check_latent(self, latent: Tensor) -> None:
         channels = self.diffusion_model.config.latent_channels

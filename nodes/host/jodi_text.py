@@ -17,9 +17,9 @@ from torch import Tensor
 
 from ...jodi_core.embedded import describe_text_encoder, load_text_encoder, read_text_encoder
 from ...jodi_core.model.config import JODI_1600M
-from ...jodi_core.text import ClosedVocabularyEncoder, negative_window, prompt_window
+from ...jodi_core.text import ClosedVocabularyEncoder, take_negative_window, take_prompt_window
 from ...kit.errors import CheckpointError, JodiError, TextError
-from ...kit.weights.faults import key_faults
+from ...kit.weights.faults import find_key_faults
 from ...kit.weights.kinds import GEMMA, WORDS
 from ...kit.weights.loading import FLOATS, FP8, check_dtypes, name_source
 from ...kit.weights.read import pack_metadata
@@ -102,7 +102,7 @@ def encode_text(clip, text: str, instruction: bool = True) -> list:
 
 
 class _Tokens(dict):
-    """Tokens of one prompt, by encoder. Nodes for models with several encoders ask for others."""
+    """Tokens of one prompt by the encoder's name; nodes for several encoders ask for others."""
 
     def __missing__(self, name):
         raise TextError(
@@ -132,7 +132,7 @@ class GemmaTokenizer:
         """jodi_instruction: None puts it in front of everything but an empty text."""
         if jodi_instruction is None:
             jodi_instruction = bool(text.strip())
-        window = prompt_window if jodi_instruction else negative_window
+        window = take_prompt_window if jodi_instruction else take_negative_window
         ids = window(text, self._ids, pad_id=PAD, length=WINDOW).ids
         return _Tokens({WEIGHTS: [[(i, 1.0, 0) if return_word_ids else (i, 1.0) for i in ids]]})
 
@@ -205,7 +205,7 @@ class WordTokenizer:
         return [(pair, pair[0]) for pair in token_weight_pair]
 
     def state_dict(self) -> dict:
-        """What CLIPSave writes beside the table: the words, without which it means nothing."""
+        """The words, which CLIPSave writes beside the table: the table is useless without them."""
         return pack_metadata(self._about)
 
 
@@ -254,13 +254,13 @@ def _gemma_patcher(path, disable_dynamic: bool = False):
 
 
 def _plain(name: str) -> str:
-    """A tensor's name behind whatever stands before it: model., text_model., nothing."""
+    """A tensor's name without its prefix: model., text_model., or none."""
     found = re.search(r"(layers\.\d+\..+|embed_tokens\.weight|norm\.weight)$", name)
     return found.group(1) if found else name
 
 
 def _sizes(weights: dict[str, Tensor], path: Path) -> dict[str, int]:
-    """What the host's Gemma needs to be told, from shapes; heads are 256 wide in this family."""
+    """The sizes that the host's Gemma needs, from shapes; heads are 256 wide in this family."""
     try:
         query = weights["model.layers.0.self_attn.q_proj.weight"]
         key = weights["model.layers.0.self_attn.k_proj.weight"]
@@ -297,7 +297,7 @@ def _sizes(weights: dict[str, Tensor], path: Path) -> dict[str, int]:
 def _load(clip, weights: dict[str, Tensor], path: Path) -> None:
     network = getattr(clip.cond_stage_model, WEIGHTS).transformer
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    faults = key_faults(weights, expected)
+    faults = find_key_faults(weights, expected)
     if faults:
         raise CheckpointError(
             f"{path}: its tensors are not those of a plain Gemma 2: {faults.text()}. Use a "

@@ -64,8 +64,8 @@ def sample(positive, negative, latent, *, model=None, steps=3, guidance=GUIDANCE
         latent,
         **{
             "noise": noise_like(latent),
-            "sampler": _host.jodi_sampler_object(),
-            "sigmas": _host.jodi_sigmas(steps),
+            "sampler": _host.make_jodi_sampler(),
+            "sigmas": _host.make_jodi_sigmas(steps),
             "guidance": guidance,
             **options,
         },
@@ -113,8 +113,8 @@ def check_sampler_custom_equals_the_pipeline():
         "cfg": GUIDANCE,
         "positive": positive,
         "negative": negative,
-        "sampler": _host.jodi_sampler_object(),
-        "sigmas": _host.jodi_sigmas(4),
+        "sampler": _host.make_jodi_sampler(),
+        "sigmas": _host.make_jodi_sigmas(4),
         "latent_image": latent,
     }
     node = custom.SamplerCustom
@@ -192,7 +192,7 @@ def check_partial_denoising_and_masks_equal_the_pipeline():
         "noise_mask": 1 - hold.transpose(1, 2),
     }
     for start in (1.0, 0.6):
-        result = sample(positive, negative, latent, sigmas=_host.jodi_sigmas(3, start=start))
+        result = sample(positive, negative, latent, sigmas=_host.make_jodi_sigmas(3, start=start))
         expected = by_the_core(
             plan, positive, negative, clean, noise_like(latent), init=init, hold=hold, start=start
         )
@@ -232,7 +232,7 @@ def check_no_prompt_at_all_reads_the_null_text():
     plan, positive, _, latent, clean = job(["image"])
     extra = {k: v for k, v in positive[0][1].items() if k.startswith("jodi_")}
     empty = [[torch.zeros(1, 0, 24), extra]]
-    null = _host.null_text(parts()[0])
+    null = _host.make_null_text(parts()[0])
     expected = by_the_core(plan, null, null, clean, noise_like(latent), guidance=1.0)
     assert relative(sample(empty, empty, latent, guidance=1.0), expected) < 1e-5
     stored = parts()[2].encode_text("")
@@ -242,7 +242,7 @@ def check_no_prompt_at_all_reads_the_null_text():
 
 def check_negative_read_with_the_prompts_mask():
     plan, positive, negative, latent, clean = job(["image"])
-    shared = agreement.with_prompt_mask(positive, negative)
+    shared = agreement.apply_prompt_mask(positive, negative)
     assert negative[0][1]["attention_mask"].sum() == 4  # the wire that came in is left alone
     expected = by_the_core(plan, positive, negative, clean, noise_like(latent), own_mask=False)
     assert relative(sample(positive, shared, latent), expected) < 1e-5
@@ -429,11 +429,11 @@ def check_wrong_wires_say_what_to_do():
     fails(TextError, "2304", "Jodi Text Encode", positive=wrong_text)
     fails(TextError, "does not cover its text", positive=changed(attention_mask=torch.ones(1, 3)))
     with raises(JodiError, "NoneType", "Load Jodi"):
-        _host.jodi_facts(None)
+        _host.read_model_facts(None)
     with raises(JodiError, "descend", "Jodi Scheduler"):
         sample(positive, negative, latent, sigmas=torch.tensor([0.0, 0.4, 0.8]))
     with raises(JodiError, "unknown"):
-        _host.jodi_sampler_object("nonesuch")
+        _host.make_jodi_sampler("nonesuch")
 
 
 def check_schedules_of_other_nodes_suit_the_sampler():
@@ -498,13 +498,13 @@ def check_conditions_are_told_apart_by_hooks():
         current_hooks, object_patches, injections = None, {}, {}
 
     made = []
-    run = _host_run.Run((_host_run.RunEntry(model),))
+    run = _host_run.SamplingRun((_host_run.RunEntry(model),))
     x = torch.zeros(1)
     before, model.current_patcher = model.current_patcher, Patcher()
     try:
         for hooks, copies in ((None, 1), (None, 1), ("some", 2), ("some", 3)):
             model.current_patcher.current_hooks = hooks
-            jodi_run.prepared(run, (), (x.clone(), None), lambda cache: made.append(1))
+            jodi_run.prepare_once(run, (), (x.clone(), None), lambda cache: made.append(1))
             assert len(made) == copies
     finally:
         model.current_patcher = before
@@ -521,9 +521,9 @@ def check_empty_latents_of_other_nodes():
 
 
 def check_facts():
-    facts = _host.jodi_facts(parts()[0])
+    facts = _host.read_model_facts(parts()[0])
     assert facts.names == NAMES and facts.latent_scale == AE.scaling_factor
     assert (facts.factor, facts.vae_factor, facts.latent_channels) == (8, 8, AE.latent_channels)
     assert (facts.native_size, facts.guidance, facts.shift) == ((48, 48), GUIDANCE, 3.0)
     shifted = advanced.ModelSamplingSD3().patch(parts()[0], 5.0)[0]
-    assert (_host.model_shift(shifted), _host.model_shift(parts()[0])) == (5.0, 3.0)
+    assert (_host.read_model_shift(shifted), _host.read_model_shift(parts()[0])) == (5.0, 3.0)
