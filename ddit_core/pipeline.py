@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..kit.errors import JodiError, ShapeError
 from ..kit.sampling import StepCallback, draw_noise, sample_euler
+from ..kit.threads import short_waits
 from .model.denoiser import GUIDANCE, SHIFT, STEPS, make_published_sigmas, prepare_denoiser
 from .model.transformer import DDiTTransformer
 from .picture import SIDE, fit_picture, scale_latents, unscale_latents
@@ -118,7 +119,12 @@ class DDiTPipeline:
         )
         grid = [side // VAE_FACTOR for side in size]
         noise = draw_noise((rows, self.transformer.config.latent_channels, *grid), seed)
-        latents = sample_euler(denoise, noise.to(text.device), sigmas, callback)
+
+        def denoise_step(x: Tensor, sigma: float) -> Tensor:
+            with short_waits(text.device):
+                return denoise(x, sigma)
+
+        latents = sample_euler(denoise_step, noise.to(text.device), sigmas, callback)
         return self.vae_decode(unscale_latents(latents)).float().clamp(0, 1)
 
     def caption(self, pictures: Tensor, question: str | None = None, **options) -> TextResult:
@@ -219,7 +225,8 @@ class DDiTPipeline:
         def predict(ids: Tensor, chosen: Tensor, positions: Tensor) -> Tensor:
             features = self.encode(ids).to(like)
             seen = context.select(chosen.to(like.device))
-            return self.transformer.logits(features, seen, positions.to(like.device))
+            with short_waits(like.device):
+                return self.transformer.logits(features, seen, positions.to(like.device))
 
         def read(ids: Tensor, hole: str = "") -> tuple[str, ...]:
             pairs = zip(drafts, ids.tolist(), strict=True)

@@ -17,6 +17,7 @@ from ..kit.autoencoder.dcae import DCAE
 from ..kit.autoencoder.tiling import run_within_memory
 from ..kit.errors import JodiError, RoleError, ShapeError, TextError
 from ..kit.sampling import SAMPLERS, StepCallback, draw_noise, hold_region, make_flow_sigmas
+from ..kit.threads import short_waits
 from .domains import Domain, find_domain_index, find_model_domain
 from .labels.maps import preprocess
 from .model.compilation import CompiledBlocks
@@ -238,7 +239,12 @@ class Stages:
                 "starting below full noise or holding a region needs latents to start from; pass "
                 "`init`"
             )
-        x = SAMPLERS[sampler](denoise, x, sigmas, callback)
+
+        def denoise_step(x: Tensor, sigma: float) -> Tensor:
+            with short_waits(self.device):
+                return denoise(x, sigma)
+
+        x = SAMPLERS[sampler](denoise_step, x, sigmas, callback)
         for index in plan.conditions:
             x[:, index] = clean[:, index]
         x[:, list(plan.ignored)] = 0

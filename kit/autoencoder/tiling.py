@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..threads import short_waits
+
 logger = logging.getLogger("jodi")
 
 FALLBACK_TILE = 512  # pixels per side, when one whole picture does not fit into memory
@@ -58,7 +60,8 @@ def run_within_memory(
     while True:
         rows, tile = attempts.pop(0)
         try:
-            parts = [network(p, tile=tile).float().to(output) for p in x.split(rows)]
+            with short_waits(x.device):
+                parts = [network(p, tile=tile).float().to(output) for p in x.split(rows)]
             return torch.cat(parts)
         except Exception as error:
             if not memory.exhausted(error):

@@ -21,6 +21,7 @@ from torch import Tensor
 from ...ddit_core.model.config import DDiTConfig
 from ...ddit_core.model.transformer import DDiTTransformer
 from ...kit.errors import JodiError, ShapeError, TextError
+from ...kit.threads import short_waits
 from ...kit.weights.read import pack_metadata
 from .flow import check_flow, find_noise_share
 
@@ -62,7 +63,8 @@ class DDiTDiffusion(DDiTTransformer):
 
     def evaluate_batch(self, x: Tensor, timestep: Tensor, context: Tensor, **_) -> Tensor:
         prepared = self.prepare_text(context, rows=len(x), like=x)
-        return self.velocity(x, timestep / 1000, prepared)
+        with short_waits(x.device):
+            return self.velocity(x, timestep / 1000, prepared)
 
 
 class DDiTHostConfig(comfy.supported_models_base.BASE):

@@ -25,6 +25,7 @@ from ...jodi_core.model.text_cache import TextCache
 from ...jodi_core.model.transformer import JodiTransformer
 from ...jodi_core.roles import Role
 from ...kit.errors import JodiError, RoleError, ShapeError, TextError
+from ...kit.threads import short_waits
 from ...kit.weights.read import pack_metadata
 from ..wires.agreement import check_entries, check_latent, check_made_for
 from ..wires.job import PICTURE_INSTEAD
@@ -98,7 +99,8 @@ class JodiDiffusion(JodiTransformer):
         ready = prepare_once(run, kind, (roles, context, mask, clean), prepare)
         if ready.both:
             x, timestep = x[:half], timestep[:half]
-        velocity = self.velocities(x, timestep / 1000, ready.context)
+        with short_waits(x.device):
+            velocity = self.velocities(x, timestep / 1000, ready.context)
         if ready.both and len(velocity) == 1:
             velocity = velocity * 2
         return torch.cat(velocity).transpose(1, 2)
