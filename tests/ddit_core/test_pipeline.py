@@ -1,6 +1,5 @@
 """Whole tasks: pictures from words and words from pictures, with real small parts."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -13,36 +12,24 @@ from jodi_pack.ddit_core.text.draft import caption_draft, fill_draft, prompt_ids
 from jodi_pack.ddit_core.text.sampler import TextOptions
 from jodi_pack.kit.errors import ImageError, Interrupted, JodiError, ShapeError, TextError
 from jodi_pack.kit.sampling import draw_noise
-from jodi_pack.tests.ddit_core.small import SMALL, published, small_model, word_tokenizer
+from jodi_pack.tests.ddit_core.small import (
+    READER,
+    SMALL,
+    T,
+    encode,
+    published,
+    small_model,
+    vae_decode,
+    vae_encode,
+    word_pipeline,
+)
 from jodi_pack.tests.helpers import randn
 from PIL import Image
-
-T = word_tokenizer()
-CONFIG = dataclasses.replace(SMALL, vocab_size=T.vocabulary.size, position_size=40)
-TABLE = randn(T.vocabulary.size, SMALL.context_channels, seed=9)
-
-
-def encode(ids):
-    """A text encoder that mixes its places, as T5 does."""
-    embedded = TABLE[ids]
-    return embedded + embedded.mean(1, keepdim=True)
-
-
-def vae_encode(pictures):
-    """Eight pixels to a cell, five channels."""
-    cells = torch.nn.functional.avg_pool2d(pictures, 8)
-    return torch.cat([cells, cells[:, :2].flip(-1)], dim=1)
-
-
-def vae_decode(latents):
-    return torch.nn.functional.interpolate(latents[:, :3], scale_factor=8)
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return DDiTPipeline(
-        small_model(CONFIG), encode, T, vae_encode=vae_encode, vae_decode=vae_decode, length=16
-    )
+    return word_pipeline()
 
 
 def pictures(batch=2, seed=0):
@@ -154,7 +141,7 @@ def test_a_tokenizer_of_another_vocabulary():
 
 
 def test_parts_that_are_not_there():
-    bare = DDiTPipeline(small_model(CONFIG), encode, T, length=16)
+    bare = DDiTPipeline(small_model(READER), encode, T, length=16)
     with pytest.raises(JodiError, match="vae_encode"):
         bare.caption(pictures())
     with pytest.raises(JodiError, match="vae_decode"):
