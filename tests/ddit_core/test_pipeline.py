@@ -173,6 +173,19 @@ class TestFitting:
     def test_a_whole_picture_keeps_its_shape(self):
         assert fit_picture(torch.rand(1, 3, 64, 100), 32, whole=True).shape == (1, 3, 32, 48)
 
+    def test_the_middle_of_a_very_long_picture_takes_no_more_memory(self):
+        """The far ends are left out first, and the middle is the same."""
+        long = torch.rand(1, 3, 2, 401, generator=torch.Generator().manual_seed(3))
+        assert fit_picture(long, 16).shape == (1, 3, 16, 16)
+        mirrored = fit_picture(long.flip(-1), 16).flip(-1)
+        torch.testing.assert_close(fit_picture(long, 16), mirrored, rtol=0, atol=1e-5)
+        tall = fit_picture(long.transpose(-1, -2), 16)
+        torch.testing.assert_close(tall.transpose(-1, -2), fit_picture(long, 16))
+
+    def test_a_long_picture_cannot_be_seen_whole(self, pipeline):
+        with pytest.raises(ImageError, match=r"300 x 2 is too long and thin.*at most"):
+            pipeline.caption(torch.rand(1, 3, 2, 300), whole=True)
+
     @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (1, 3, 0, 8)])
     def test_what_is_no_picture(self, shape):
         with pytest.raises(ImageError, match="batch, 3"):

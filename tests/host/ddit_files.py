@@ -1,7 +1,8 @@
 """Files of a small random D-DiT under the names that users have: what Load D-DiT chooses from.
 
 The transformer and T5 are small; the VAE has the size of Stable Diffusion 3's, since the host knows
-no other. Names and shapes of T5 and of the VAE are written out here from their published layouts.
+no other. Where words are wanted its tiny relative (TAESD3) reads the pictures, at a tenth of the
+work. Names and shapes are written out here from the published layouts.
 """
 
 import math
@@ -26,6 +27,8 @@ NAMES = {
     "vae": ("vae", "sd3_vae_random.safetensors"),
 }
 
+TINY = "taesd3"  # its name in VAELoader
+
 
 def write_files(models: Path) -> dict[str, str]:
     """Write all four under a ComfyUI's models folder; the inputs of Load D-DiT."""
@@ -38,6 +41,9 @@ def write_files(models: Path) -> dict[str, str]:
     save_file(t5_tensors(), paths["text_encoder"])
     torch.save(randn(CHANNELS, seed=77), paths["mask_vector"])
     save_file(vae_tensors(), paths["vae"])
+    (models / "vae_approx").mkdir(exist_ok=True)
+    for part, tensors in tiny_vae_tensors().items():
+        save_file(tensors, models / "vae_approx" / f"{TINY}_{part}.safetensors")
     return {**{entry: path.name for entry, path in paths.items()}, "weight_dtype": "fp32"}
 
 
@@ -112,6 +118,27 @@ def vae_tensors(channels: int = 16) -> dict[str, Tensor]:
     norm("decoder.norm_out", 128)
     conv("decoder.conv_out", 128, 3)
     return {name: _random(name, shape, seed) for seed, (name, shape) in enumerate(shapes.items())}
+
+
+def tiny_vae_tensors(channels: int = 16) -> dict[str, dict[str, Tensor]]:
+    """The encoder and the decoder of TAESD3; each is one row of layers."""
+    block = [(64, 64)] * 3
+    encoder = [(3, 64), block, *[(64, 64, None), block, block, block] * 3, (64, channels)]
+    stage = [block, block, block, "upsampling", (64, 64, None)]
+    decoder = ["clamp", (channels, 64), "relu", *stage * 3, block, (64, 3)]
+    found = {}
+    for part, layers in (("encoder", encoder), ("decoder", decoder)):
+        shapes: dict[str, tuple[int, ...]] = {}
+        for i, layer in enumerate(layers):
+            convs = {f"{i}.conv.{2 * n}": c for n, c in enumerate(block)} if layer is block else {}
+            if isinstance(layer, tuple):
+                convs = {str(i): layer}
+            for name, (given, made, *bias) in convs.items():
+                shapes[f"{name}.weight"] = (made, given, 3, 3)
+                if not bias:
+                    shapes[f"{name}.bias"] = (made,)
+        found[part] = {n: _random(n, shape, seed) for seed, (n, shape) in enumerate(shapes.items())}
+    return found
 
 
 def _random(name: str, shape: tuple[int, ...], seed: int) -> Tensor:

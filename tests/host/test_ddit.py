@@ -32,16 +32,17 @@ def files(server):
 
 @pytest.fixture
 def graph(server, files):
-    """Load D-DiT (1) and a picture (2)."""
+    """Load D-DiT (1), a picture (2) and the tiny VAE (3)."""
     name = server.upload(ASSETS / "samples" / "sample2_image.png")
     graph = {"1": {"class_type": "DDiTLoad", "inputs": dict(files), "_meta": {"title": "Load"}}}
     add(graph, "LoadImage", image=name)
+    add(graph, "VAELoader", vae_name=ddit_files.TINY)
     return graph
 
 
 def words(graph, kind: str, image=("2", 0), **inputs) -> str:
     """Add a node that makes words, after the settings of its drawing."""
-    wires = {"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "image": list(image)}
+    wires = {"model": ["1", 0], "clip": ["1", 1], "vae": ["3", 0], "image": list(image)}
     return add(graph, kind, **wires, **{**DRAWING, **inputs})
 
 
