@@ -47,7 +47,7 @@ def count_joints(
     visible 0 or 1. PCK is found / true over a set, precision confirmed / read.
     """
     points = keypoints.cpu().double().numpy()
-    radii = figure_radii(keypoints.cpu(), share).numpy()
+    radii = measure_figures(keypoints.cpu(), share).numpy()
     shown = points[..., 2] > 0.5
     found = confirmed = 0
     for kind, read in enumerate(places):
@@ -57,7 +57,7 @@ def count_joints(
     return JointCounts(int(shown.sum()), found, sum(len(read) for read in places), confirmed)
 
 
-def figure_radii(keypoints: Tensor, share: float = PCK_SHARE) -> Tensor:
+def measure_figures(keypoints: Tensor, share: float = PCK_SHARE) -> Tensor:
     """Pixels within which the joints of each figure count as right: (P, 18, 3) -> (P,)."""
     shown = keypoints[..., 2:] > 0.5
     low = torch.where(shown, keypoints[..., :2], math.inf).amin(dim=1)

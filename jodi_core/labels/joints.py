@@ -22,7 +22,8 @@ KEEP = 0.8
 
 REFERENCE_PIXELS, MIN_REFERENCE = 12, 0.4
 """Scores are relative to the mean of the brightest pixels of a picture, so that a soft drawing is
-read as well as a crisp one; never to less than this, so that nothing is read into a black one."""
+read as well as a crisp drawing; the mean counts as at least this, so that a black picture has no
+joints."""
 
 HUE_SIGMA = 0.25
 """Spread of hues, in units of the brightest channel; neighbouring colours are 1/3 apart."""
@@ -41,7 +42,7 @@ def read_joints(picture: Tensor) -> list[list[np.ndarray]]:
     centre of the first pixel is 0, 0) and score, the best first.
     """
     scale = min(picture.shape[-2:]) / DRAWN_SIZE
-    score = joint_scores(picture.float().cpu(), scale)
+    score = score_joints(picture.float().cpu(), scale)
     reach = max(1, round(2 * scale))
     highest = _highest_near(score, reach)
     enough = (KEEP * score.amax(dim=(2, 3), keepdim=True)).clamp(min=MIN_PEAK)
@@ -53,7 +54,7 @@ def read_joints(picture: Tensor) -> list[list[np.ndarray]]:
     ]
 
 
-def joint_scores(picture: Tensor, scale: float) -> Tensor:
+def score_joints(picture: Tensor, scale: float) -> Tensor:
     """How much each pixel looks like each joint: (B, 3, H, W) -> (B, 18, H, W).
 
     scale: of the drawing, 1 where a dot has a radius of 0.8 pixels.
