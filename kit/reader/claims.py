@@ -1,4 +1,4 @@
-"""Claims: what a picture shows, in the words of captions; a scene's true ones; how many are right."""
+"""Claims: what a picture shows in the words of captions, what is true of a scene, how many fit."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field

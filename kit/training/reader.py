@@ -153,9 +153,8 @@ class ReadingTask:
         said = self.model(_draw_pictures(self.lessons, chosen, rng, flip))
         parts = self._parts(said, chosen, flip)
         total = torch.stack([WEIGHTS[name] * loss for name, loss in parts.items()]).sum()
-        return Losses(
-            total, BATCH, [(name, float(loss.detach()), 1) for name, loss in parts.items()]
-        )
+        curves = [(name, float(loss.detach()), 1) for name, loss in parts.items()]
+        return Losses(total, self.batch, curves)
 
     def _parts(self, said: Reading, chosen: np.ndarray, flip: bool) -> dict[str, Tensor]:
         lessons = self.lessons
