@@ -82,7 +82,7 @@ def _guarded(args, console: Console) -> int:
     except (JodiError, KernelError) as error:
         _explain(console, args, str(error))
     except BrokenPipeError:
-        # the reader of our output went away; nothing more can be said there
+        # the reader of our output went away, so nothing more can be written there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         kind = type(error).__name__

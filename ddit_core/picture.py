@@ -15,9 +15,9 @@ LATENT_SCALE, LATENT_SHIFT = 1.5305, 0.0609  # Stable Diffusion 3's
 def fit_picture(picture: Tensor, side: int = SIDE, *, multiple: int = 16, whole: bool = False):
     """The picture at the size the network was trained on, (B, 3, h, w) float32 in [0, 1].
 
-    Bicubic with antialiasing, so that the shorter side is `side`, then the middle of it: what lies
-    outside a square is not seen. whole: keep the shape instead, but for sides cut to a `multiple`;
-    the network was trained on squares only.
+    Bicubic with antialiasing, so that the shorter side is `side`, then cropped to the square in the
+    middle. whole: keep the shape instead, with sides cut to a `multiple`; the network was trained
+    on squares only.
     Raises: ImageError for something that is no picture (B, 3, H, W).
     Source: github zijieli-Jlee/Dual-Diffusion @ bbf06bf, dual_diff_pipeline.py, transforms.
     """

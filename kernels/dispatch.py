@@ -1,8 +1,7 @@
-"""The seam between the cores and the implementations of each hot operation.
+"""The hot operations, as the cores call them.
 
-The cores call these names; `selection` decides per call whether plain torch (`reference`, where
-each operation is specified) or a Triton kernel answers. Triton is imported when a kernel first
-runs, never before.
+`selection` decides per call whether plain torch (`reference`, where each operation is specified) or
+a Triton kernel computes the result. Triton is imported when a kernel first runs, never before.
 """
 
 from typing import Any

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...kit.errors import JodiError
 from .annotations import Captioned, Question
-from .vqa import answer_accuracy
+from .vqa import score_answer
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class QuestionReport:
 def evaluate_questions(
     ask: Callable[[Path, str], str], questions: Iterable[Question]
 ) -> QuestionReport:
-    """Ask every question of its picture and score what people answered too.
+    """Ask every question about its picture, and score the answers where people answered too.
 
     ask: picture file and question -> answer.
     Raises: JodiError without any question.
@@ -36,7 +36,7 @@ def evaluate_questions(
         answer = ask(question.picture, question.text)
         results.append({"question_id": question.id, "answer": answer})
         if question.answers:
-            scores.append((question, answer_accuracy(answer, question.answers)))
+            scores.append((question, score_answer(answer, question.answers)))
     if not results:
         raise JodiError("there is no question to ask; check the file of questions")
     overall = [score for _, score in scores]

@@ -6,7 +6,7 @@ from torch import Tensor
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
 from ...kit.reader.claims import Claims
 from ...kit.reader.reader import Reader
-from ...kit.scenes.captions import caption_facts, noun_class
+from ...kit.scenes.captions import find_noun_class, read_caption
 from .scores import Tally, Values, ratio
 
 
@@ -42,9 +42,9 @@ def count_found(claims: Claims, caption: str) -> tuple[int, int, int, int]:
     "Unlabeled" things have no class of their own and are left out; a colour is found when any noun
     of its class has it.
     """
-    facts = [f for f in caption_facts(caption) if SEGMENTATION_CLASSES[f[2]] != "unlabeled"]
-    classes = {noun_class(noun) for noun in claims.classes}
-    colors = {(noun_class(noun), color) for noun, color in claims.colors}
+    facts = [f for f in read_caption(caption) if SEGMENTATION_CLASSES[f[2]] != "unlabeled"]
+    classes = {find_noun_class(noun) for noun in claims.classes}
+    colors = {(find_noun_class(noun), color) for noun, color in claims.colors}
     named = {index for _, _, index in facts}
     worn = [(index, color) for color, _, index in facts if color is not None]
     return len(named & classes), len(named), sum(pair in colors for pair in worn), len(worn)

@@ -21,7 +21,7 @@ from .ddit_load import LATENT_CHANNELS
 from .ddit_model import DDiTHostModel, ddit_model
 from .ddit_text import ddit_text, ddit_tokenizer
 
-ROWS = 8  # that are evaluated together; a row is the same in a batch of any size
+ROWS = 8  # rows that are evaluated together; a row is the same in a batch of any size
 SHOWN = 4  # rows on the node while it runs
 
 
@@ -60,7 +60,7 @@ def write_texts(
         like=torch.empty(0, dtype=inner.compute_dtype, device=device),
     )
     parts = latents.split(ROWS)
-    report = progress_on_node(node_id, options.steps, len(parts), len(latents))
+    report = make_node_progress(node_id, options.steps, len(parts), len(latents))
     texts: list[str] = []
     for index, part in enumerate(parts):
         result = pipeline.write_from_latents(
@@ -109,10 +109,10 @@ def encode_pictures(inner: DDiTHostModel, vae, pictures: Tensor, whole: bool = F
 Report = Callable[[TextProgress], None]
 
 
-def progress_on_node(
+def make_node_progress(
     node_id: str | None, steps: int, parts: int, rows: int
 ) -> Callable[[int, Sequence[str]], Report]:
-    """For each part of the rows, and the texts before it, a callback: bar, text, Cancel."""
+    """Gives a callback for each part of the rows: it moves the bar, shows text, heeds Cancel."""
     bar = comfy.utils.ProgressBar(steps * parts)
 
     def of_part(index: int, before: Sequence[str]) -> Report:
