@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..autoencoder.dcae import DCAE
-from ..files import replaced_file
+from ..files import replace_file
 from ..reader.claims import INDEX, MOST, Claims, find_true_claims, score_claims
 from ..reader.network import COLORS, Reading, ReadingNetwork
 from ..reader.reader import COUNTED, KIND, Reader
@@ -70,7 +70,7 @@ def prepare_lessons(
                 progress(index + 1, len(pictures))
         nouns, colors, counts, worn = (np.stack(part) for part in zip(*answers, strict=True))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_file(path) as file:
+        with replace_file(path) as file:
             np.savez_compressed(
                 file,
                 blurred=pass_through(autoencoder, pictures),
