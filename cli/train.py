@@ -95,7 +95,7 @@ def autoencoder(args, console: Console) -> int:
     model = _training(run, run.autoencoder, args.steps, work, console)
     record = {**train, "scenes": len(store), "size": store.size}
     _write(model, run.vae, {"kind": "dcae", "training": json.dumps(record, sort_keys=True)})
-    psnr = measure_round_trip(model, store, list(PICTURE_SHARES), min(64, len(store)))
+    psnr = measure_round_trip(model, store, list(PICTURE_SHARES), min(64, 1 + len(store) // 8))
     console.note(f"round trip, PSNR in dB: {psnr}")
     console.result(str(run.vae))
     return 0
