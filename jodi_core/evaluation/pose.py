@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..labels.joints import read_joints
 
-__all__ = ["JointCounts", "count_joints", "figure_radii", "read_joints"]
+__all__ = ["JointCounts", "count_joints", "measure_figures", "read_joints"]
 
 PCK_SHARE = 0.1
 """A joint is right within this share of the larger side of its figure's box of visible joints.

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ...kit.errors import JodiError
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
-from ..labels.maps import checked_index, class_id
+from ..labels.segmentation import check_class_map, find_class_id
 
 
-def read_names(text: str) -> tuple[int, ...]:
+def read_class_names(text: str) -> tuple[int, ...]:
     """Class numbers of names or numbers separated by commas; all twelve for an empty text.
 
     Raises: JodiError for an unknown class, listing them.
@@ -22,17 +22,17 @@ def read_names(text: str) -> tuple[int, ...]:
     parts = [part.strip() for part in text.replace("\n", ",").split(",") if part.strip()]
     if not parts:
         return tuple(range(len(SEGMENTATION_CLASSES)))
-    numbers = [class_id(int(p) if p.lstrip("-").isdecimal() else p) for p in parts]
+    numbers = [find_class_id(int(p) if p.lstrip("-").isdecimal() else p) for p in parts]
     return tuple(dict.fromkeys(numbers))
 
 
-def class_masks(index: Tensor, classes: Sequence[int]) -> Tensor:
+def make_class_masks(index: Tensor, classes: Sequence[int]) -> Tensor:
     """1 where a pixel is of a class: (B, H, W) integers -> (B, N, H, W) float32."""
-    checked_index(index, len(SEGMENTATION_CLASSES))
+    check_class_map(index, len(SEGMENTATION_CLASSES))
     return torch.stack([index == number for number in classes], dim=1).to(torch.float32)
 
 
-def class_boxes(
+def find_boxes(
     index: Tensor, classes: Sequence[int], least: float = 0.001
 ) -> list[list[dict[str, object]]]:
     """Boxes around the connected parts of classes, for each picture, the largest part first.
@@ -42,14 +42,14 @@ def class_boxes(
     least: smallest part that counts, as a share of the picture.
     Raises: ImageError for a wrong map; JodiError for a share outside 0..1.
     """
-    checked_index(index, len(SEGMENTATION_CLASSES))
+    check_class_map(index, len(SEGMENTATION_CLASSES))
     if not 0 <= least <= 1:
         raise JodiError(f"expected a share of the picture from 0 to 1, got {least}")
     found = []
     for picture in index.cpu().numpy():
         parts = []
         for number in classes:
-            for part in connected_parts(picture == number):
+            for part in find_parts(picture == number):
                 if part[0] >= least * picture.size:
                     parts.append((*part, SEGMENTATION_CLASSES[number]))
         parts.sort(key=lambda part: (-part[0], part[1:]))
@@ -63,7 +63,7 @@ def _box(pixels: int, top: int, left: int, bottom: int, right: int, label: str) 
     return {**place, "label": label, "score": pixels / (height * width)}
 
 
-def connected_parts(mask: np.ndarray) -> list[tuple[int, int, int, int, int]]:
+def find_parts(mask: np.ndarray) -> list[tuple[int, int, int, int, int]]:
     """(pixels, top, left, bottom, right) of each connected part of a mask (H, W) bool.
 
     Rows are cut into runs; runs of neighbouring rows that touch are joined.

@@ -8,11 +8,12 @@ Shapes: B pictures, H W pixels.
 import torch
 from torch import Tensor
 
-from ...kit.errors import JodiError
-from ..domains import domain
-from ..labels import foreign
-from ..labels.maps import checked_picture, stretch
-from .depth import depth_plane
+from ..domains import find_domain
+from ..labels.checks import check_choice, check_picture
+from ..labels.depth import stretch
+from ..labels.normals import convert_normals
+from ..labels.segmentation import draw_segmentation, read_classes
+from .depth import read_depth_plane
 
 DEPTH_WAYS = ("v2 style", "min max", "raw")
 """In the order of the node's list, which saved graphs depend on."""
@@ -21,7 +22,7 @@ V2_SHARES = (0.01, 0.99)
 """Depth Anything's renderings leave out one pixel in a hundred at either end."""
 
 
-def map_for_controlnet(
+def draw_for_controlnet(
     name: str,
     picture: Tensor,
     depth: str = DEPTH_WAYS[0],
@@ -36,19 +37,19 @@ def map_for_controlnet(
     and the colours wanted. Pictures, albedo and skeletons stay as they are.
     Raises: JodiError for an unknown domain or choice, ImageError for a wrong picture.
     """
-    _choice("depth", depth, DEPTH_WAYS)
-    _choice("lines", lines, LINE_WAYS)
-    kind = domain(name).kind
-    picture = checked_picture(picture, name)
+    check_choice("depth", depth, DEPTH_WAYS)
+    check_choice("lines", lines, LINE_WAYS)
+    kind = find_domain(name).kind
+    picture = check_picture(picture, name)
     if kind == "depth":
-        return _depth(depth_plane(picture), depth)[:, None].expand(-1, 3, -1, -1).contiguous()
+        return _depth(read_depth_plane(picture), depth)[:, None].expand(-1, 3, -1, -1).contiguous()
     if kind == "gray":
-        bright_lines = domain(name).name == "edge"  # line art is dark on white, edges bright
+        bright_lines = find_domain(name).name == "edge"  # line art is dark on white, edges bright
         return picture if bright_lines == (lines == LINE_WAYS[0]) else 1 - picture
     if kind == "normal":
-        return foreign.convert_normal(picture, "jodi", normals)
+        return convert_normals(picture, "jodi", normals)
     if kind == "palette":
-        return foreign.draw_classes(foreign.read_classes(picture), classes)
+        return draw_segmentation(read_classes(picture), classes)
     return picture
 
 
@@ -72,8 +73,3 @@ def _quantile(values: Tensor, share: float) -> Tensor:
     lower = int(place)
     upper = min(lower + 1, len(flat) - 1)
     return torch.lerp(flat[lower], flat[upper], place - lower)
-
-
-def _choice(what: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise JodiError(f"{what} is {value!r}; use one of {', '.join(allowed)}")

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...kit.errors import ImageError, JodiError
 
 
-def depth_plane(picture: Tensor) -> Tensor:
+def read_depth_plane(picture: Tensor) -> Tensor:
     """Depth pictures (B, 3 or 1, H, W) as (B, H, W) float32: grey values stay exact.
 
     Raises: ImageError for a wrong shape or values that are no numbers.
@@ -28,7 +28,7 @@ def depth_plane(picture: Tensor) -> Tensor:
     return picture[:, 0] if grey else picture.mean(dim=1)
 
 
-def distances(depth: Tensor, near: float = 1.0, far: float = 0.0) -> Tensor:
+def find_distances(depth: Tensor, near: float = 1.0, far: float = 0.0) -> Tensor:
     """Distances along the viewing axis of relative depths in [0, 1], 1 being near.
 
     Shapes: (B, H, W) -> (B, H, W) float32, in the unit of near and far; infinite where 0 depth is

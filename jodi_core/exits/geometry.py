@@ -15,7 +15,7 @@ from ...kit.errors import ImageError, JodiError
 GLTF_AXES = (1.0, -1.0, -1.0)
 
 
-def intrinsics(fov: float, height: int, width: int) -> Tensor:
+def make_intrinsics(fov: float, height: int, width: int) -> Tensor:
     """(3, 3) float32 camera matrix for picture coordinates from 0 to 1, square pixels.
 
     fov: horizontal field of view in degrees. Raises: JodiError unless 0 < fov < 180.
@@ -32,7 +32,7 @@ def unproject(distance: Tensor, fov: float) -> Tensor:
     Points of infinite distance are infinite. Raises: JodiError as `intrinsics`.
     """
     height, width = distance.shape[-2:]
-    focal = intrinsics(fov, height, width)[0, 0].double() * width  # pixels, both axes
+    focal = make_intrinsics(fov, height, width)[0, 0].double() * width  # pixels, both axes
     across = (torch.arange(width, dtype=torch.float64) + 0.5 - width / 2) / focal
     down = (torch.arange(height, dtype=torch.float64) + 0.5 - height / 2) / focal
     z = distance.double().cpu()
@@ -42,7 +42,7 @@ def unproject(distance: Tensor, fov: float) -> Tensor:
     return points.to(torch.float32)
 
 
-def camera_normals(picture: Tensor) -> Tensor:
+def find_camera_normals(picture: Tensor) -> Tensor:
     """Unit normals on camera axes, out of the surface, of normals drawn in the model's axes.
 
     Shapes: (B, 3, H, W) in [0, 1] -> (B, H, W, 3) float32; 0 where there is no direction.
@@ -122,7 +122,7 @@ def _jumps(z: Tensor, keep: Tensor, cut: float) -> Tensor:
     return torn
 
 
-def vertex_normals(mesh: Mesh) -> Tensor:
+def find_vertex_normals(mesh: Mesh) -> Tensor:
     """Unit normals (V, 3), the mean of the adjoining faces weighted by area."""
     p = mesh.vertices.double()[mesh.faces]
     flat = torch.linalg.cross(p[:, 1] - p[:, 0], p[:, 2] - p[:, 0])

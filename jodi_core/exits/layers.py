@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from ...kit.errors import ImageError, JodiError
-from ...kit.pictures.cryptomatte import matte_channels
+from ...kit.pictures.cryptomatte import make_mattes
 from ...kit.pictures.light import srgb_to_linear
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
-from ..labels.foreign import NORMAL_CONVENTIONS, read_classes
-from ..labels.maps import NORMAL_AXES, checked_picture
-from .depth import check_range, depth_plane, distances
+from ..labels.checks import check_picture
+from ..labels.normals import NORMAL_AXES, NORMAL_CONVENTIONS
+from ..labels.segmentation import read_classes
+from .depth import check_range, find_distances, read_depth_plane
 
 Z_WAYS = ("near high", "far high", "distance")
 """In the order of the node's list, which saved graphs depend on."""
@@ -37,7 +38,7 @@ LAYERS = {
 
 @dataclass(frozen=True)
 class LayerOptions:
-    """How maps are written. normals: a convention of `foreign.NORMAL_CONVENTIONS`.
+    """How maps are written. normals: a convention of `normals.NORMAL_CONVENTIONS`.
 
     z: "near high" keeps the relative depth (1 near, 0 far), "far high" is 1 minus it, "distance"
     runs from near to far, in their unit (`depth.distances`; far 0 is infinitely far).
@@ -58,7 +59,7 @@ class LayerOptions:
             check_range(self.near, self.far)
 
 
-def exr_layers(
+def make_layers(
     pictures: Mapping[str, Tensor], options: LayerOptions | None = None
 ) -> tuple[dict[str, np.ndarray], dict[str, str | float]]:
     """Channels and header entries of the file of one picture.
@@ -90,17 +91,17 @@ def exr_layers(
 
 
 def _image(picture: Tensor, _: LayerOptions) -> tuple[dict, dict]:
-    return _rgb("", srgb_to_linear(checked_picture(picture, "image"))), {
+    return _rgb("", srgb_to_linear(check_picture(picture, "image"))), {
         "jodi/color": "linear light, sRGB primaries"
     }
 
 
 def _albedo(picture: Tensor, _: LayerOptions) -> tuple[dict, dict]:
-    return _rgb("albedo.", srgb_to_linear(checked_picture(picture, "albedo"))), {}
+    return _rgb("albedo.", srgb_to_linear(check_picture(picture, "albedo"))), {}
 
 
 def _normal(picture: Tensor, options: LayerOptions) -> tuple[dict, dict]:
-    vectors = checked_picture(picture, "normal") * 2 - 1
+    vectors = check_picture(picture, "normal") * 2 - 1
     length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     vectors = torch.where(length < 0.05, 0.0, vectors / length.clamp_min(1e-12))
     axes = NORMAL_AXES["model" if options.normals == "jodi" else options.normals]
@@ -115,10 +116,10 @@ def _normal(picture: Tensor, options: LayerOptions) -> tuple[dict, dict]:
 
 
 def _depth(picture: Tensor, options: LayerOptions) -> tuple[dict, dict]:
-    plane = depth_plane(picture)
+    plane = read_depth_plane(picture)
     told: dict[str, str | float] = {"jodi/Z/polarity": options.z}
     if options.z == "distance":
-        plane = distances(plane, options.near, options.far)
+        plane = find_distances(plane, options.near, options.far)
         told |= {"jodi/Z/near": float(options.near), "jodi/Z/far": float(options.far)}
         told["jodi/Z/unit"] = "that of near and far; the model's depth has none"
     else:
@@ -132,18 +133,18 @@ def _depth(picture: Tensor, options: LayerOptions) -> tuple[dict, dict]:
 
 def _gray(name: str):
     def layer(picture: Tensor, _: LayerOptions) -> tuple[dict, dict]:
-        return {f"{name}.Y": _array(depth_plane(checked_picture(picture, name))[0])}, {}
+        return {f"{name}.Y": _array(read_depth_plane(check_picture(picture, name))[0])}, {}
 
     return layer
 
 
 def _pose(picture: Tensor, _: LayerOptions) -> tuple[dict, dict]:
-    return _rgb("pose.", checked_picture(picture, "openpose")), {}
+    return _rgb("pose.", check_picture(picture, "openpose")), {}
 
 
 def _classes(picture: Tensor, _: LayerOptions) -> tuple[dict, dict]:
     index = read_classes(picture.expand(-1, 3, -1, -1))[0].cpu().numpy()
-    channels, told = matte_channels("classes", index.astype(np.int64), SEGMENTATION_CLASSES)
+    channels, told = make_mattes("classes", index.astype(np.int64), SEGMENTATION_CLASSES)
     listing = ", ".join(f"{i} {name}" for i, name in enumerate(SEGMENTATION_CLASSES))
     return {"class.id": index.astype(np.float32), **channels}, {**told, "jodi/class/names": listing}
 

@@ -11,7 +11,7 @@ from ...kit.pictures.files import to_uint8
 from .geometry import GLTF_AXES, Mesh
 
 
-def cloud_ply(points: Tensor, keep: Tensor, colors: Tensor | None = None) -> bytes:
+def encode_cloud(points: Tensor, keep: Tensor, colors: Tensor | None = None) -> bytes:
     """The bytes of a binary PLY with one point for each kept pixel, on glTF's axes.
 
     Shapes: points (H, W, 3) on camera axes; keep (H, W) bool; colors (H, W, 3) in [0, 1].
@@ -25,7 +25,7 @@ def cloud_ply(points: Tensor, keep: Tensor, colors: Tensor | None = None) -> byt
     return _ply(places, None if colors is None else colors.cpu()[keep], None)
 
 
-def mesh_ply(mesh: Mesh) -> bytes:
+def encode_mesh(mesh: Mesh) -> bytes:
     """The bytes of a binary PLY of a mesh, with its colours where it has any."""
     return _ply(mesh.vertices, mesh.colors, mesh.faces)
 

@@ -14,12 +14,12 @@ from ...kit.errors import ImageError
 from ...kit.pictures.palettes import OPENPOSE_COLORS, OPENPOSE_LIMBS
 from ...kit.scenes.maps import (
     LIMB_INTENSITY,
+    choose_stroke_radii,
     draw_skeleton,
     draw_skeleton_part,
-    skeleton_radii,
 )
+from ..labels.checks import check_picture
 from ..labels.joints import read_joints
-from ..labels.maps import checked_picture
 
 KEYPOINTS = len(OPENPOSE_COLORS)
 FACE_POINTS, HAND_POINTS = 70, 21  # of the format; nothing of them is drawn, so they stay 0
@@ -43,7 +43,7 @@ def read_poses(picture: Tensor) -> list[np.ndarray]:
     drawing of the figures is most like the picture.
     Raises: ImageError for a wrong picture.
     """
-    picture = checked_picture(picture, "openpose").cpu()
+    picture = check_picture(picture, "openpose").cpu()
     return [
         _refined(one, _figures(one, places))
         for one, places in zip(picture, read_joints(picture), strict=True)
@@ -143,7 +143,7 @@ def _support(picture: Tensor, limb: int, start: np.ndarray, end: np.ndarray) -> 
     length = float(np.linalg.norm(end - start))
     if length < 1e-6:
         return 0.0
-    limb_radius, joint_radius = skeleton_radii(*picture.shape[-2:])
+    limb_radius, joint_radius = choose_stroke_radii(*picture.shape[-2:])
     margin = min((joint_radius + 0.5) / length, 0.4)  # the joints' own dots lie over the ends
     shares = np.linspace(margin, 1 - margin, max(3, int(length)))
     aside = np.array([start[1] - end[1], end[0] - start[0]]) / length * limb_radius * 0.7
@@ -226,7 +226,7 @@ def _move(picture: Tensor, points: Tensor, person: int, kind: int, moves: Tensor
 def _errors(picture: Tensor, tried: Tensor, person: int, kind: int) -> Tensor:
     """How far drawings of `tried` (N, P, 18, 3) are from the picture around one joint: (N,)."""
     height, width = picture.shape[-2:]
-    limb_radius, joint_radius = skeleton_radii(height, width)
+    limb_radius, joint_radius = choose_stroke_radii(height, width)
     reach = int(2 * joint_radius) + 2
     x, y = tried[:, person, kind, :2].mean(dim=0).round().int().tolist()
     left, top = min(max(0, x - reach), width - 1), min(max(0, y - reach), height - 1)
@@ -240,7 +240,7 @@ def _errors(picture: Tensor, tried: Tensor, person: int, kind: int) -> Tensor:
     return (drawn - picture[:, top:bottom, left:right]).square().flatten(1).sum(1)
 
 
-def to_frames(figures: list[np.ndarray], height: int, width: int) -> list[dict]:
+def make_frames(figures: list[np.ndarray], height: int, width: int) -> list[dict]:
     """POSE_KEYPOINT: for each picture its canvas and people, coordinates in pixels."""
     empty = {
         "face_keypoints_2d": [0.0] * (3 * FACE_POINTS),
@@ -263,7 +263,7 @@ def to_frames(figures: list[np.ndarray], height: int, width: int) -> list[dict]:
     ]
 
 
-def from_frames(frames: object, least: float = 0.3) -> tuple[list[np.ndarray], int, int]:
+def read_frames(frames: object, least: float = 0.3) -> tuple[list[np.ndarray], int, int]:
     """Figures of each frame of a POSE_KEYPOINT, and its canvas (height, width).
 
     least: keypoints scored below count as not seen. Coordinates in 0..1 are shares of the canvas.

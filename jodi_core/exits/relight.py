@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ...kit.errors import ImageError, JodiError
 from ...kit.pictures.light import linear_to_srgb, srgb_to_linear
-from ..labels.maps import checked_picture
+from ..labels.checks import check_picture
 
 
-def light_direction(azimuth: float, elevation: float) -> tuple[float, float, float]:
+def find_light_direction(azimuth: float, elevation: float) -> tuple[float, float, float]:
     """Unit vector towards a light: +X picture right, +Y up, +Z to the viewer.
 
     azimuth: degrees around the vertical; 0 is behind the viewer, 90 to the right, 180 behind the
@@ -61,7 +61,7 @@ def relight(
     unlit: (B, H, W); where it is 1 the albedo is shown as it is (sky, lamps).
     Raises: ImageError for pictures of different sizes; JodiError for a direction of length 0.
     """
-    albedo, normals = checked_picture(albedo, "albedo"), checked_picture(normals, "normal")
+    albedo, normals = check_picture(albedo, "albedo"), check_picture(normals, "normal")
     if albedo.shape[-2:] != normals.shape[-2:]:
         raise ImageError(
             f"albedo is {albedo.shape[-2]} x {albedo.shape[-1]}, the normals are "

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...kit.errors import JodiError
 from ...kit.pictures.palettes import OPENPOSE_KEYPOINTS
 from ..domains import Domain
-from ..labels.maps import checked_picture
+from ..labels.checks import check_picture
 from .pose import draw_poses, read_poses
 
 TURNS = ("flip horizontal", "flip vertical", "rotate 90", "rotate 180", "rotate 270")
@@ -43,7 +43,7 @@ _TURNS = {
 }
 
 
-def turned(of: Domain, picture: Tensor, how: str) -> Tensor:
+def turn(of: Domain, picture: Tensor, how: str) -> Tensor:
     """Maps of one domain mirrored or turned: (B, 3, H, W) in [0, 1] -> the same kind of maps.
 
     Normals are turned with the picture, and keep the length they are drawn with. Mirrored figures
@@ -51,7 +51,7 @@ def turned(of: Domain, picture: Tensor, how: str) -> Tensor:
     Raises: JodiError for an unknown way, ImageError for a wrong picture.
     """
     turn = _turn(how)
-    picture = moved(checked_picture(picture, of.name), how)
+    picture = move_pixels(check_picture(picture, of.name), how)
     if of.kind == "normal":
         centred = picture - 0.5
         (a, b), (c, d) = turn.vector
@@ -63,16 +63,16 @@ def turned(of: Domain, picture: Tensor, how: str) -> Tensor:
     return picture
 
 
-def moved(values: Tensor, how: str) -> Tensor:
+def move_pixels(values: Tensor, how: str) -> Tensor:
     """Any values over pixels (..., H, W) mirrored or turned, each as it is."""
     turn = _turn(how)
     values = torch.rot90(values, turn.quarters, (-2, -1)) if turn.quarters else values
     return values.flip([axis - 4 for axis in turn.flips]) if turn.flips else values
 
 
-def resized(of: Domain, picture: Tensor, size: tuple[int, int]) -> Tensor:
+def resize(of: Domain, picture: Tensor, size: tuple[int, int]) -> Tensor:
     """Maps (B, 3, H, W) at another size (height, width); classes take the nearest pixel."""
-    picture = checked_picture(picture, of.name)
+    picture = check_picture(picture, of.name)
     if of.kind == "palette":
         return F.interpolate(picture, size, mode="nearest-exact")
     return F.interpolate(picture, size, mode="bilinear", antialias=True).clamp(0, 1)

@@ -16,7 +16,7 @@ from ..errors import ImageError
 _MASK = 0xFFFFFFFF
 
 
-def murmur3_32(data: bytes, seed: int = 0) -> int:
+def hash_murmur3(data: bytes, seed: int = 0) -> int:
     """The 32-bit MurmurHash3 (x86) of some bytes, 0..2^32 - 1.
 
     Source: Austin Appleby, MurmurHash3_x86_32 (public domain).
@@ -43,17 +43,17 @@ def _rotated(value: int, bits: int) -> int:
     return ((value << bits) | (value >> (32 - bits))) & _MASK
 
 
-def name_id(name: str) -> np.float32:
+def hash_name(name: str) -> np.float32:
     """The id of a name: its hash read as a float that is neither subnormal, infinite nor NaN."""
     return np.frombuffer(struct.pack("<I", _id_bits(name)), "<f4")[0]
 
 
 def _id_bits(name: str) -> int:
-    bits = murmur3_32(name.encode("utf-8"))
+    bits = hash_murmur3(name.encode("utf-8"))
     return bits ^ (1 << 23) if (bits >> 23) & 255 in (0, 255) else bits
 
 
-def matte_channels(
+def make_mattes(
     layer: str, index: np.ndarray, names: Sequence[str]
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """Channels of a Cryptomatte and the header entries that describe it.
@@ -66,12 +66,12 @@ def matte_channels(
         raise ImageError(
             f"expected an index (height, width) of 0..{len(names) - 1}, got shape {index.shape}"
         )
-    ids = np.array([name_id(name) for name in names], dtype=np.float32)
+    ids = np.array([hash_name(name) for name in names], dtype=np.float32)
     empty = np.zeros(index.shape, dtype=np.float32)
     planes = {"R": ids[index], "G": np.ones_like(empty), "B": empty, "A": empty}
     channels = {f"{layer}00.{letter}": plane for letter, plane in planes.items()}
     manifest = {name: f"{_id_bits(name):08x}" for name in names}
-    key = f"cryptomatte/{murmur3_32(layer.encode('utf-8')):08x}"[: len("cryptomatte/") + 7]
+    key = f"cryptomatte/{hash_murmur3(layer.encode('utf-8')):08x}"[: len("cryptomatte/") + 7]
     return channels, {
         f"{key}/name": layer,
         f"{key}/hash": "MurmurHash3_32",

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ImageError, JodiError
-from ..files import replaced_file
+from ..files import replace_file
 
 MISSING = (
     "EXR files need OpenEXR's own library, which this Python lacks; install it with "
@@ -48,7 +48,7 @@ def write_exr(
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_file(path) as file:
+        with replace_file(path) as file:
             library.File(header, planes).write(file.name)
     except (OSError, RuntimeError, ValueError) as error:
         raise ImageError(f"could not write {path}: {error}") from error

@@ -155,10 +155,10 @@ def draw_skeleton(keypoints: Tensor, height: int, width: int) -> Tensor:
     device = keypoints.device
     ys = torch.arange(height, device=device, dtype=torch.float32)
     xs = torch.arange(width, device=device, dtype=torch.float32)
-    return draw_skeleton_part(keypoints, ys, xs, *skeleton_radii(height, width))
+    return draw_skeleton_part(keypoints, ys, xs, *choose_stroke_radii(height, width))
 
 
-def skeleton_radii(height: int, width: int) -> tuple[float, float]:
+def choose_stroke_radii(height: int, width: int) -> tuple[float, float]:
     """Radius in pixels of limbs and of joints in a picture of this size."""
     scale = min(height, width) / 64.0
     return max(0.6 * scale, LIMB_RADIUS), max(0.8 * scale, JOINT_RADIUS)

@@ -3,6 +3,6 @@
 from comfy_execution.graph_utils import GraphBuilder
 
 
-def builder() -> GraphBuilder:
+def start_graph() -> GraphBuilder:
     """An empty graph to fill with `node(class_type, **inputs)`; `finalize()` is its expansion."""
     return GraphBuilder()

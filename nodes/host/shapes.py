@@ -7,7 +7,7 @@ from comfy_api.latest import Types
 from torch import Tensor
 
 from ...jodi_core.exits.geometry import Mesh
-from .sampler import blocked
+from .sampler import block_output
 
 NO_CLOUDS = (
     "this ComfyUI has no wires for point cloud files (0.33 has); `jodi perceive --format ply` "
@@ -15,7 +15,7 @@ NO_CLOUDS = (
 )
 
 
-def mesh_of(mesh: Mesh, texture: Tensor | None = None):
+def make_mesh_wire(mesh: Mesh, texture: Tensor | None = None):
     """MESH of one surface; with places on the texture (1, H, W, 3) where the host keeps them."""
     known = inspect.signature(Types.MESH.__init__).parameters
     more = {"uvs": mesh.uvs[None], "texture": texture}
@@ -23,7 +23,7 @@ def mesh_of(mesh: Mesh, texture: Tensor | None = None):
     return Types.MESH(mesh.vertices[None], mesh.faces[None], **more)
 
 
-def ply_of(data: bytes):
+def make_ply_wire(data: bytes):
     """FILE_3D_PLY of a file's bytes; where the host has none, a block that says so."""
     file = getattr(Types, "File3D", None)
-    return blocked(NO_CLOUDS) if file is None else file(BytesIO(data), "ply")
+    return block_output(NO_CLOUDS) if file is None else file(BytesIO(data), "ply")

@@ -3,14 +3,15 @@
 from comfy_api.latest import io
 
 from ...jodi_core.domains import DOMAIN_NAMES
-from ...jodi_core.exits.classes import class_boxes, class_masks, read_names
-from ...jodi_core.exits.controlnet import DEPTH_WAYS, LINE_WAYS, map_for_controlnet
-from ...jodi_core.exits.pose import draw_poses, from_frames, read_poses, to_frames
-from ...jodi_core.labels.foreign import NORMAL_CONVENTIONS, SEGMENTATION_DRAWINGS, read_classes
+from ...jodi_core.exits.classes import find_boxes, make_class_masks, read_class_names
+from ...jodi_core.exits.controlnet import DEPTH_WAYS, LINE_WAYS, draw_for_controlnet
+from ...jodi_core.exits.pose import draw_poses, make_frames, read_frames, read_poses
+from ...jodi_core.labels.normals import NORMAL_CONVENTIONS
+from ...jodi_core.labels.segmentation import SEGMENTATION_DRAWINGS, read_classes
 from ...kit.errors import ImageError
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
 from ..host.sampler import check_cancel
-from ..wires.pictures import image_of, picture_of
+from ..wires.pictures import to_image, to_picture
 
 Keypoints = io.Custom("POSE_KEYPOINT")
 Boxes = io.Custom("BOUNDING_BOX")
@@ -45,11 +46,11 @@ class JodiPoseKeypoints(io.ComfyNode):
     @classmethod
     def execute(cls, image):
         figures = []
-        for picture in picture_of(image, "image").split(1):
+        for picture in to_picture(image, "image").split(1):
             check_cancel()
             figures += read_poses(picture)
         height, width = image.shape[1:3]
-        return io.NodeOutput(to_frames(figures, int(height), int(width)), len(figures[0]))
+        return io.NodeOutput(make_frames(figures, int(height), int(width)), len(figures[0]))
 
 
 class JodiPosePicture(io.ComfyNode):
@@ -82,12 +83,12 @@ class JodiPosePicture(io.ComfyNode):
 
     @classmethod
     def execute(cls, keypoints, least_score, width=0, height=0):
-        figures, canvas_height, canvas_width = from_frames(keypoints, least_score)
+        figures, canvas_height, canvas_width = read_frames(keypoints, least_score)
         height, width = height or canvas_height, width or canvas_width
         for figure in figures:
             figure[..., 0] = (figure[..., 0] + 0.5) * width / canvas_width - 0.5
             figure[..., 1] = (figure[..., 1] + 0.5) * height / canvas_height - 0.5
-        return io.NodeOutput(image_of(draw_poses(figures, height, width)))
+        return io.NodeOutput(to_image(draw_poses(figures, height, width)))
 
 
 class JodiClassMasks(io.ComfyNode):
@@ -148,11 +149,11 @@ class JodiClassMasks(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, source, classes, least=0.001):
-        numbers = read_names(classes)
-        index = read_classes(picture_of(image, "image"), source)
-        masks = class_masks(index, numbers)
+        numbers = read_class_names(classes)
+        index = read_classes(to_picture(image, "image"), source)
+        masks = make_class_masks(index, numbers)
         names = ", ".join(SEGMENTATION_CLASSES[n] for n in numbers)
-        boxes = class_boxes(index, numbers, least)
+        boxes = find_boxes(index, numbers, least)
         return io.NodeOutput(masks.amax(dim=1), masks.flatten(0, 1), names, boxes)
 
 
@@ -213,9 +214,9 @@ class JodiMapForControlNet(io.ComfyNode):
     def execute(cls, image, domain, depth, lines, normals, classes):
         if domain not in DOMAIN_NAMES[1:]:
             raise ImageError(f"{domain!r} is no map; choose one of {', '.join(DOMAIN_NAMES[1:])}")
-        picture = picture_of(image, "image")
-        made = map_for_controlnet(domain, picture, depth, lines, normals, classes)
-        return io.NodeOutput(image_of(made))
+        picture = to_picture(image, "image")
+        made = draw_for_controlnet(domain, picture, depth, lines, normals, classes)
+        return io.NodeOutput(to_image(made))
 
 
 NODES = [JodiPoseKeypoints, JodiPosePicture, JodiClassMasks, JodiMapForControlNet]

@@ -6,17 +6,16 @@ import folder_paths
 from comfy_api.latest import io, ui
 
 from ...jodi_core.domains import DOMAINS
-from ...jodi_core.exits.depth import depth_plane, distances
-from ...jodi_core.exits.geometry import camera_normals, intrinsics, triangulate, unproject
-from ...jodi_core.exits.layers import LAYERS, Z_WAYS, LayerOptions, exr_layers
-from ...jodi_core.exits.ply import cloud_ply
-from ...jodi_core.labels.foreign import read_classes
-from ...jodi_core.labels.maps import class_id
+from ...jodi_core.exits.depth import find_distances, read_depth_plane
+from ...jodi_core.exits.geometry import find_camera_normals, make_intrinsics, triangulate, unproject
+from ...jodi_core.exits.layers import LAYERS, Z_WAYS, LayerOptions, make_layers
+from ...jodi_core.exits.ply import encode_cloud
+from ...jodi_core.labels.segmentation import find_class_id, read_classes
 from ...kit.errors import ImageError
 from ...kit.pictures.exr import check_installed, write_exr
 from ..host.sampler import check_cancel, progress
-from ..host.shapes import mesh_of, ply_of
-from ..wires.pictures import connected, image_of, picture_of, rows_together
+from ..host.shapes import make_mesh_wire, make_ply_wire
+from ..wires.pictures import count_rows, is_connected, to_image, to_picture
 
 Geometry = io.Custom("MOGE_GEOMETRY")
 PointCloud = io.Custom("FILE_3D_PLY")
@@ -73,11 +72,13 @@ class JodiSaveLayersEXR(io.ComfyNode):
         options = LayerOptions(normals, z, near, far)
         check_installed()
         shown = {
-            name: picture_of(images[name], name) for name in LAYERS if connected(images.get(name))
+            name: to_picture(images[name], name)
+            for name in LAYERS
+            if is_connected(images.get(name))
         }
         if not shown:
             raise ImageError("there is nothing to write; connect at least one picture")
-        rows = rows_together(shown)
+        rows = count_rows(shown)
         height, width = next(iter(shown.values())).shape[-2:]
         folder, name, counter, _, _ = folder_paths.get_save_image_path(
             filename_prefix, folder_paths.get_output_directory(), width, height
@@ -87,7 +88,7 @@ class JodiSaveLayersEXR(io.ComfyNode):
             check_cancel()
             picked = {key: p[row if len(p) > 1 else 0] for key, p in shown.items()}
             path = Path(folder) / f"{name}_{counter + row:05}_.exr"
-            write_exr(path, *exr_layers(picked, options))
+            write_exr(path, *make_layers(picked, options))
             files.append(str(path))
             bar.update(1)
         text = "\n".join(files)
@@ -201,19 +202,19 @@ class JodiGeometry(io.ComfyNode):
         mask=None,
         row=0,
     ):
-        plane = depth_plane(picture_of(depth, "depth"))
+        plane = read_depth_plane(to_picture(depth, "depth"))
         maps = {"image": image, "normal": normal, "segmentation": segmentation}
-        maps = {k: _fitting(picture_of(v, k), k, plane) for k, v in maps.items() if connected(v)}
-        distance = distances(plane, near, far)
+        maps = {k: _fitting(to_picture(v, k), k, plane) for k, v in maps.items() if is_connected(v)}
+        distance = find_distances(plane, near, far)
         points, keep = unproject(distance, fov), distance.isfinite().cpu()
         if "segmentation" in maps:
-            keep = keep & (read_classes(maps["segmentation"]) != class_id("sky")).cpu()
+            keep = keep & (read_classes(maps["segmentation"]) != find_class_id("sky")).cpu()
         if mask is not None:
             keep = keep & (_fitting(mask[:, None], "mask", plane)[:, 0] >= 0.5).cpu()
         if row >= len(plane):
             raise ImageError(f"row {row} was asked for, the batch has 0 to {len(plane) - 1}")
-        colors = image_of(maps.get("image", plane[:, None].expand(-1, 3, -1, -1))).cpu()
-        camera = intrinsics(fov, *plane.shape[-2:])
+        colors = to_image(maps.get("image", plane[:, None].expand(-1, 3, -1, -1))).cpu()
+        camera = make_intrinsics(fov, *plane.shape[-2:])
         gone = ~keep
         geometry = {
             "points": points.masked_fill(gone[..., None], float("inf")),
@@ -223,11 +224,11 @@ class JodiGeometry(io.ComfyNode):
             "image": colors,
         }
         if "normal" in maps:
-            geometry["normal"] = camera_normals(maps["normal"])
+            geometry["normal"] = find_camera_normals(maps["normal"])
         surface = triangulate(points[row], keep[row], cut=cut, colors=colors[row])
-        cloud = cloud_ply(points[row], keep[row], colors[row])
+        cloud = encode_cloud(points[row], keep[row], colors[row])
         texture = colors[row : row + 1] if "image" in maps else None
-        return io.NodeOutput(geometry, mesh_of(surface, texture), ply_of(cloud))
+        return io.NodeOutput(geometry, make_mesh_wire(surface, texture), make_ply_wire(cloud))
 
 
 def _fitting(values, name: str, plane):

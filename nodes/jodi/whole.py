@@ -3,15 +3,15 @@
 from comfy_api.latest import io
 
 from ...jodi_core.domains import DOMAINS
-from ...jodi_core.exits.relight import light_direction, read_color, relight
-from ...jodi_core.labels.foreign import NORMAL_CONVENTIONS, convert_normal
+from ...jodi_core.exits.relight import find_light_direction, read_color, relight
+from ...jodi_core.labels.normals import NORMAL_CONVENTIONS, convert_normals
 from ...kit.errors import JodiError, RoleError
-from ..host.graph import builder
-from ..host.sampler import check_cancel, decode_domain, encode_domain, vae_facts
+from ..host.graph import start_graph
+from ..host.sampler import check_cancel, decode_domain, encode_domain, read_vae_facts
 from ..wires.agreement import BUILT_IN
-from ..wires.pictures import image_of, picture_of, rows_together
+from ..wires.pictures import count_rows, to_image, to_picture
 from ..wires.places import check_pasted
-from ..wires.transform import OPERATIONS, Area, transformed
+from ..wires.transform import OPERATIONS, Area, transform
 
 LABELS = DOMAINS[1:]
 
@@ -87,7 +87,7 @@ class JodiPerceive(io.ComfyNode):
             raise JodiError(f"connect MODEL and VAE together, or neither; the {missing} is missing")
         if not any(ticked.get(d.name) for d in LABELS):
             raise RoleError("no label is ticked, so there is nothing to make; tick at least one")
-        graph = builder()
+        graph = start_graph()
         if model is None:
             built_in = dict.fromkeys(("model", "vae"), BUILT_IN)
             load = graph.node("JodiLoad", **built_in, text_encoder="none", weight_dtype="default")
@@ -204,14 +204,14 @@ class JodiRelight(io.ComfyNode):
         normals="jodi",
         unlit=None,
     ):
-        pictures = {"albedo": picture_of(albedo, "albedo"), "normal": picture_of(normal, "normal")}
-        rows_together(pictures)
+        pictures = {"albedo": to_picture(albedo, "albedo"), "normal": to_picture(normal, "normal")}
+        count_rows(pictures)
         light = [strength * c for c in read_color(color)]
         around = [ambient_strength * c for c in read_color(ambient)]
-        vectors = convert_normal(pictures["normal"], normals, "jodi")
-        direction = light_direction(azimuth, elevation)
+        vectors = convert_normals(pictures["normal"], normals, "jodi")
+        direction = find_light_direction(azimuth, elevation)
         made = relight(pictures["albedo"], vectors, direction, light, around, from_above, unlit)
-        return io.NodeOutput(image_of(made))
+        return io.NodeOutput(to_image(made))
 
 
 class JodiLatentTransform(io.ComfyNode):
@@ -268,11 +268,11 @@ class JodiLatentTransform(io.ComfyNode):
             return decode_domain(vae, samples, index).movedim(-1, 1).float()
 
         return io.NodeOutput(
-            transformed(
+            transform(
                 latent,
                 operation,
                 Area(x, y, width, height),
-                vae_facts(vae).factor,
+                read_vae_facts(vae).factor,
                 decode,
                 lambda pictures: encode_domain(vae, pictures),
                 other,

@@ -52,12 +52,12 @@ def to_mask(picture: Tensor, kind: str = "gray") -> Tensor:
     return picture.mean(dim=1)
 
 
-def connected(image: Tensor | None) -> bool:
+def is_connected(image: Tensor | None) -> bool:
     """Whether a socket gives pictures: it is wired, and not to an ignored domain's."""
     return image is not None and len(image) > 0
 
 
-def rows_together(pictures: Mapping[str, Tensor]) -> int:
+def count_rows(pictures: Mapping[str, Tensor]) -> int:
     """How many rows batches of pictures make together; one serves all.
 
     Raises: ImageError, naming the sockets, for counts that do not fit.

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...jodi_core.domains import Domain, domain_of
-from ...jodi_core.exits.turn import TURNS, moved, resized, turned
+from ...jodi_core.domains import Domain, find_model_domain
+from ...jodi_core.exits.turn import TURNS, move_pixels, resize, turn
 from ...kit.errors import JodiError, ShapeError
-from .agreement import filled_rows
+from .agreement import find_filled_rows
 from .job import read_job
 from .places import MADE
 
@@ -42,7 +42,7 @@ class Area:
         return Area(x, y, max(1, width), max(1, height))
 
 
-def transformed(
+def transform(
     latent: Mapping,
     operation: str,
     area: Area,
@@ -99,7 +99,9 @@ def _pasted(latent: Mapping, other: Mapping | None, cells: Area) -> dict:
             "MODEL and VAE"
         )
     for index, name in enumerate(job.names):
-        if bool(filled_rows(samples, index).any()) != bool(filled_rows(part, index).any()):
+        if bool(find_filled_rows(samples, index).any()) != bool(
+            find_filled_rows(part, index).any()
+        ):
             raise ShapeError(
                 f"{name} is part of one of the two LATENTs only; paste LATENTs whose Jodi Roles "
                 "take part in the same domains"
@@ -122,10 +124,10 @@ def _redrawn(latent: Mapping, operation: str, cells: Area, factor: int, decode, 
     size = (cells.height * factor, cells.width * factor)
     results: dict[int, Tensor] = {}
     for index, name in enumerate(job.names):
-        if not filled_rows(samples, index).any():
+        if not find_filled_rows(samples, index).any():
             continue
         picture = (decode(samples, index).clamp(-1, 1) + 1) / 2
-        picture = _changed(domain_of(name, index), picture, operation, size)
+        picture = _changed(find_model_domain(name, index), picture, operation, size)
         results[index] = encode(picture * 2 - 1).to(samples)
     grid = samples.shape[-2:]
     if operation == "resize":
@@ -139,12 +141,12 @@ def _redrawn(latent: Mapping, operation: str, cells: Area, factor: int, decode, 
     if operation == "resize":
         _with_mask(result, grid, lambda mask: _nearest(mask, grid_now))
     else:
-        _with_mask(result, grid, lambda mask: moved(mask, operation))
+        _with_mask(result, grid, lambda mask: move_pixels(mask, operation))
     return result
 
 
 def _changed(of: Domain, picture: Tensor, operation: str, size: tuple[int, int]) -> Tensor:
-    return resized(of, picture, size) if operation == "resize" else turned(of, picture, operation)
+    return resize(of, picture, size) if operation == "resize" else turn(of, picture, operation)
 
 
 def _nearest(mask: Tensor, size: tuple[int, int]) -> Tensor:

@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from jodi_pack.jodi_core.exits.depth import distances
+from jodi_pack.jodi_core.exits.depth import find_distances
 from jodi_pack.jodi_core.exits.geometry import (
-    camera_normals,
-    intrinsics,
+    find_camera_normals,
+    find_vertex_normals,
+    make_intrinsics,
     triangulate,
     unproject,
-    vertex_normals,
 )
-from jodi_pack.jodi_core.exits.ply import cloud_ply, mesh_ply
+from jodi_pack.jodi_core.exits.ply import encode_cloud, encode_mesh
 from jodi_pack.kit.errors import ImageError, JodiError
 from jodi_pack.kit.scenes.layout import compose
 from jodi_pack.kit.scenes.render import render_scenes
@@ -27,7 +27,7 @@ def exact(seed):
     valid, true = scene.valid, scene.depth
     near = float(true[valid].min())
     far = float(true[valid].max()) if bool(valid.all()) else 0.0
-    distance = distances(scene.pictures[:, 3, 0], near, far)
+    distance = find_distances(scene.pictures[:, 3, 0], near, far)
     fov = 2 * math.degrees(math.atan(compose(seed).environment.camera[2]))
     return distance, scene, fov
 
@@ -47,7 +47,7 @@ def test_points_by_the_formula():
 
 
 def test_intrinsics_project_points_back():
-    K = intrinsics(70.0, 30, 50)
+    K = make_intrinsics(70.0, 30, 50)
     points = unproject(torch.full((1, 30, 50), 2.5), 70.0)[0]
     u = (points @ K.T)[..., 0] / points[..., 2]
     v = (points @ K.T)[..., 1] / points[..., 2]
@@ -55,7 +55,7 @@ def test_intrinsics_project_points_back():
     assert torch.allclose(v, ((torch.arange(30) + 0.5) / 30)[:, None].expand(30, 50), atol=1e-6)
     for fov in (0, 180, -3, math.nan):
         with pytest.raises(JodiError, match="field of view"):
-            intrinsics(fov, 3, 3)
+            make_intrinsics(fov, 3, 3)
 
 
 @pytest.mark.parametrize("seed", [0, 5, 8])
@@ -68,7 +68,7 @@ def test_mesh_normals_are_within_a_degree_away_from_borders(seed):
     columns = (mesh.uvs[:, 0] * SIDE - 0.5).round().long()
     n = scene.normal[0][:, rows, columns].T
     truth = n * torch.tensor([-1.0, 1.0, 1.0])  # glTF's axes
-    cosine = (vertex_normals(mesh) * truth).sum(1).clamp(-1, 1)
+    cosine = (find_vertex_normals(mesh) * truth).sum(1).clamp(-1, 1)
     angle = torch.rad2deg(torch.acos(cosine))
     inner = away_from_borders(scene)[rows, columns]
     assert float(inner.float().mean()) > 0.3
@@ -120,9 +120,9 @@ def test_a_step_is_torn_and_a_steep_plane_is_not():
 
 def test_camera_normals_are_the_scene_s_turned():
     _, scene, _ = exact(5)
-    n = camera_normals(scene.pictures[:, 4])[0]
+    n = find_camera_normals(scene.pictures[:, 4])[0]
     assert torch.allclose(n, -scene.normal[0].movedim(0, -1), atol=1e-5)
-    assert not camera_normals(torch.full((1, 3, 2, 2), 0.5)).any()
+    assert not find_camera_normals(torch.full((1, 3, 2, 2), 0.5)).any()
 
 
 def read_ply(data: bytes):
@@ -144,13 +144,13 @@ def test_ply_files_hold_the_points():
     points = unproject(depth, 90)[0]
     colors = torch.arange(12).view(2, 2, 3) / 12
     keep = torch.tensor([[True, True], [True, False]])
-    read, faces = read_ply(cloud_ply(points, keep, colors))
+    read, faces = read_ply(encode_cloud(points, keep, colors))
     assert faces is None and len(read) == 2
     assert np.allclose(read["p"], [[-0.5, 0.5, -1], [1, 1, -2]])
     assert read["c"].tolist() == [[0, 21, 42], [64, 85, 106]]
     mesh = triangulate(unproject(torch.full((1, 2, 2), 3.0), 90)[0], torch.ones(2, 2) > 0)
-    read, faces = read_ply(mesh_ply(mesh))
+    read, faces = read_ply(encode_mesh(mesh))
     assert len(read) == 4 and faces["n"].tolist() == [3, 3]
     assert faces["i"].tolist() == mesh.faces.tolist()
     with pytest.raises(ImageError, match="leaves no points"):
-        cloud_ply(points, keep & ~keep)
+        encode_cloud(points, keep & ~keep)

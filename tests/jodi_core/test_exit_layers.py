@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
-from jodi_pack.jodi_core.exits.depth import distances
-from jodi_pack.jodi_core.exits.layers import LAYERS, LayerOptions, exr_layers
+from jodi_pack.jodi_core.exits.depth import find_distances
+from jodi_pack.jodi_core.exits.layers import LAYERS, LayerOptions, make_layers
 from jodi_pack.kit.errors import ImageError, JodiError
 from jodi_pack.kit.pictures.cryptomatte import read_matte
 from jodi_pack.kit.pictures.exr import read_exr, write_exr
@@ -34,7 +34,7 @@ def test_every_domain_has_a_layer():
 
 
 def test_light_is_linear(pictures):
-    channels, _ = exr_layers(pictures)
+    channels, _ = make_layers(pictures)
     for prefix, name in (("", "image"), ("albedo.", "albedo")):
         for c, letter in enumerate("RGB"):
             for y, x in ((0, 0), (20, 30), (47, 63), (11, 5)):
@@ -47,7 +47,7 @@ def test_light_is_linear(pictures):
     [("jodi", (1, 1, 1)), ("opengl", (-1, 1, 1)), ("directx", (-1, -1, 1))],
 )
 def test_normals_are_the_scene_s(scene, pictures, convention, signs):
-    channels, header = exr_layers({"normal": pictures["normal"]}, LayerOptions(convention))
+    channels, header = make_layers({"normal": pictures["normal"]}, LayerOptions(convention))
     for axis, (letter, sign) in enumerate(zip("XYZ", signs, strict=True)):
         exact = scene.normal[0, axis].numpy() * sign
         assert np.abs(channels[f"N.{letter}"] - exact).max() < 1e-6
@@ -56,16 +56,16 @@ def test_normals_are_the_scene_s(scene, pictures, convention, signs):
 
 def test_depth_keeps_its_bits_or_becomes_distance(scene, pictures):
     depth = pictures["depth"]
-    near, _ = exr_layers({"depth": depth})
+    near, _ = make_layers({"depth": depth})
     assert np.array_equal(near["Z"], depth[0].numpy())
-    far, header = exr_layers({"depth": depth}, LayerOptions(z="far high"))
+    far, header = make_layers({"depth": depth}, LayerOptions(z="far high"))
     assert np.array_equal(far["Z"], 1 - depth[0].numpy())
     assert header["jodi/Z/polarity"] == "far high"
     # The map stretches 1 / distance between its extremes, which make it whole again.
     valid, true = scene.valid[0].numpy(), scene.depth[0].numpy()
     nearest = float(true[valid].min())
     farthest = 0.0 if not valid.all() else float(true[valid].max())
-    channels, header = exr_layers(
+    channels, header = make_layers(
         {"depth": depth}, LayerOptions(z="distance", near=nearest, far=farthest)
     )
     assert np.allclose(channels["Z"][valid], true[valid], rtol=1e-4)
@@ -81,16 +81,16 @@ def test_distances_by_the_formula():
         expected = [
             1 / v if (v := least + d * (1 / near - least)) else math.inf for d in (0.0, 0.25, 1.0)
         ]
-        assert distances(depth, near, far)[0, 0].tolist() == pytest.approx(expected, rel=1e-6)
+        assert find_distances(depth, near, far)[0, 0].tolist() == pytest.approx(expected, rel=1e-6)
     for near, far in ((0, 1), (2, 1), (1, 1), (math.nan, 2), (1, math.inf)):
         with pytest.raises(JodiError, match="0 < near < far"):
-            distances(depth, near, far)
+            find_distances(depth, near, far)
 
 
 def test_the_file_holds_all_layers_and_its_mattes_are_the_class_masks(scene, pictures, tmp_path):
     pytest.importorskip("OpenEXR")
     path = tmp_path / "all.exr"
-    channels, header = exr_layers(pictures)
+    channels, header = make_layers(pictures)
     write_exr(path, channels, header)
     back, told = read_exr(path)
     assert set(back) == {
@@ -110,10 +110,10 @@ def test_the_file_holds_all_layers_and_its_mattes_are_the_class_masks(scene, pic
 
 def test_what_cannot_be_one_file_is_refused(pictures):
     with pytest.raises(ImageError, match="nothing to write"):
-        exr_layers({})
+        make_layers({})
     with pytest.raises(ImageError, match="these differ: image 64 x 48, depth 10 x 20"):
-        exr_layers({"image": pictures["image"], "depth": torch.zeros(3, 20, 10)})
+        make_layers({"image": pictures["image"], "depth": torch.zeros(3, 20, 10)})
     with pytest.raises(JodiError, match="heat has no layer"):
-        exr_layers({"heat": pictures["image"]})
+        make_layers({"heat": pictures["image"]})
     with pytest.raises(JodiError, match="use one of near high"):
         LayerOptions(z="metres")

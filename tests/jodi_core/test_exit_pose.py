@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from jodi_pack.jodi_core.exits.pose import draw_poses, from_frames, read_poses, to_frames
+from jodi_pack.jodi_core.exits.pose import draw_poses, make_frames, read_frames, read_poses
 from jodi_pack.kit.errors import ImageError
 from jodi_pack.kit.pictures.palettes import OPENPOSE_COLORS
 from jodi_pack.kit.scenes.render import render_scenes
@@ -76,13 +76,13 @@ def test_a_black_picture_has_nobody():
 
 def test_frames_hold_what_they_are_made_of():
     figures = [np.zeros((0, 18, 3)), np.arange(108, dtype=np.float64).reshape(2, 18, 3) / 2]
-    frames = to_frames(figures, 40, 60)
+    frames = make_frames(figures, 40, 60)
     assert [f["canvas_width"] for f in frames] == [60, 60]
     assert [len(f["people"]) for f in frames] == [0, 2]
     person = frames[1]["people"][1]
     assert person["pose_keypoints_2d"] == (np.arange(54, 108) / 2).tolist()
     assert len(person["face_keypoints_2d"]) == 210 and len(person["hand_left_keypoints_2d"]) == 63
-    back, height, width = from_frames(frames, least=0)
+    back, height, width = read_frames(frames, least=0)
     assert (height, width) == (40, 60) and len(back[0]) == 0
     assert np.array_equal(back[1], figures[1])
 
@@ -90,7 +90,7 @@ def test_frames_hold_what_they_are_made_of():
 def test_shares_of_the_canvas_become_pixels_and_weak_points_go():
     points = [0.5, 0.25, 1.0] + [0.9, 0.9, 0.1] + [0.0] * 48
     frame = {"canvas_width": 200, "canvas_height": 100, "people": [{"pose_keypoints_2d": points}]}
-    figures, *_ = from_frames(frame)
+    figures, *_ = read_frames(frame)
     assert figures[0][0, 0].tolist() == [100, 25, 1]
     assert figures[0][0, 1].tolist() == [0, 0, 0]
 
@@ -103,4 +103,4 @@ def test_shares_of_the_canvas_become_pixels_and_weak_points_go():
 )  # fmt: skip
 def test_anything_else_is_refused_in_words(frames):
     with pytest.raises(ImageError, match=r"POSE_KEYPOINT|canvases"):
-        from_frames(frames)
+        read_frames(frames)

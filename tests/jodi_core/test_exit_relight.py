@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from jodi_pack.jodi_core.exits.relight import light_direction, read_color, relight
+from jodi_pack.jodi_core.exits.relight import find_light_direction, read_color, relight
 from jodi_pack.kit.errors import ImageError, JodiError
 from jodi_pack.kit.scenes import render
 from jodi_pack.kit.scenes.layout import compose
@@ -71,9 +71,9 @@ def test_unlit_pixels_show_the_albedo():
 
 
 def test_directions_and_colours():
-    assert light_direction(0, 0) == pytest.approx((0, 0, 1))
-    assert light_direction(90, 0) == pytest.approx((1, 0, 0), abs=1e-12)
-    assert light_direction(123, 90) == pytest.approx((0, 1, 0), abs=1e-12)
+    assert find_light_direction(0, 0) == pytest.approx((0, 0, 1))
+    assert find_light_direction(90, 0) == pytest.approx((1, 0, 0), abs=1e-12)
+    assert find_light_direction(123, 90) == pytest.approx((0, 1, 0), abs=1e-12)
     assert read_color("#fff") == pytest.approx((1, 1, 1))
     assert read_color(" 808080 ")[0] == pytest.approx(((128 / 255 + 0.055) / 1.055) ** 2.4)
     for text in ("", "#ff", "red", "#gggggg", "#-10000"):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from jodi_pack.jodi_core.domains import DOMAINS, domain
+from jodi_pack.jodi_core.domains import DOMAINS, find_domain
 from jodi_pack.jodi_core.exits.pose import draw_poses, read_poses
-from jodi_pack.jodi_core.exits.turn import TURNS, resized, turned
+from jodi_pack.jodi_core.exits.turn import TURNS, resize, turn
 from jodi_pack.kit.errors import JodiError
 from jodi_pack.kit.pictures.palettes import OPENPOSE_KEYPOINTS
 
@@ -23,7 +23,7 @@ MOVES = {
 def test_pixels_go_where_they_should(how):
     picture = torch.rand(1, 3, 5, 8)
     for name in ("image", "depth", "segmentation"):
-        out = turned(domain(name), picture, how)
+        out = turn(find_domain(name), picture, how)
         for row in range(5):
             for column in range(8):
                 x, y = MOVES[how](column - 3.5, 2 - row)
@@ -42,12 +42,12 @@ def test_normals_turn_with_the_picture(how):
     z = (1 - right**2 - up**2).clamp_min(0).sqrt()
     ball = torch.where(inside, torch.stack((-right, up, z)), torch.zeros(3, side, side))
     light = torch.tensor([0.3, 0.5, 0.8])  # right, up, to the viewer: tells sides apart
-    out = turned(domain("normal"), ((ball + 1) / 2)[None], how)[0] * 2 - 1
+    out = turn(find_domain("normal"), ((ball + 1) / 2)[None], how)[0] * 2 - 1
     assert torch.allclose(out, ball, atol=1e-6)  # a ball is the same from every side
     tilted = torch.zeros(1, 3, 4, 4) + torch.tensor([-light[0], light[1], light[2]]).view(
         1, 3, 1, 1
     )
-    x, y, _ = (turned(domain("normal"), (tilted + 1) / 2, how) * 2 - 1)[0, :, 0, 0].tolist()
+    x, y, _ = (turn(find_domain("normal"), (tilted + 1) / 2, how) * 2 - 1)[0, :, 0, 0].tolist()
     assert (-x, y) == pytest.approx(MOVES[how](0.3, 0.5), abs=1e-6)
 
 
@@ -65,7 +65,7 @@ def figure():
 @pytest.mark.parametrize("how", TURNS)
 def test_a_mirrored_figure_s_left_is_its_right(how):
     picture = draw_poses([figure()[None]], 128, 160)
-    out = turned(domain("openpose"), picture, how)
+    out = turn(find_domain("openpose"), picture, how)
     height, width = out.shape[-2:]
     (found,) = read_poses(out)[0]
     for kind, (x, y, _) in enumerate(figure()):
@@ -81,11 +81,11 @@ def test_a_mirrored_figure_s_left_is_its_right(how):
 
 def test_resized_classes_do_not_mix():
     picture = (torch.rand(1, 3, 6, 9) > 0.5).float()
-    out = resized(domain("segmentation"), picture, (13, 20))
+    out = resize(find_domain("segmentation"), picture, (13, 20))
     assert out.shape == (1, 3, 13, 20) and set(out.unique().tolist()) <= {0.0, 1.0}
-    assert resized(domain("depth"), picture, (3, 4)).shape == (1, 3, 3, 4)
+    assert resize(find_domain("depth"), picture, (3, 4)).shape == (1, 3, 3, 4)
 
 
 def test_an_unknown_way_is_refused():
     with pytest.raises(JodiError, match="use one of flip horizontal"):
-        turned(DOMAINS[0], torch.rand(1, 3, 4, 4), "shear")
+        turn(DOMAINS[0], torch.rand(1, 3, 4, 4), "shear")

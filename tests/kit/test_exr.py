@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jodi_pack.kit.errors import ImageError, JodiError
 from jodi_pack.kit.pictures import exr
-from jodi_pack.kit.pictures.cryptomatte import matte_channels, murmur3_32, name_id, read_matte
+from jodi_pack.kit.pictures.cryptomatte import hash_murmur3, hash_name, make_mattes, read_matte
 
 ODD = np.array(
     [[0.0, -0.0, 1.0, 1 / 3], [1e-38, 1e-45, 3.4e38, -7.5], [np.inf, -np.inf, 0.1, 65504.0]],
@@ -25,12 +25,12 @@ def test_ids_are_those_of_the_reference():
         "mädchen": 6.2361298211599995797e25,
     }
     for name, value in known.items():
-        assert name_id(name) == np.float32(value), name
-    assert murmur3_32(b"") == 0
+        assert hash_name(name) == np.float32(value), name
+    assert hash_murmur3(b"") == 0
 
 
 def test_no_id_is_a_number_that_programs_flush_or_cannot_compare():
-    ids = np.array([name_id(f"object {n}") for n in range(20_000)])
+    ids = np.array([hash_name(f"object {n}") for n in range(20_000)])
     assert np.isfinite(ids).all() and (np.abs(ids) >= np.finfo(np.float32).tiny).all()
 
 
@@ -66,7 +66,7 @@ def test_openimageio_reads_the_same(tmp_path):
 def test_mattes_are_those_of_the_index():
     names = ("unlabeled", "person", "sky")
     index = np.arange(12).reshape(3, 4) % 3
-    channels, header = matte_channels("classes", index, names)
+    channels, header = make_mattes("classes", index, names)
     assert set(channels) == {f"classes00.{c}" for c in "RGBA"}
     (manifest,) = (json.loads(v) for k, v in header.items() if k.endswith("/manifest"))
     for number, name in enumerate(names):
@@ -75,7 +75,7 @@ def test_mattes_are_those_of_the_index():
         assert np.array_equal(bits, index == number)
         assert np.array_equal(read_matte(channels, header, name), (index == number).astype("f4"))
     keys = {key.rsplit("/", 1)[0] for key in header}
-    assert keys == {f"cryptomatte/{murmur3_32(b'classes'):08x}"[:19]}
+    assert keys == {f"cryptomatte/{hash_murmur3(b'classes'):08x}"[:19]}
     with pytest.raises(ImageError, match="no Cryptomatte with the name 'horse'"):
         read_matte(channels, header, "horse")
 

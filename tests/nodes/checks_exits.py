@@ -12,7 +12,7 @@ import torch
 from comfy_api.latest import Types
 from comfy_execution.graph_utils import ExecutionBlocker
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
-from jodi_pack.jodi_core.exits.pose import draw_poses, to_frames
+from jodi_pack.jodi_core.exits.pose import draw_poses, make_frames
 from jodi_pack.kit.errors import ImageError, JodiError, RoleError, ShapeError
 from jodi_pack.kit.pictures.cryptomatte import read_matte
 from jodi_pack.kit.pictures.exr import read_exr
@@ -124,7 +124,7 @@ def check_poses_travel_as_the_host_s_keypoints():
     frames, people = JodiPoseKeypoints.execute(torch.cat((picture, picture))).args
     assert people >= 1 and len(frames) == 2 and frames[0]["canvas_width"] == 256
     json.dumps(frames)
-    exact = to_frames([points], 256, 256)
+    exact = make_frames([points], 256, 256)
     again = JodiPosePicture.execute(exact, 0.3).args[0]
     assert torch.equal(again, picture)
     half = JodiPosePicture.execute(exact, 0.3, 128, 64).args[0]
