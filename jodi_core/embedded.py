@@ -24,6 +24,11 @@ ASSETS = Path(__file__).parent / "assets"
 TRANSFORMER = ASSETS / "jodi-nano.safetensors"
 AUTOENCODER = ASSETS / "jodi-nano-vae.safetensors"
 TEXT_ENCODER = ASSETS / "jodi-nano-text.safetensors"
+EXAMPLES = {
+    "person by a lake": ASSETS / "examples" / "person_by_a_lake.png",
+    "person in a room": ASSETS / "examples" / "person_in_a_room.png",
+}
+"""Rendered scenes that no training uses (evaluation seeds), to try things on."""
 
 
 def save_text_encoder(encoder: ClosedVocabularyEncoder, path: Path) -> None:

@@ -28,14 +28,19 @@ def choose_size(
 
     choice: "picture ratio" keeps the first picture's own proportions at the model's pixel count;
     "trained shape" is the nearest of the model's aspect-ratio bins, as published; "picture size"
-    is the first picture's own size; "width and height" is `explicit`. Without a first picture
-    (`first` None) the first three are the native size.
-    Raises: JodiError for an unknown choice; ShapeError for sides that are not positive.
+    is the first picture's own size; "width and height" is `explicit`, where a side of 0 follows
+    from the other by the picture's proportions, and two of 0 mean "picture ratio". Without a first
+    picture (`first` None) the first three are the native size.
+    Raises: JodiError for an unknown choice; ShapeError for negative sides.
     """
     if choice not in SIZE_CHOICES:
         raise JodiError(f"size is {choice!r}; use one of {', '.join(SIZE_CHOICES)}")
+    if choice == "width and height" and explicit == (0, 0):
+        choice = DEFAULT_SIZE
     if choice == "width and height":
-        return snap_size(*explicit, factor)
+        height, width = first or native
+        rows, columns = explicit
+        return snap_size(rows or columns * height / width, columns or rows * width / height, factor)
     if first is None:
         return snap_size(*native, factor)
     if choice == "picture size":

@@ -20,6 +20,9 @@ from ..wires.request import NEGATIVE_MASKS, Request, encode_request
 
 Extra = io.Custom("JODI_EXTRA")
 
+ADVANCED = {"extra_dict": {"advanced": True}}
+"""Pages that know it fold these widgets away under *Show advanced inputs*."""
+
 MAX_SIDE, MAX_BATCH = 16384, 4096
 
 
@@ -94,6 +97,7 @@ class JodiRoles(io.ComfyNode):
                     "hold",
                     default="",
                     optional=True,
+                    **ADVANCED,
                     tooltip=(
                         "Names of domains, separated by commas (for example: depth, normal), that "
                         "are generated together with the others and yet keep their connected "
@@ -106,6 +110,7 @@ class JodiRoles(io.ComfyNode):
                     options=list(NEGATIVE_MASKS),
                     default=NEGATIVE_MASKS[0],
                     optional=True,
+                    **ADVANCED,
                     tooltip="as released: the negative prompt is read only as far as the prompt "
                     "is long, as in the published code. own: it is read to its own end.",
                 ),
@@ -146,7 +151,7 @@ def _picture_input(domain) -> io.Image.Input:
 
 
 def _size_inputs() -> list:
-    side = {"default": 1024, "min": 8, "max": MAX_SIDE, "step": 8, "optional": True}
+    side = {"default": 0, "min": 0, "max": MAX_SIDE, "step": 8, "optional": True, **ADVANCED}
     return [
         io.Combo.Input(
             "size",
@@ -161,10 +166,16 @@ def _size_inputs() -> list:
             "size is taken.",
         ),
         io.Int.Input(
-            "width", **side, tooltip="Pixels, for the choice width and height only; rounded."
+            "width",
+            **side,
+            tooltip="Pixels, for the choice width and height only; rounded. 0 = automatic: "
+            "by the picture's own ratio.",
         ),
         io.Int.Input(
-            "height", **side, tooltip="Pixels, for the choice width and height only; rounded."
+            "height",
+            **side,
+            tooltip="Pixels, for the choice width and height only; rounded. 0 = automatic: "
+            "by the picture's own ratio.",
         ),
         io.Combo.Input(
             "fit",

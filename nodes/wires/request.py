@@ -54,8 +54,8 @@ class Request:
     repaint_mask: Tensor | None = None
     hold: str = ""
     size: str = DEFAULT_SIZE
-    width: int = 1024
-    height: int = 1024
+    width: int = 0
+    height: int = 0
     fit: str = "crop"
     batch: int = 1
     negative_mask: str = "as released"

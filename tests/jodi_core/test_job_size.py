@@ -82,7 +82,17 @@ def test_wrong_sizes():
     with pytest.raises(JodiError, match="trained shape"):
         choose_size("largest", None, **NANO)
     with pytest.raises(ShapeError):
-        choose_size("width and height", None, factor=8, native=(64, 64), explicit=(0, 64))
+        choose_size("width and height", None, factor=8, native=(64, 64), explicit=(-8, 64))
+
+
+def test_a_side_of_zero_follows_from_the_other():
+    about = {"factor": 8, "native": (64, 64)}
+    wide = (100, 200)
+    assert choose_size("width and height", wide, explicit=(0, 160), **about) == (80, 160)
+    assert choose_size("width and height", wide, explicit=(80, 0), **about) == (80, 160)
+    assert choose_size("width and height", None, explicit=(0, 96), **about) == (96, 96)
+    both = choose_size("width and height", wide, explicit=(0, 0), **about)
+    assert both == choose_size("picture ratio", wide, **about)
 
 
 def test_a_cell_is_free_when_any_of_its_pixels_is():

@@ -227,7 +227,7 @@ def check_guidance_by_exchanged_layers_changes_nothing_and_says_so():
         plain = ksampler(cfg=2.0)
         assert not said
         pag = node(nodes_pag.PerturbedAttentionGuidance, MODEL, 3.0)
-        slg = node(nodes_slg.SkipLayerGuidanceDiT, MODEL, "0", "0", 3.0, 0.0, 1.0, 0.0)
+        slg = node(nodes_slg.SkipLayerGuidanceDiT, MODEL, 3.0, 0.0, 1.0, "0", "0", 0.0)
         for model in (pag, slg):
             said.clear()
             assert relative_rms(ksampler(model, cfg=2.0), plain) < 1e-5

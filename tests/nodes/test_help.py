@@ -17,7 +17,7 @@ IDS = (
     *("JodiDecodeLabel", "JodiDecodeAll", "JodiDepth", "JodiNormal", "JodiSegmentation"),
     *("JodiContactSheet", "JodiEnsemble", "JodiPerceive", "JodiRelight", "JodiLatentTransform"),
     *("JodiSaveLayersEXR", "JodiGeometry", "JodiPoseKeypoints", "JodiPosePicture"),
-    *("JodiClassMasks", "JodiMapForControlNet"),
+    *("JodiClassMasks", "JodiMapForControlNet", "JodiExample"),
     *("DDiTLoad", "DDiTTextEncode", "DDiTCaption", "DDiTAsk", "DDiTFill"),
 )
 CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -35,7 +35,7 @@ def strings(values) -> list[str]:
     return [values]
 
 
-def test_the_nodes_are_the_thirty_one():
+def test_the_nodes_are_the_thirty_two():
     assert set(SCHEMA) == set(IDS)
 
 
