@@ -14,6 +14,7 @@ from torch import Tensor
 from ..kit.errors import JodiError, ShapeError
 from ..kit.sampling import StepCallback, draw_noise, sample_euler
 from ..kit.threads import short_waits
+from .model.config import DDiTConfig
 from .model.denoiser import GUIDANCE, SHIFT, STEPS, make_published_sigmas, prepare_denoiser
 from .model.transformer import DDiTTransformer
 from .picture import SIDE, fit_picture, scale_latents, unscale_latents
@@ -34,6 +35,12 @@ HOLE = "_"
 # ids (R, L) int64 on the CPU, padded with end tokens and with the mask id at masked places ->
 # features (R, L, D). It embeds the mask id by the model's own mask vector.
 Encode = Callable[[Tensor], Tensor]
+
+
+def picture_limits(config: DDiTConfig) -> dict[str, int]:
+    """What sides a network can take, as `picture.fit_picture` asks for it."""
+    multiple = VAE_FACTOR * config.patch_size
+    return {"multiple": multiple, "longest": multiple * config.position_size}
 
 
 @dataclass(frozen=True)
@@ -194,8 +201,7 @@ class DDiTPipeline:
         """
         if self.vae_encode is None:
             raise JodiError("reading pictures needs a VAE; pass vae_encode=")
-        multiple = VAE_FACTOR * self.transformer.config.patch_size
-        fitted = fit_picture(pictures, multiple=multiple, whole=whole)
+        fitted = fit_picture(pictures, whole=whole, **picture_limits(self.transformer.config))
         latents = scale_latents(self.vae_encode(fitted))
         return self.write_from_latents(
             latents, drafts, options=options, seed=seed, callback=callback

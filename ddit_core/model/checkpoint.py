@@ -87,13 +87,14 @@ def read_sizes(
     values = {**facts, **claimed}
     width = values.get("hidden_size", 0)
     if "num_heads" not in claimed:
-        if width % HEAD_DIM:
+        head = stored.get("attention_head_dim", HEAD_DIM)
+        if not isinstance(head, int) or head < 1 or width % head:
             raise CheckpointError(
-                f"a width of {width} is no multiple of the usual {HEAD_DIM} a head, and the file "
-                "has no `config` in its metadata, which would tell the number of heads: pass "
-                "config=DDiTConfig(...)"
+                f"nothing tells the number of heads: the width of {width} is no multiple of "
+                f"{head}, and the file's metadata has no `config` that states it. Use the file "
+                "that the training exported, or save the model again from where it runs."
             )
-        values["num_heads"] = width // HEAD_DIM
+        values["num_heads"] = width // head
     if width == DDIT_SD3.hidden_size and "depth" not in claimed:
         values["depth"] = max(values.get("depth", 0), DDIT_SD3.depth)
     found = build_config(DDiTConfig, {**dataclasses.asdict(DDIT_SD3), **values})

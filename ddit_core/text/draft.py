@@ -218,9 +218,10 @@ def tokenize_words(text: str, tokenizer: Tokenizer) -> list[int]:
             if not c.isspace() and vocabulary.unknown in tokenizer.ids(c)
         ]
         named = " ".join(unknown) if unknown else repr(text)
+        blanks = f" (Blanks of D-DiT Fill are written as {HOLES}.)" if "{" in text else ""
         raise TextError(
             f"the text encoder has no token for: {named}. The model can neither read nor write it; "
-            "say it in other characters. (Blanks are written as " + HOLES + ".)"
+            f"say it in other characters.{blanks}"
         )
     marks = [i for i in ids if i in vocabulary.special]
     if marks:

@@ -1,6 +1,5 @@
 """Whole tasks: pictures from words and words from pictures, with real small parts."""
 
-import dataclasses
 import itertools
 
 import numpy as np
@@ -18,36 +17,24 @@ from jodi_pack.ddit_core.text.draft import (
 from jodi_pack.ddit_core.text.sampler import TextOptions
 from jodi_pack.kit.errors import ImageError, Interrupted, JodiError, ShapeError, TextError
 from jodi_pack.kit.sampling import draw_noise
-from jodi_pack.tests.ddit_core.small import SMALL, published, small_model, word_tokenizer
+from jodi_pack.tests.ddit_core.small import (
+    READER,
+    SMALL,
+    T,
+    encode,
+    published,
+    small_model,
+    vae_decode,
+    vae_encode,
+    word_pipeline,
+)
 from jodi_pack.tests.helpers import randn
 from PIL import Image
-
-T = word_tokenizer()
-CONFIG = dataclasses.replace(SMALL, vocab_size=T.vocabulary.size, position_size=40)
-TABLE = randn(T.vocabulary.size, SMALL.context_channels, seed=9)
-
-
-def encode(ids):
-    """A text encoder that mixes its places, as T5 does."""
-    embedded = TABLE[ids]
-    return embedded + embedded.mean(1, keepdim=True)
-
-
-def vae_encode(pictures):
-    """Eight pixels to a cell, five channels."""
-    cells = torch.nn.functional.avg_pool2d(pictures, 8)
-    return torch.cat([cells, cells[:, :2].flip(-1)], dim=1)
-
-
-def vae_decode(latents):
-    return torch.nn.functional.interpolate(latents[:, :3], scale_factor=8)
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return DDiTPipeline(
-        small_model(CONFIG), encode, T, vae_encode=vae_encode, vae_decode=vae_decode, length=16
-    )
+    return word_pipeline()
 
 
 def pictures(batch=2, seed=0):
@@ -159,7 +146,7 @@ def test_a_tokenizer_of_another_vocabulary():
 
 
 def test_parts_that_are_not_there():
-    bare = DDiTPipeline(small_model(CONFIG), encode, T, length=16)
+    bare = DDiTPipeline(small_model(READER), encode, T, length=16)
     with pytest.raises(JodiError, match="vae_encode"):
         bare.caption(pictures())
     with pytest.raises(JodiError, match="vae_decode"):
@@ -190,6 +177,19 @@ class TestFitting:
 
     def test_a_whole_picture_keeps_its_shape(self):
         assert fit_picture(torch.rand(1, 3, 64, 100), 32, whole=True).shape == (1, 3, 32, 48)
+
+    def test_the_middle_of_a_very_long_picture_takes_no_more_memory(self):
+        """The far ends are left out first, and the middle is the same."""
+        long = torch.rand(1, 3, 2, 401, generator=torch.Generator().manual_seed(3))
+        assert fit_picture(long, 16).shape == (1, 3, 16, 16)
+        mirrored = fit_picture(long.flip(-1), 16).flip(-1)
+        torch.testing.assert_close(fit_picture(long, 16), mirrored, rtol=0, atol=1e-5)
+        tall = fit_picture(long.transpose(-1, -2), 16)
+        torch.testing.assert_close(tall.transpose(-1, -2), fit_picture(long, 16))
+
+    def test_a_long_picture_cannot_be_seen_whole(self, pipeline):
+        with pytest.raises(ImageError, match=r"300 x 2 is too long and thin.*at most"):
+            pipeline.caption(torch.rand(1, 3, 2, 300), whole=True)
 
     @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (1, 3, 0, 8)])
     def test_what_is_no_picture(self, shape):
