@@ -47,7 +47,7 @@ def fit_picture(
             "cut the picture"
         )
     if not whole:
-        picture = _without_far_ends(picture)
+        picture = _cut_far_ends(picture)
         h, w = picture.shape[-2:]
     short = min(h, w)
     size = (side, side * w // short) if h == short else (side * h // short, side)
@@ -62,7 +62,7 @@ def fit_picture(
 _FAR = 32  # times the short side, of which the middle square is seen
 
 
-def _without_far_ends(picture: Tensor) -> Tensor:
+def _cut_far_ends(picture: Tensor) -> Tensor:
     """Without what lies so far from the middle that enlarging it would only take memory."""
     for axis in (-2, -1):
         length, kept = picture.shape[axis], _FAR * min(picture.shape[-2:])

@@ -13,7 +13,7 @@ from ...kit.errors import ImageError, JodiError, TextError
 from ...kit.pictures.files import load_image
 from ..pipeline import DDiTPipeline
 from .annotations import Captioned, Question, read_captions, read_questions
-from .vqa import answer_accuracy
+from .vqa import score_answer
 
 NO_ANSWER = ""  # to a question that cannot be asked
 
@@ -85,7 +85,7 @@ def caption_folder(
 def evaluate_questions(
     ask: Callable[[Path, str], str], questions: Iterable[Question]
 ) -> QuestionReport:
-    """Ask every question of its picture and score what people answered too.
+    """Ask every question about its picture, and score the answers where people answered too.
 
     ask: picture file and question -> answer.
     Raises: JodiError without any question.
@@ -98,7 +98,7 @@ def evaluate_questions(
             answer, refused[question.id] = NO_ANSWER, str(error)
         results.append({"question_id": question.id, "answer": answer})
         if question.answers:
-            scores.append((question, answer_accuracy(answer, question.answers)))
+            scores.append((question, score_answer(answer, question.answers)))
     if not results:
         raise JodiError("there is no question to ask; check the file of questions")
     overall = [score for _, score in scores]

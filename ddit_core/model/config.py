@@ -1,4 +1,4 @@
-"""Every size of the network. A size exists here and nowhere else."""
+"""Every size of the network, and the sizes of the released model."""
 
 import json
 from dataclasses import dataclass

@@ -5,10 +5,15 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from jodi_pack.ddit_core.model.denoiser import published_sigmas
+from jodi_pack.ddit_core.model.denoiser import make_published_sigmas
 from jodi_pack.ddit_core.picture import fit_picture, scale_latents, unscale_latents
 from jodi_pack.ddit_core.pipeline import DDiTPipeline
-from jodi_pack.ddit_core.text.draft import caption_draft, fill_draft, prompt_ids, question_draft
+from jodi_pack.ddit_core.text.draft import (
+    draft_caption,
+    draft_question,
+    draft_template,
+    tokenize_prompt,
+)
 from jodi_pack.ddit_core.text.sampler import TextOptions
 from jodi_pack.kit.errors import ImageError, Interrupted, JodiError, ShapeError, TextError
 from jodi_pack.kit.sampling import draw_noise
@@ -50,10 +55,10 @@ class TestPictures:
         )
         x = draw_noise((2, 5, 4, 6), 4).double()
         text, negative = (
-            encode(torch.tensor([prompt_ids(p, 6, T)])).expand(2, -1, -1)
+            encode(torch.tensor([tokenize_prompt(p, 6, T)])).expand(2, -1, -1)
             for p in ("red cat", "dog")
         )
-        sigmas = published_sigmas(3)
+        sigmas = make_published_sigmas(3)
         for s, t in itertools.pairwise(sigmas):
             time = torch.full((2,), 1000 * s)
             one, other = (published(pipeline.transformer, x, time, f)[0] for f in (text, negative))
@@ -83,7 +88,7 @@ class TestPictures:
 class TestWords:
     def test_answers_follow_their_own_picture_and_question(self, pipeline, quick):
         latents, options = quick
-        drafts = [question_draft(q, 16, T, short=False) for q in ("two cat", "red dog on table")]
+        drafts = [draft_question(q, 16, T, short=False) for q in ("two cat", "red dog on table")]
         both = pipeline.write_from_latents(latents, drafts, seed=7, **options)
         for i in range(2):
             alone = pipeline.write_from_latents(
@@ -97,7 +102,7 @@ class TestWords:
         """Every place at once, the likeliest token: what the plain network says at time 0."""
         latents, _ = quick
         options = TextOptions(steps=1, temperature=0.0, stop_at_end=False)
-        draft = caption_draft(16, T)
+        draft = draft_caption(16, T)
         out = pipeline.write_from_latents(latents, [draft], options=options)
         features = encode(torch.tensor([draft.ids] * 2))
         logits = published(pipeline.transformer, latents, torch.zeros(2), features)[1]
@@ -107,7 +112,7 @@ class TestWords:
     def test_progress_and_stopping(self, pipeline, quick):
         latents, options = quick
         seen = []
-        draft = fill_draft("A {blank:4} table", 16, T)
+        draft = draft_template("A {blank:4} table", 16, T)
         result = pipeline.write_from_latents(latents, [draft], callback=seen.append, **options)
         assert all(text.startswith("A ") for step in seen for text in step.texts)
         assert "_" in seen[0].texts[0] and seen[-1].texts == result.texts
@@ -126,7 +131,7 @@ class TestWords:
 
     def test_numbers_that_do_not_match(self, pipeline, quick):
         with pytest.raises(ShapeError, match="2 pictures came with 3 texts"):
-            pipeline.write_from_latents(quick[0], [caption_draft(16, T)] * 3)
+            pipeline.write_from_latents(quick[0], [draft_caption(16, T)] * 3)
 
     def test_an_empty_question_and_one_too_long(self, pipeline):
         with pytest.raises(TextError, match="empty"):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from jodi_pack.ddit_core.evaluation.verify import SUITES
 from jodi_pack.ddit_core.model.config import DDiTConfig
-from jodi_pack.ddit_core.model.denoiser import published_sigmas
-from jodi_pack.kit.vectors import verify
+from jodi_pack.ddit_core.model.denoiser import make_published_sigmas
+from jodi_pack.kit.vectors import verify_folder
 from jodi_pack.tests.ddit_core.small import PATCH_1, SMALL, published, small_model
 from jodi_pack.tests.helpers import randn
 from safetensors import safe_open
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 @pytest.mark.reference
 def test_passes_on_the_published_vectors(reference_dir):
-    results = [r for r in verify(reference_dir, SUITES) if r.name.startswith("ddit")]
+    results = [r for r in verify_folder(reference_dir, SUITES) if r.name.startswith("ddit")]
     assert len(results) == 16 and {r.status for r in results} == {"PASS"}
 
 
@@ -39,7 +39,7 @@ def write_folder(folder, config, *, seed=0, grid=(4, 2), length=5, metadata=True
         tensors |= {f"case{i}.{name}": part for name, part in case.items()}
     x = noise = randn(1, config.latent_channels, grid[1] * p, grid[0] * p, seed=5)
     text, negative = (randn(1, length, config.context_channels, seed=s) for s in (6, 7))
-    sigmas, x = published_sigmas(3, 2.0), x.double()
+    sigmas, x = make_published_sigmas(3, 2.0), x.double()
     for s, t in itertools.pairwise(sigmas):
         one, other = (published(model, x, [1000 * s], f)[0] for f in (text, negative))
         x = x + (t - s) * (other + 3 * (one - other))
@@ -53,7 +53,7 @@ def write_folder(folder, config, *, seed=0, grid=(4, 2), length=5, metadata=True
 
 
 def statuses(folder):
-    return {r.name: r.status for r in verify(folder, SUITES)}
+    return {r.name: r.status for r in verify_folder(folder, SUITES)}
 
 
 NAMES = (
@@ -97,7 +97,7 @@ def test_passes_on_sizes_drawn_at_random(tmp_path, seed):
     config, inputs = random_sizes(seed)
     stated = seed % 2 == 0 or config.head_dim != 64
     write_folder(tmp_path / "ddit", config, seed=seed, metadata=stated, **inputs)
-    failed = [str(r) for r in verify(tmp_path, SUITES) if r.status != "PASS"]
+    failed = [str(r) for r in verify_folder(tmp_path, SUITES) if r.status != "PASS"]
     assert not failed, (config, inputs, failed)
 
 
@@ -137,7 +137,7 @@ def test_a_run_without_settings_fails_and_says_so(tmp_path):
     write_folder(tmp_path / "ddit", PATCH_1)
     path = tmp_path / "ddit" / "cases.safetensors"
     save_file(load_file(path), path)
-    results = {r.name: r for r in verify(tmp_path, SUITES)}
+    results = {r.name: r for r in verify_folder(tmp_path, SUITES)}
     assert results["ddit/t2i"].status == "FAIL" and "no entry 't2i'" in results["ddit/t2i"].note
     assert results["ddit/case0 velocity"].status == "PASS"
 
