@@ -1,7 +1,6 @@
 """Running jobs: read, fit, run, save; what fails is told at the end and stops nothing else."""
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,7 @@ from ..kit.errors import JodiError
 from ..kit.pictures.contact_sheet import Cell, contact_sheet, thumbnail
 from ..kit.pictures.files import save_png
 from ..kit.pictures.frame import Frame
-from .inputs import LONGEST_NAME, SHEET, Job, Problem, named_apart
-from .options import UsageError
+from .inputs import SHEET, Job, Problem, named_apart
 from .pictures import Maps, endings, read_picture, save_result, told
 from .progress import Console, Stop, stoppable
 
@@ -48,22 +46,6 @@ class Outcome:
     rows: list[list[Cell]] = field(default_factory=list)
     headings: list[str] = field(default_factory=list)
     doubted: set[str] = field(default_factory=set)
-
-
-def check_out(folder: Path) -> None:
-    """Raises: UsageError when results cannot be written there, before anything is computed."""
-    if "\0" in str(folder) or any(len(os.fsencode(p)) > LONGEST_NAME for p in folder.parts):
-        raise UsageError(
-            f"--out: no folder can be called {str(folder)[:80]!r}; choose another name"
-        )
-    for place in (folder, *folder.parents):
-        if not os.path.lexists(place):
-            continue
-        if not place.is_dir():
-            raise UsageError(f"--out {folder}: {place} is no folder; choose another name")
-        if not os.access(place, os.W_OK):
-            raise UsageError(f"--out {folder}: nothing may be written in {place}; choose another")
-        return
 
 
 def run_jobs(

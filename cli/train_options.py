@@ -9,7 +9,7 @@ from ..jodi_core.embedded import ASSETS, SAMPLES
 from ..jodi_core.training.export import NANO_GUIDANCE, TITLE
 from ..jodi_core.training.transformer import TrainingSettings
 from ..kit.weights.convert import DTYPES
-from .options import EMBEDDED, add_command, finite, positive, share
+from .options import EMBEDDED, above_zero, add_command, filled, finite, named_path, positive, share
 
 EXAMPLES = """
 jodi train nano        --run runs/nano
@@ -62,7 +62,7 @@ def _stage(inner, name: str, function: Callable):
         parser.add_argument(
             "--run",
             dest="run_folder",
-            type=Path,
+            type=named_path,
             required=True,
             metavar="DIR",
             help="folder of the training run",
@@ -74,13 +74,13 @@ def _nano(parser, stages: Mapping[str, argparse.ArgumentParser]) -> None:
     parser.set_defaults(stages=stages)
     parser.add_argument(
         "--minutes",
-        type=finite,
+        type=above_zero,
         metavar="M",
         help="the best that can be done in so many (default: all that jodi-nano itself took)",
     )
     parser.add_argument(
         "--to",
-        type=Path,
+        type=named_path,
         default=Path("output/nano"),
         metavar="DIR",
         help="where the files go (default: output/nano)",
@@ -107,7 +107,10 @@ def _device(parser) -> None:
 
 def _minutes(parser) -> None:
     parser.add_argument(
-        "--minutes", type=finite, metavar="M", help="of training, after which it ends in any case"
+        "--minutes",
+        type=above_zero,
+        metavar="M",
+        help="of training, after which it ends in any case",
     )
 
 
@@ -130,7 +133,7 @@ def _autoencoder(parser) -> None:
     for name, value, what in (("muon-lr", 0.003, "dense convolutions"), ("lr", 7e-4, "all else")):
         parser.add_argument(
             f"--{name}",
-            type=finite,
+            type=above_zero,
             default=value,
             help=f"learning rate of {what} (default: {value})",
         )
@@ -167,7 +170,7 @@ def _transformer(parser) -> None:
         title = f"learning rate {what}" if what else "decay of the averaged weights"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            type=finite,
+            type=above_zero if what else share,
             default=value,
             help=f"{title} (default: {value})",
         )
@@ -189,9 +192,11 @@ def _transformer(parser) -> None:
 
 
 def _export(parser) -> None:
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to write")
     parser.add_argument(
-        "--transformer", type=Path, metavar="FILE", help="default: the run's averaged weights"
+        "--to", type=named_path, required=True, metavar="DIR", help="where to write"
+    )
+    parser.add_argument(
+        "--transformer", type=named_path, metavar="FILE", help="default: the run's averaged weights"
     )
     _vae(parser)
     parser.add_argument("--title", default=TITLE, help=f"default: {TITLE}")
@@ -211,12 +216,14 @@ def _export(parser) -> None:
 def _samples(parser) -> None:
     parser.add_argument(
         "--to",
-        type=Path,
+        type=named_path,
         default=SAMPLES,
         metavar="DIR",
         help=f"default: {SAMPLES.relative_to(ASSETS.parent.parent)}",
     )
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw them all on one picture")
+    parser.add_argument(
+        "--sheet", type=named_path, metavar="FILE", help="draw them all on one picture"
+    )
 
 
 def _steps(parser) -> None:
@@ -239,6 +246,7 @@ def _seed_and_saves(parser, save_every: int) -> None:
 def _continue_from(parser) -> None:
     parser.add_argument(
         "--continue-from",
+        type=filled,
         metavar="FILE",
         help=f"weights to begin with, or `{EMBEDDED}` (default: fresh ones)",
     )
@@ -247,6 +255,7 @@ def _continue_from(parser) -> None:
 def _vae(parser) -> None:
     parser.add_argument(
         "--vae",
+        type=filled,
         metavar="FILE",
         help=f"autoencoder, or `{EMBEDDED}` (default: the run's own)",
     )
