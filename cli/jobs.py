@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core.domains import domain
 from ..jodi_core.job.given import Given, prepare
 from ..jodi_core.pipeline import JodiPipeline, Result
 from ..jodi_core.roles import RolePlan
@@ -19,7 +18,7 @@ from ..kit.pictures.contact_sheet import Cell, contact_sheet, thumbnail
 from ..kit.pictures.files import save_png
 from ..kit.pictures.frame import Frame
 from .inputs import SHEET, Job, Problem, named_apart
-from .pictures import Maps, endings, read_picture, save_result, told
+from .pictures import Maps, endings, named, read_picture, save_result, told
 from .progress import Console, Stop, stoppable
 
 logger = logging.getLogger("jodi")
@@ -247,7 +246,7 @@ def _remember(result: Result, row: int, ready: Ready, stem: str, outcome: Outcom
     for name in result.plan.active_names:
         given = " (given)" if name in ready.job.pictures else ""
         small = thumbnail(result.pictures[name][row], SHEET_SIDE)
-        cells.append((f"{domain(name).title}{given}", small))
+        cells.append((f"{named(name).title}{given}", small))
     outcome.rows.append(cells)
     prompt = f": {ready.job.prompt}" if ready.job.prompt and result.plan.uses_text else ""
     outcome.headings.append(f"{stem}{prompt}")

@@ -15,7 +15,7 @@ from ...jodi_core.labels.foreign import (
 from ...jodi_core.labels.maps import class_id, class_mask
 from ...kit.errors import ImageError
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
-from ..wires.pictures import image_of, picture_of
+from ..wires.pictures import are_none, image_of, picture_of
 
 
 class JodiDepth(io.ComfyNode):
@@ -79,6 +79,8 @@ class JodiDepth(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, source, normalize, near, low=0.0, high=1.0):
+        if are_none(image):  # of an ignored domain
+            return io.NodeOutput(image, image.masks())
         bounds = {"low": low, "high": high} if normalize == "range" else {}
         depth = convert_depth(picture_of(image, "image"), source, normalize, near, **bounds)
         return io.NodeOutput(image_of(depth[:, None].expand(-1, 3, -1, -1)), depth)
@@ -119,6 +121,8 @@ class JodiNormal(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, source, target):
+        if are_none(image):  # of an ignored domain
+            return io.NodeOutput(image)
         return io.NodeOutput(image_of(convert_normal(picture_of(image, "image"), source, target)))
 
 
@@ -183,6 +187,10 @@ class JodiSegmentation(io.ComfyNode):
     def execute(
         cls, image=None, paint_mask=None, source="jodi", class_name="person", palette="jodi"
     ):
+        if are_none(image):  # of an ignored domain
+            if paint_mask is None:
+                return io.NodeOutput(image, image.masks(), image)
+            image = None
         if image is None and paint_mask is None:
             raise ImageError(
                 "nothing to read; connect a segmentation map, a mask to paint, or both"

@@ -10,7 +10,7 @@ from ...kit.errors import ImageError
 from ...kit.pictures.contact_sheet import contact_sheet
 from ..host.sampler import check_cancel
 from ..wires.job import read_job
-from ..wires.pictures import image_of, picture_of
+from ..wires.pictures import are_none, image_of, picture_of
 from ..wires.places import check_pasted
 from ..wires.rows import latent_rows
 from .decoding import VALUES, decode_picture, left_out
@@ -149,6 +149,8 @@ class JodiEnsemble(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, domain):
+        if are_none(images):  # of an ignored domain
+            return io.NodeOutput(images, images.masks())
         result = combine(domain, picture_of(images, "images"))
         return io.NodeOutput(image_of(result.picture[None]), result.uncertainty[None])
 

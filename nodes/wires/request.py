@@ -25,7 +25,7 @@ from ...kit.errors import JodiError, RoleError
 from .agreement import check_vae, with_prompt_mask
 from .job import job_entry
 from .marks import empty_ignored
-from .pictures import picture_of
+from .pictures import are_none, picture_of
 from .places import MADE
 from .rows import with_extras
 
@@ -137,6 +137,7 @@ def _by_name(domains, names: tuple[str, ...]) -> tuple[dict[str, str], dict[str,
     """Role choices and pictures (B, 3, H, W), under the model's own names."""
     choices, pictures = {}, {}
     for name, choice, image in domains:
+        image = None if are_none(image) else image  # of an ignored domain
         if name in DOMAIN_NAMES and name not in names and image is None and choice != "generate":
             continue  # a model with fewer domains; nothing is asked of this one
         try:
@@ -239,6 +240,11 @@ def _summary(facts: ModelFacts, planned: Planned, request: Request, regions) -> 
             resized = (frame.resized_h, frame.resized_w)
             how = f"scaled and {done}" if resized != (frame.height, frame.width) else "scaled"
             lines.append(f"{name} of {frame.original_w} x {frame.original_h} is {how} to fit")
+    lines += [
+        f"{name}: its wire holds no pictures (an ignored domain) and counts as not connected"
+        for name, _, image in request.domains
+        if are_none(image)
+    ]
     lines += [told(doubt) for doubt in given.doubts]
     lines += _kept(planned, request, regions)
     if request.positive and not plan.uses_text:
