@@ -95,6 +95,23 @@ def test_a_result_does_not_depend_on_its_company(jodi, tiny, picture, tmp_path):
     assert np.abs(pixels(work / "three/a_albedo.png") - three).max() > 1
 
 
+def test_a_batch_of_mixed_sizes_is_each_picture_alone(jodi, tiny, picture, tmp_path):
+    """In the order given, each over its own picture, however they are grouped."""
+    sizes = {"a": (40, 56), "b": (56, 40), "c": (40, 56), "d": (33, 57), "e": (40, 56)}
+    paths = [picture(f"{name}.png", *sizes[name], seed=i) for i, name in enumerate(sizes)]
+    options = (*tiny.options, "--labels", "albedo,seg", "--steps", 2)
+    status, out, err = jodi("perceive", *paths, *options, "--out", "all", "--batch", 4)
+    assert status == 0 and [line[4] for line in out] == list("aaabbbcccdddeee"), err
+    work = tmp_path / "work"
+    for name, path in zip("cd", paths[2:4], strict=True):
+        assert jodi("perceive", path, *options, "--out", "alone")[0] == 0
+        for ending in ("albedo", "segmentation"):
+            alone, grouped = (pixels(work / k / f"{name}_{ending}.png") for k in ("alone", "all"))
+            assert alone.shape[:2] == sizes[name] == grouped.shape[:2]
+            # only rounding may differ, and a class at the border of two
+            assert (np.abs(alone - grouped) <= 1).mean() > 0.99, (name, ending)
+
+
 def test_results_never_replace_an_input(jodi, tiny, picture, tmp_path):
     work = tmp_path / "work"
     first, second = picture("work/x.png", seed=1), picture("work/x_albedo.png", seed=2)

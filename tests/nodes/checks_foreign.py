@@ -175,6 +175,28 @@ def check_previews_and_half_run_samplings_hold_no_traces():
     assert relative_rms(rest, whole) < 1e-4
 
 
+def check_ksampler_advanced_in_two_parts_is_one_run():
+    wires = job(**TEXTS, depth=image(1, 48, 48))
+    node, args = nodes.KSamplerAdvanced(), (4, 2.0, "euler", "simple", *wires[:2])
+    (whole,) = node.sample(MODEL, "enable", 7, *args, wires[2], 0, 10000, "disable")
+    (half,) = node.sample(MODEL, "enable", 7, *args, wires[2], 0, 2, "enable")
+    (rest,) = node.sample(MODEL, "disable", 7, *args, half, 2, 10000, "disable")
+    assert relative_rms(rest["samples"], whole["samples"]) < 1e-4
+    assert relative_rms(half["samples"], whole["samples"]) > 0.01
+    for latent in (whole, half, rest):
+        assert not latent["samples"][:, :, [1, 2, 4, 5, 6, 7]].any()
+        assert JodiDecodeLabel.execute(latent, VAE, "image").args[0].isfinite().all()
+
+
+def check_rows_picked_after_sampling_are_the_rows():
+    done = jodi(job(positive=text(rows=3), negative=text(seed=8), depth_role="generate"))
+    (picked,) = nodes.LatentFromBatch().frombatch(done, 1, 1)
+    assert torch.equal(picked["samples"], done["samples"][1:2])
+    for name in ("image", "depth"):
+        row, rows = (JodiDecodeLabel.execute(w, VAE, name).args[0] for w in (picked, done))
+        assert relative_rms(row, rows[1:2]) < 1e-5
+
+
 def check_areas_and_masks_fall_where_they_are_set():
     """The right half is made of one text, the left of another, at three ways to say so."""
     wires = job(positive=text(), negative=text(seed=8), **TALL)
