@@ -5,7 +5,7 @@ from ..jodi_core.model.checkpoint import TRANSFORMER as JODI
 from ..kit.autoencoder.checkpoint import AUTOENCODER
 from ..kit.autoencoder.keys import DIFFUSERS, MIT_HAN_LAB
 from ..kit.weights.convert import DTYPES, convert
-from .options import add_command, named_path
+from .options import add_command, parse_path
 from .progress import Console
 
 EXAMPLES = """
@@ -25,10 +25,10 @@ def add(commands) -> None:
         EXAMPLES,
     )
     parser.add_argument(
-        "source", type=named_path, metavar="SRC", help="a .safetensors, .pth or .ckpt file"
+        "source", type=parse_path, metavar="SRC", help="a .safetensors, .pth or .ckpt file"
     )
     parser.add_argument(
-        "destination", type=named_path, metavar="DST", help="the .safetensors to write"
+        "destination", type=parse_path, metavar="DST", help="the .safetensors to write"
     )
     parser.add_argument(
         "--dtype",

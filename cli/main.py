@@ -10,14 +10,16 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..kit.errors import Interrupted, JodiError, KernelError, RoleError
+from ..kit.kernel_choices import remember_kernels_in
 from . import bench as bench_command
 from . import control as control_command
 from . import convert, evaluate, generate, info, perceive, train, verify
 from . import demo as demo_command
 from .options import Parser, UsageError
-from .progress import Console, Terminated, terminable
+from .progress import Console, Terminated, end_on_signals
 
 COMMANDS = (
     demo_command,
@@ -53,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     console = Console()
     console.quiet = getattr(args, "quiet", False)
-    with console.logging(), terminable():
+    remember_kernels_in(_cache_folder())
+    with console.logging(), end_on_signals():
         return _guarded(args, console)
 
 
@@ -83,14 +86,14 @@ def _guarded(args, console: Console) -> int:
     except (JodiError, KernelError) as error:
         _explain(console, args, str(error))
     except BrokenPipeError:
-        # the reader of our output went away; nothing more can be said there
+        # the reader of our output went away, so nothing more can be written there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        _explain(console, args, _in_words(error, args))
+        _explain(console, args, _put_in_words(error, args))
     return FAILED
 
 
-def _in_words(error: Exception, args) -> str:
+def _put_in_words(error: Exception, args) -> str:
     """What the machine refuses, or a fault of the program."""
     if isinstance(error, OSError) and error.strerror:
         what = f"{error.filename}: " if error.filename is not None else ""
@@ -105,6 +108,15 @@ def _explain(console: Console, args, message: str) -> None:
     if args.debug:
         traceback.print_exc()
     console.say(f"jodi {args.command}: error: {message}")
+
+
+def _cache_folder() -> Path | None:
+    """Where this system keeps what programs can make again; None for a user without a home."""
+    place = {"darwin": "Library/Caches", "win32": "AppData/Local"}.get(sys.platform, ".cache")
+    try:
+        return Path.home() / place / "jodi"
+    except RuntimeError:
+        return None
 
 
 def _version() -> str:

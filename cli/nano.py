@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from ..jodi_core.evaluation.bars import report_card
+from ..jodi_core.evaluation.bars import write_report_card
 from ..jodi_core.evaluation.evaluate import evaluate
 from ..jodi_core.pipeline import JodiPipeline
 from ..jodi_core.training.export import NAMES
@@ -32,7 +32,7 @@ SIZE = 64
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much of everything; by default as much as jodi-nano itself is made with.
+    """The numbers of scenes and steps; by default those that made jodi-nano itself.
 
     Minutes end a training earlier than its steps do; None takes all steps.
     """
@@ -45,7 +45,7 @@ class Recipe:
     evaluation_scenes: int = 512
 
 
-# Shares of a budget. What is left is for starting, loading and writing.
+# Shares of a time budget. The rest is for starting, loading and writing.
 SCENES, AUTOENCODER, TRANSFORMER, EVALUATION = 0.2, 0.27, 0.35, 0.08
 TRIED = 32  # scenes that are rendered to see how long one takes
 ENCODING, EVALUATING = 1.0, 120.0  # what a scene costs there, as a multiple of its rendering
@@ -87,7 +87,7 @@ def nano(args, console: Console) -> int:
     values = _evaluate(args, recipe)
     values["training.flops"] = _count_flops(run)
     values["training.minutes"] = round((time.monotonic() - begun) / 60, 2)
-    for line in report_card(values):
+    for line in write_report_card(values):
         console.result(line)
     console.result(
         f"{values['training.flops']:.2e} floating-point operations of training, "

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what becomes of them."""
+"""Options that several commands share, and how their values are read."""
 
 import argparse
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..jodi_core.domains import DOMAINS
 from ..jodi_core.job.size import DEFAULT_SIZE, SIZE_CHOICES
-from ..jodi_core.labels.foreign import SEGMENTATION_DRAWINGS
+from ..jodi_core.labels.segmentation import SEGMENTATION_DRAWINGS
 from ..kit.sampling import SAMPLERS
 from ..kit.weights.convert import DTYPES
 
@@ -20,7 +20,7 @@ DOMAIN_HELP = "domains: " + "; ".join(f"{d.name} ({d.description})" for d in DOM
 
 
 class UsageError(Exception):
-    """The command line asks for something that cannot be; exit status 2."""
+    """The command line asks for something impossible; exit status 2."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,7 +59,7 @@ def add_model_options(parser) -> None:
     )
     group.add_argument(
         "--text-encoder",
-        type=named_path,
+        type=parse_path,
         metavar="FILE",
         help="text encoder of a model made by `jodi train export`",
     )
@@ -91,7 +91,7 @@ def add_sampling_options(parser, *, text: bool) -> None:
     group.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     group.add_argument(
         "--steps",
-        type=positive,
+        type=parse_positive,
         help="network evaluations (default: 10 with a picture, else 20); 2 with a picture is "
         "a quick look, see docs/few_steps.md",
     )
@@ -108,14 +108,14 @@ def add_sampling_options(parser, *, text: bool) -> None:
     )
     group.add_argument(
         "--batch",
-        type=positive,
+        type=parse_positive,
         default=1,
         metavar="N",
         help="results computed at once: faster on a GPU, needs memory, changes nothing else",
     )
     group.add_argument(
         "--tile",
-        type=positive,
+        type=parse_positive,
         metavar="PIXELS",
         help="encode and decode in tiles of this side, for sizes too large for memory",
     )
@@ -125,11 +125,13 @@ def add_sampling_options(parser, *, text: bool) -> None:
 
 def add_text_options(parser, sampling) -> None:
     sampling.add_argument(
-        "--guidance", type=finite, help="how strictly to follow the prompt (default: the model's)"
+        "--guidance",
+        type=parse_finite,
+        help="how strictly to follow the prompt (default: the model's)",
     )
     sampling.add_argument(
         "--count",
-        type=positive,
+        type=parse_positive,
         default=1,
         metavar="N",
         help="variants, of seeds SEED, SEED+1, ...",
@@ -138,7 +140,7 @@ def add_text_options(parser, sampling) -> None:
     group.add_argument("--negative", default="", metavar="TEXT", help="what should not be there")
     group.add_argument(
         "--text-features",
-        type=named_path,
+        type=parse_path,
         metavar="FILE",
         help="prompt of a model that brings no text encoder: a safetensors file with `caption` "
         "(B, 1, S, channels), the text encoder's output, and `mask` (B, S), 1 for tokens to read; "
@@ -146,9 +148,9 @@ def add_text_options(parser, sampling) -> None:
     )
     group.add_argument(
         "--negative-features",
-        type=named_path,
+        type=parse_path,
         metavar="FILE",
-        help="the same for what should not be there",
+        help="the same for the negative prompt",
     )
 
 
@@ -156,7 +158,7 @@ def add_output_options(parser, command: str, *, restored: bool) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
         "--out",
-        type=named_path,
+        type=parse_path,
         default=Path("output") / command,
         metavar="DIR",
         help=f"folder for results (default: output/{command})",
@@ -216,7 +218,7 @@ def add_source_options(parser) -> None:
     group.add_argument(
         "--invert",
         dest="inverted",
-        type=names_list,
+        type=parse_names,
         default=[],
         metavar="NAMES",
         help="lineart or edge files with their tones the other way round",
@@ -247,7 +249,7 @@ def parse_pixels(text: str) -> int | tuple[int, int]:
     return sides[0] if len(sides) == 1 else (sides[1], sides[0])
 
 
-def filled(text: str) -> str:
+def parse_filled(text: str) -> str:
     """The text, unless it is empty: a variable of the shell that is not set must choose nothing."""
     if not text.strip():
         raise argparse.ArgumentTypeError(
@@ -256,19 +258,19 @@ def filled(text: str) -> str:
     return text
 
 
-def named_path(text: str) -> Path:
+def parse_path(text: str) -> Path:
     """A path that is not empty."""
-    return Path(filled(text))
+    return Path(parse_filled(text))
 
 
-def positive(text: str) -> int:
+def parse_positive(text: str) -> int:
     """A whole number of at least 1."""
     if not text.strip().isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
 
 
-def finite(text: str) -> float:
+def parse_finite(text: str) -> float:
     """A number that is neither infinite nor NaN."""
     try:
         value = float(text)
@@ -279,23 +281,23 @@ def finite(text: str) -> float:
     return value
 
 
-def above_zero(text: str) -> float:
-    """A finite number above zero."""
-    value = finite(text)
+def parse_above_zero(text: str) -> float:
+    """A parse_finite number above zero."""
+    value = parse_finite(text)
     if value <= 0:
         raise argparse.ArgumentTypeError(f"expected a number above zero, got {text!r}")
     return value
 
 
-def share(text: str) -> float:
+def parse_share(text: str) -> float:
     """A number from 0 to 1."""
-    value = finite(text)
+    value = parse_finite(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return value
 
 
-def names_list(text: str) -> list[str]:
+def parse_names(text: str) -> list[str]:
     """Comma-separated names; the model checks them, as it knows its own."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:

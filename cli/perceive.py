@@ -1,6 +1,6 @@
 """`jodi perceive`: pictures to labels."""
 
-from .inputs import Job, picture_files
+from .inputs import Job, find_pictures
 from .jobs import report_problems, run_jobs
 from .model import load_pipeline
 from .options import (
@@ -9,8 +9,8 @@ from .options import (
     add_model_options,
     add_output_options,
     add_sampling_options,
-    named_path,
-    names_list,
+    parse_names,
+    parse_path,
 )
 from .places import check_folder
 from .progress import Console
@@ -37,12 +37,12 @@ def add(commands) -> None:
     parser.add_argument(
         "pictures",
         nargs="+",
-        type=named_path,
+        type=parse_path,
         metavar="PICTURE|DIR",
         help="picture files or folders",
     )
     parser.add_argument(
-        "--labels", type=names_list, metavar="NAMES", help=f"default: all; {DOMAIN_HELP}"
+        "--labels", type=parse_names, metavar="NAMES", help=f"default: all; {DOMAIN_HELP}"
     )
     add_model_options(parser)
     add_sampling_options(parser, text=False)
@@ -51,7 +51,7 @@ def add(commands) -> None:
 
 def run(args, console: Console) -> int:
     check_folder(args.out)
-    files, problems = picture_files(args.pictures)
+    files, problems = find_pictures(args.pictures)
     if not files:
         return report_problems(problems, console)
     pipeline = load_pipeline(args)

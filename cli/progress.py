@@ -107,16 +107,16 @@ class _LogHandler(logging.Handler):
 
 
 class Stop:
-    """Whether Ctrl-C was pressed inside `stoppable`."""
+    """Whether Ctrl-C was pressed inside `stop_on_interrupt`."""
 
     def __init__(self):
         self.asked = False
 
 
 @contextlib.contextmanager
-def stoppable(console: Console) -> Iterator[Stop]:
-    """Inside, the first Ctrl-C sets `asked`, to be looked at after each step; the second one
-    interrupts at once, as does the first where nobody looked until the end.
+def stop_on_interrupt(console: Console) -> Iterator[Stop]:
+    """Inside, the first Ctrl-C sets `asked`, which is checked after each step; the second Ctrl-C
+    interrupts at once. At the end an unchecked Ctrl-C interrupts too.
 
     Raises: KeyboardInterrupt.
     """
@@ -150,7 +150,7 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[None]:
+def end_on_signals() -> Iterator[None]:
     """Inside, SIGTERM and a terminal that closes raise `Terminated`, so that what is unfinished is
     cleared away as after Ctrl-C. Signals that the program was started to ignore stay ignored.
     """

@@ -9,7 +9,16 @@ from ..jodi_core.embedded import ASSETS, SAMPLES
 from ..jodi_core.training.export import NANO_GUIDANCE, TITLE
 from ..jodi_core.training.transformer import TrainingSettings
 from ..kit.weights.convert import DTYPES
-from .options import EMBEDDED, above_zero, add_command, filled, finite, named_path, positive, share
+from .options import (
+    EMBEDDED,
+    add_command,
+    parse_above_zero,
+    parse_filled,
+    parse_finite,
+    parse_path,
+    parse_positive,
+    parse_share,
+)
 
 EXAMPLES = """
 jodi train nano        --run runs/nano
@@ -62,7 +71,7 @@ def _stage(inner, name: str, function: Callable):
         parser.add_argument(
             "--run",
             dest="run_folder",
-            type=named_path,
+            type=parse_path,
             required=True,
             metavar="DIR",
             help="folder of the training run",
@@ -74,13 +83,13 @@ def _nano(parser, stages: Mapping[str, argparse.ArgumentParser]) -> None:
     parser.set_defaults(stages=stages)
     parser.add_argument(
         "--minutes",
-        type=above_zero,
+        type=parse_above_zero,
         metavar="M",
-        help="the best that can be done in so many (default: all that jodi-nano itself took)",
+        help="end after about so many minutes (default: as much training as jodi-nano itself)",
     )
     parser.add_argument(
         "--to",
-        type=named_path,
+        type=parse_path,
         default=Path("output/nano"),
         metavar="DIR",
         help="where the files go (default: output/nano)",
@@ -93,7 +102,7 @@ def _nano(parser, stages: Mapping[str, argparse.ArgumentParser]) -> None:
 def _processes(parser, default: int) -> None:
     parser.add_argument(
         "--processes",
-        type=positive,
+        type=parse_positive,
         default=default,
         metavar="N",
         help="that share an update of the transformer on a CPU, one thread each "
@@ -108,19 +117,21 @@ def _device(parser) -> None:
 def _minutes(parser) -> None:
     parser.add_argument(
         "--minutes",
-        type=above_zero,
+        type=parse_above_zero,
         metavar="M",
         help="of training, after which it ends in any case",
     )
 
 
 def _scenes(parser) -> None:
-    parser.add_argument("--count", type=positive, required=True, metavar="N", help="how many")
-    parser.add_argument("--size", type=positive, default=64, metavar="PIXELS", help="default: 64")
+    parser.add_argument("--count", type=parse_positive, required=True, metavar="N", help="how many")
+    parser.add_argument(
+        "--size", type=parse_positive, default=64, metavar="PIXELS", help="default: 64"
+    )
     parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="default: 0")
     parser.add_argument(
         "--workers",
-        type=positive,
+        type=parse_positive,
         default=max(1, os.cpu_count() or 1),
         metavar="N",
         help="processes (default: one for each processor)",
@@ -129,11 +140,11 @@ def _scenes(parser) -> None:
 
 def _autoencoder(parser) -> None:
     _steps(parser)
-    parser.add_argument("--batch", type=positive, default=16, metavar="N", help="default: 16")
+    parser.add_argument("--batch", type=parse_positive, default=16, metavar="N", help="default: 16")
     for name, value, what in (("muon-lr", 0.003, "dense convolutions"), ("lr", 7e-4, "all else")):
         parser.add_argument(
             f"--{name}",
-            type=above_zero,
+            type=parse_above_zero,
             default=value,
             help=f"learning rate of {what} (default: {value})",
         )
@@ -154,13 +165,13 @@ def _transformer(parser) -> None:
     _steps(parser)
     parser.add_argument(
         "--tokens",
-        type=positive,
+        type=parse_positive,
         default=DEFAULTS.tokens,
         help=f"of one micro-batch; its rows follow (default: {DEFAULTS.tokens})",
     )
     parser.add_argument(
         "--micro-batches",
-        type=positive,
+        type=parse_positive,
         default=DEFAULTS.micro_batches,
         metavar="N",
         help=f"before each update (default: {DEFAULTS.micro_batches})",
@@ -170,13 +181,13 @@ def _transformer(parser) -> None:
         title = f"learning rate {what}" if what else "decay of the averaged weights"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            type=above_zero if what else share,
+            type=parse_above_zero if what else parse_share,
             default=value,
             help=f"{title} (default: {value})",
         )
     parser.add_argument(
         "--full-noise",
-        type=share,
+        type=parse_share,
         default=DEFAULTS.full_noise,
         metavar="SHARE",
         help="of the rows that make labels, trained to be read in one evaluation "
@@ -193,21 +204,24 @@ def _transformer(parser) -> None:
 
 def _export(parser) -> None:
     parser.add_argument(
-        "--to", type=named_path, required=True, metavar="DIR", help="where to write"
+        "--to", type=parse_path, required=True, metavar="DIR", help="where to write"
     )
     parser.add_argument(
-        "--transformer", type=named_path, metavar="FILE", help="default: the run's averaged weights"
+        "--transformer", type=parse_path, metavar="FILE", help="default: the run's averaged weights"
     )
     _vae(parser)
     parser.add_argument("--title", default=TITLE, help=f"default: {TITLE}")
     parser.add_argument(
         "--guidance",
-        type=finite,
+        type=parse_finite,
         default=NANO_GUIDANCE,
         help=f"what the model uses unless told otherwise (default: {NANO_GUIDANCE})",
     )
     parser.add_argument(
-        "--native-size", type=positive, metavar="PIXELS", help="default: that of the run's scenes"
+        "--native-size",
+        type=parse_positive,
+        metavar="PIXELS",
+        help="default: that of the run's scenes",
     )
     _dtype(parser, "float16")
     parser.add_argument("--force", action="store_true", help="replace existing files")
@@ -216,19 +230,22 @@ def _export(parser) -> None:
 def _samples(parser) -> None:
     parser.add_argument(
         "--to",
-        type=named_path,
+        type=parse_path,
         default=SAMPLES,
         metavar="DIR",
         help=f"default: {SAMPLES.relative_to(ASSETS.parent.parent)}",
     )
     parser.add_argument(
-        "--sheet", type=named_path, metavar="FILE", help="draw them all on one picture"
+        "--sheet", type=parse_path, metavar="FILE", help="draw them all on one picture"
     )
 
 
 def _steps(parser) -> None:
     parser.add_argument(
-        "--steps", type=positive, required=True, help="in all; the rate decays towards the end"
+        "--steps",
+        type=parse_positive,
+        required=True,
+        help="in all; the rate decays towards the end",
     )
 
 
@@ -236,7 +253,7 @@ def _seed_and_saves(parser, save_every: int) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument(
         "--save-every",
-        type=positive,
+        type=parse_positive,
         default=save_every,
         metavar="N",
         help=f"steps that a kill can lose at most (default: {save_every})",
@@ -246,7 +263,7 @@ def _seed_and_saves(parser, save_every: int) -> None:
 def _continue_from(parser) -> None:
     parser.add_argument(
         "--continue-from",
-        type=filled,
+        type=parse_filled,
         metavar="FILE",
         help=f"weights to begin with, or `{EMBEDDED}` (default: fresh ones)",
     )
@@ -255,7 +272,7 @@ def _continue_from(parser) -> None:
 def _vae(parser) -> None:
     parser.add_argument(
         "--vae",
-        type=filled,
+        type=parse_filled,
         metavar="FILE",
         help=f"autoencoder, or `{EMBEDDED}` (default: the run's own)",
     )

@@ -1,7 +1,7 @@
-"""The embedding of a masked place, which the released model's text encoder was given.
+"""The embedding of a masked place, which belongs to the released model's text encoder.
 
-The row of <extra_id_0> in a stock T5's table is another vector; with it everything runs, and the
-words are poor. So the vector is asked for, and never replaced by the stock row.
+The row of <extra_id_0> in a stock T5's table is another vector: everything runs with it, and the
+words are poor. So the vector must be given, and is never replaced by the stock row.
 """
 
 from pathlib import Path

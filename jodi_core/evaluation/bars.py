@@ -23,7 +23,7 @@ class Bar:
     against: str | None = None
 
     def measure(self, values: Values) -> float | None:
-        """The number that is held against the bar; None where the evaluation has none."""
+        """The number that is compared with the bar; None where the evaluation has no such value."""
         value = values.get(self.key)
         if not isinstance(value, (int, float)):
             return None
@@ -77,7 +77,7 @@ BARS = (
 )
 
 
-def report_card(values: Values) -> list[str]:
+def write_report_card(values: Values) -> list[str]:
     """One line of text for each bar: the number, the bar, and whether it is reached."""
     width = max(len(bar.title) for bar in BARS)
     lines = [f"{'':{width}} {'is':>7} {'bar':>6} {'stretch':>8}"]

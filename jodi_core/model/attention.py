@@ -101,7 +101,8 @@ class TwoKeys:
 
 
 class TextCrossAttention(nn.Module):
-    """Softmax attention from every token to the text. What the text adds is prepared once a job.
+    """Softmax attention from every token to the text. The text's keys and values are prepared once
+    per job.
 
     Source: github VIPL-GENUN/Jodi @ c21bdcb, MultiHeadCrossAttention.
     """

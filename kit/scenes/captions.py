@@ -108,8 +108,8 @@ def write_caption(seen: Sequence[Seen], *, indoor: bool, max_things: int = 3) ->
     return " ".join(words)
 
 
-def caption_facts(caption: str) -> list[Fact]:
-    """What a caption claims: (colour or None, singular noun, palette class), in order.
+def read_caption(caption: str) -> list[Fact]:
+    """The things that a caption names: (colour or None, singular noun, palette class), in order.
 
     Words outside of the grammar say nothing.
     Raises: TextError when the caption is not a string.
@@ -130,11 +130,6 @@ def caption_facts(caption: str) -> list[Fact]:
             facts.append((color, noun, _CLASS_OF[noun]))
             color = None
     return facts
-
-
-def noun_class(noun: str) -> int:
-    """Palette class of a noun of the grammar."""
-    return _CLASS_OF[noun]
 
 
 def _article(word: str) -> str:

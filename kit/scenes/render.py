@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import JodiError
-from .captions import COLOR_TOLERANCE, COLOR_WORDS, VOCABULARY, caption_facts, write_caption
-from .layout import Scene, compose
+from .captions import COLOR_TOLERANCE, COLOR_WORDS, VOCABULARY, read_caption, write_caption
+from .environment import Scene
+from .layout import compose
 from .maps import draw_classes, draw_depth, draw_lines, draw_normals, draw_skeleton
 from .primitives import INFINITY
 from .surface import Hits, look, stack_scenes
@@ -24,19 +25,19 @@ __all__ = [
     "TRAIN_SEED_END",
     "VOCABULARY",
     "SceneBatch",
-    "caption_facts",
-    "evaluation_seeds",
+    "check_evaluation_seeds",
+    "check_training_seeds",
     "linear_to_srgb",
+    "read_caption",
     "render_scenes",
     "srgb_to_linear",
-    "training_seeds",
 ]
 
 TRAIN_SEED_END = 1 << 24
 """Training uses seeds below this, evaluation seeds at or above it."""
 
 NAMED_SHARE = 0.01
-"""A caption names what covers at least this share of the picture."""
+"""A caption names things that cover at least this share of the picture."""
 
 BORDER_CONTRAST = 0.04
 """Pixels that differ from a neighbour by more than this (sRGB, any channel) are supersampled."""
@@ -67,7 +68,7 @@ class SceneBatch:
     keypoints: Tensor
 
 
-def training_seeds(first: int, count: int) -> range:
+def check_training_seeds(first: int, count: int) -> range:
     """`count` seeds from `first` on. Raises: JodiError unless all are in [0, 2^24)."""
     _check_range(first, count)
     if first + count > TRAIN_SEED_END:
@@ -78,7 +79,7 @@ def training_seeds(first: int, count: int) -> range:
     return range(first, first + count)
 
 
-def evaluation_seeds(first: int, count: int) -> range:
+def check_evaluation_seeds(first: int, count: int) -> range:
     """`count` seeds from `first` on. Raises: JodiError unless all are at least 2^24."""
     _check_range(first, count)
     if first < TRAIN_SEED_END:

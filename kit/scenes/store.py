@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, JodiError
 from ..files import read_json, write_text
-from .render import render_scenes, training_seeds
+from .render import check_training_seeds, render_scenes
 
 Progress = Callable[[int, int], None]
 
@@ -76,7 +77,7 @@ class SceneStore:
             info = old
             # A kill between the two files leaves captions of scenes that will be rendered again.
             captions = _read_captions(folder, info["done"])
-        seeds = training_seeds(first_seed, count)
+        seeds = check_training_seeds(first_seed, count)
         path, shape = folder / "pictures.npy", (count, 8, 3, size, size)
         if info["done"]:
             pictures = read_array(path, np.uint8, shape, mode="r+")
@@ -142,7 +143,9 @@ def encode_store(
     return torch.from_numpy(read_array(path, np.float16, shape))
 
 
-def read_array(path: Path, dtype, shape: tuple[int, ...], mode: str = "c") -> np.ndarray:
+def read_array(
+    path: Path, dtype, shape: tuple[int, ...], mode: Literal["c", "r+"] = "c"
+) -> np.memmap:
     """An array file mapped into memory. shape: 0 stands for any size.
 
     mode: "c" is copy on write, because torch wants memory that could be written to; "r+" writes.
@@ -150,6 +153,8 @@ def read_array(path: Path, dtype, shape: tuple[int, ...], mode: str = "c") -> np
     """
     try:
         array = np.load(path, mmap_mode=mode)
+        if not isinstance(array, np.memmap):
+            raise ValueError("it is no single array")
     except (OSError, ValueError, EOFError, SyntaxError, TypeError) as error:
         raise CheckpointError(
             f"{path} cannot be read ({' '.join(str(error).split())[:120]}); remove it and make it "
@@ -166,7 +171,7 @@ def read_array(path: Path, dtype, shape: tuple[int, ...], mode: str = "c") -> np
     return array
 
 
-def _new_array(path: Path, dtype, shape: tuple[int, ...]) -> np.ndarray:
+def _new_array(path: Path, dtype, shape: tuple[int, ...]) -> np.memmap:
     """A mapped array file with its room on the disk taken.
 
     Writing to a map for which the disk has no room would end the program (SIGBUS).

@@ -136,7 +136,7 @@ def _with_unit_latents(model: DCAE, store: SceneStore) -> DCAE:
     return result
 
 
-def round_trip_psnr(
+def measure_round_trip(
     model: DCAE, store: SceneStore, names: list[str], scenes: int = 64
 ) -> dict[str, float]:
     """PSNR in dB of the round trip by kind of picture, over the store's last scenes; range [0, 1].

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import replaced_file
+from ..files import replace_file
 
 Progress = Callable[[int, int], None]
 
@@ -53,7 +53,7 @@ def write_state_dict(
     Raises: CheckpointError when `path` exists and `force` is not set, is no place for a file, its
         folder is missing or the disk is full.
     """
-    path = checked_destination(path, force=force)
+    path = check_destination(path, force=force)
     # Widest elements first: every tensor then starts at a multiple of its element size.
     plan = sorted(
         ((name, _stored_dtype(name, tensor, dtype)) for name, tensor in tensors.items()),
@@ -61,7 +61,7 @@ def write_state_dict(
     )
     header, total = _header(plan, tensors, metadata)
     _check_space(path, len(header) + total)
-    with atomic_file(path, force=force) as file:
+    with replace_weights_file(path, force=force) as file:
         file.write(header)
         written = 0
         for name, stored in plan:
@@ -77,17 +77,17 @@ def write_state_dict(
 
 
 @contextlib.contextmanager
-def atomic_file(path, *, force: bool = False):
+def replace_weights_file(path, *, force: bool = False):
     """A binary file to write to that becomes `path` when the block ends, and vanishes if it fails.
 
     Raises: CheckpointError as `write_state_dict`.
     """
-    path = checked_destination(path, force=force)
+    path = check_destination(path, force=force)
     try:
-        with replaced_file(path) as file:
+        with replace_file(path) as file:
             yield file
             # Another program may have made the file in the meantime.
-            checked_destination(path, force=force)
+            check_destination(path, force=force)
     except OSError as error:
         raise CheckpointError(
             f"{path} could not be written ({error.strerror or error}); nothing was left behind. "
@@ -95,8 +95,8 @@ def atomic_file(path, *, force: bool = False):
         ) from error
 
 
-def checked_destination(path, *, force: bool = False) -> Path:
-    """`path`, if a file may be written there.
+def check_destination(path, *, force: bool = False) -> Path:
+    """The path, if a file may be written there.
 
     Raises: CheckpointError for a folder, a missing folder, a name that no file can have, or an
         existing file without `force`.
@@ -135,9 +135,9 @@ def _stored_dtype(name: str, tensor: Tensor, dtype: torch.dtype | None) -> torch
 
 
 def _header(plan, tensors, metadata) -> tuple[bytes, int]:
-    entries: dict[str, object] = {
-        "__metadata__": {str(k): str(metadata[k]) for k in sorted(metadata)}
-    }
+    # Sorted, as safetensors hands metadata out in any order: one source makes one file.
+    about = {str(key): str(metadata[key]) for key in sorted(metadata)}
+    entries: dict[str, object] = {"__metadata__": about}
     end = 0
     for name, stored in plan:
         start, end = end, end + tensors[name].numel() * stored.itemsize

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from jodi_pack.jodi_core.domains import DOMAIN_NAMES, domain_index
+from jodi_pack.jodi_core.domains import DOMAIN_NAMES, find_domain_index
 from jodi_pack.jodi_core.evaluation import baselines, scores
 from jodi_pack.jodi_core.evaluation.evaluate import evaluate
-from jodi_pack.jodi_core.evaluation.report import HEADLINES, strip_picture
+from jodi_pack.jodi_core.evaluation.report import HEADLINES, draw_strip
 from jodi_pack.jodi_core.labels.maps import postprocess
 from jodi_pack.jodi_core.pipeline import Result
 from jodi_pack.jodi_core.roles import RolePlan
@@ -56,10 +56,10 @@ class KnownAnswers:
         self.asked.append((plan.text(), steps, guidance, prompt))
         truth = rendered(tuple(seed))
         for name, picture in given.items():
-            torch.testing.assert_close(picture, truth.pictures[:, domain_index(name)])
+            torch.testing.assert_close(picture, truth.pictures[:, find_domain_index(name)])
         noise = torch.randn(truth.pictures.shape, generator=torch.Generator().manual_seed(0))
         made = truth.pictures * 2 - 1 + self.noise * noise
-        pictures = {n: postprocess(n, made[:, domain_index(n)]) for n in plan.generated_names}
+        pictures = {n: postprocess(n, made[:, find_domain_index(n)]) for n in plan.generated_names}
         return Result(plan, torch.empty(0), {}, pictures | given)
 
     def perceive(self, image, labels, *, steps=10, guidance=1.0, seed=0):
@@ -78,7 +78,9 @@ class KnownAnswers:
         return torch.nn.functional.pixel_unshuffle(picture * 2 - 1, 8)
 
     def decode(self, latents, names):
-        return {n: torch.nn.functional.pixel_shuffle(latents[:, domain_index(n)], 8) for n in names}
+        return {
+            n: torch.nn.functional.pixel_shuffle(latents[:, find_domain_index(n)], 8) for n in names
+        }
 
 
 @pytest.fixture(scope="module")
@@ -238,7 +240,7 @@ def test_report_page_and_pictures(perfect, tmp_path):
     torch.testing.assert_close(
         rows["truth"]["depth"], render_scenes([TRAIN_SEED_END], SIZE).pictures[0, 3]
     )
-    assert strip_picture(report.strips[1]).shape[0] == 3
+    assert draw_strip(report.strips[1]).shape[0] == 3
     assert len(report.summary().splitlines()) == 1 + len(HEADLINES)
 
 
@@ -303,7 +305,7 @@ def test_what_makes_no_sense_is_refused_before_any_work(options, error, match):
 
 
 def test_non_square_scenes():
-    statistics = baselines.training_statistics((16, 24), 2)
+    statistics = baselines.average_training_scenes((16, 24), 2)
     truth = render_scenes([1, 2], (16, 24))
     for index, name in enumerate(DOMAIN_NAMES):
         tally = scores.make_tally(name)
