@@ -42,15 +42,10 @@ _COUNTED = ("person", "tree", "house", "tower", "building", "dog", "horse", "she
             "table", "sofa", "bed", "shelf", "chair", "car")  # fmt: skip
 _NUMBERS = ("zero", "one", "two", "three")
 
-WORDS: tuple[str, ...] = tuple(
-    dict.fromkeys(
-        (
-            *VOCABULARY,
-            *_NUMBERS,
-            *"what color is the are how many there left of wall yes no".split(),
-        )
-    )
-)
+_QUESTION_WORDS = "what color is the are how many there left of wall yes no"
+
+_QUESTION_WORDS = "what color is the are how many there left of wall yes no"
+WORDS: tuple[str, ...] = tuple(dict.fromkeys((*VOCABULARY, *_NUMBERS, *_QUESTION_WORDS.split())))
 """Every word of captions, questions and answers."""
 
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ..errors import JodiError
-from .captions import COLOR_TOLERANCE, COLOR_WORDS, VOCABULARY, caption_facts, write_caption
+from .captions import COLOR_WORDS, VOCABULARY, caption_facts, write_caption
 from .layout import Scene, compose
 from .maps import draw_classes, draw_depth, draw_lines, draw_normals, draw_skeleton
 from .primitives import INFINITY
 from .surface import Hits, look, stack_scenes
+from .things import SceneThings, see_things
 
 __all__ = [
     "COLOR_WORDS",
@@ -48,8 +49,9 @@ MAX_SIZE = 4096
 class SceneBatch:
     """Rendered scenes. Everything but the image is point-sampled at pixel centres.
 
-    pictures (B, 8, 3, H, W) float32 in [0, 1], DOMAINS order; captions, one a scene;
-    depth (B, H, W) metres along the viewing axis, 0 where not valid; valid (B, H, W) False on sky;
+    pictures (B, 8, 3, H, W) float32 in [0, 1], DOMAINS order; captions and things in sight,
+    one a scene; depth (B, H, W) metres along the viewing axis, 0 where not valid; valid (B, H, W)
+    False on sky;
     normal (B, 3, H, W) unit, +X left, +Y up, +Z to the viewer, (0, 0, 1) on sky;
     classes (B, H, W) uint8 palette index; albedo (B, 3, H, W) sRGB; shading (B, 3, H, W) linear, so
     that without supersampling image = srgb(linear(albedo) * shading) clipped to [0, 1];
@@ -58,6 +60,7 @@ class SceneBatch:
 
     pictures: Tensor
     captions: list[str]
+    things: list[SceneThings]
     depth: Tensor
     valid: Tensor
     normal: Tensor
@@ -131,9 +134,12 @@ def render_scenes(
     maps = {
         f.name: torch.cat([getattr(part, f.name) for part in parts])
         for f in fields(SceneBatch)
-        if f.name != "captions"
+        if f.name not in ("captions", "things")
     }
-    return SceneBatch(captions=[c for part in parts for c in part.captions], **maps)
+    captions = [caption for part in parts for caption in part.captions]
+    return SceneBatch(
+        captions=captions, things=[scene for part in parts for scene in part.things], **maps
+    )
 
 
 def srgb_to_linear(x: Tensor) -> Tensor:
@@ -173,9 +179,12 @@ def _render(scenes: list[Scene], height: int, width: int, supersample: int, devi
         *(image, lineart, edge, draw_depth(depth, valid), draw_normals(normal), albedo),
         *(draw_classes(classes), draw_skeleton(keypoints, height, width)),
     )
+    parts = zip(scenes, group.cpu(), albedo.cpu(), strict=True)
+    things = [see_things(*part) for part in parts]
     return SceneBatch(
         torch.stack(pictures, dim=1),
-        _captions(scenes, group, albedo),
+        [_caption(scene) for scene in things],
+        things,
         torch.where(valid, depth, 0.0),
         valid,
         normal,
@@ -279,25 +288,7 @@ def _keypoints(scenes: list[Scene], depth: Tensor, group: Tensor, device) -> Ten
     return (out * (out[..., 2:] > 0.5)).to(device)
 
 
-def _captions(scenes: list[Scene], group: Tensor, albedo: Tensor) -> list[str]:
-    """Write each caption from what its picture shows; a colour is said only where it is seen."""
-    captions = []
-    for scene, ids, colors in zip(scenes, group.cpu(), albedo.cpu(), strict=True):
-        groups, total = scene.builder.groups, ids.numel()
-        ids = ids.reshape(-1)
-        share = torch.bincount(ids, minlength=len(groups)).double() / total
-        seen = []
-        for index in torch.argsort(share, descending=True, stable=True).tolist():
-            thing = groups[index]
-            if share[index] < NAMED_SHARE:
-                break
-            color = thing.color
-            if color is not None:
-                target = torch.tensor(COLOR_WORDS[color]).view(3, 1)
-                own = colors.reshape(3, -1)[:, ids == index]
-                near = (own - target).abs().amax(0) < COLOR_TOLERANCE
-                if near.sum() < max(0.005 * total, 0.15 * own.shape[1]):
-                    color = None
-            seen.append((thing.noun, color, thing.role))
-        captions.append(write_caption(seen, indoor=scene.environment.indoor[0] > 0.5))
-    return captions
+def _caption(scene: SceneThings) -> str:
+    """The caption of what is large enough to be named."""
+    seen = [(t.noun, t.color, t.role) for t in scene.things if t.share >= NAMED_SHARE]
+    return write_caption(seen, indoor=scene.indoor)
