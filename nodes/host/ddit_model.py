@@ -23,6 +23,7 @@ from ...ddit_core.model.transformer import DDiTTransformer
 from ...kit.errors import JodiError, ShapeError, TextError
 from ...kit.weights.read import pack_metadata
 from .flow import check_flow, noise_share
+from .unet import NoUNet
 
 SIGMA = "ddit_sigma"
 NAME = "D-DiT"
@@ -47,10 +48,11 @@ class DDiTDiffusion(DDiTTransformer):
                 "a ControlNet is connected, which is made for another model; D-DiT takes none. "
                 "Take it away from the CONDITIONING"
             )
-        if any(options.get("patches_replace", {}).values()):
+        if any(any(options.get(part, {}).values()) for part in ("patches_replace", "patches")):
             raise JodiError(
-                "a node on the MODEL exchanges layers of another network (skip-layer guidance and "
-                "IPAdapter do so), which D-DiT does not have. Take it away from the MODEL"
+                "a node on the MODEL changes or exchanges layers of another network (IPAdapter, "
+                "skip-layer guidance, PAG, HyperTile and ToMe do so), which D-DiT does not have. "
+                "Take it away from the MODEL"
             )
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
@@ -96,6 +98,11 @@ class DDiTHostModel(comfy.model_base.BaseModel):
 
     def __init__(self, model_config: DDiTHostConfig, build: Callable):
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, unet_model=build)
+        # The network is built: from here on these are only read, by nodes that patch a MODEL.
+        channels = self.diffusion_model.in_channels
+        model_config.unet_config = NoUNet(
+            NAME, model_config.unet_config, in_channels=channels, out_channels=channels
+        )
 
     @property
     def compute_dtype(self) -> torch.dtype:

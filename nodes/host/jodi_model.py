@@ -24,7 +24,7 @@ from ...jodi_core.model.facts import ModelFacts, write_facts
 from ...jodi_core.model.text_cache import TextCache
 from ...jodi_core.model.transformer import JodiTransformer
 from ...jodi_core.roles import Role
-from ...kit.errors import JodiError, RoleError, ShapeError, TextError
+from ...kit.errors import RoleError, ShapeError, TextError
 from ...kit.weights.read import pack_metadata
 from ..wires.agreement import check_entries, check_latent, check_made_for
 from ..wires.job import PICTURE_INSTEAD
@@ -34,6 +34,7 @@ from ..wires.texts import ENCODED
 from .flow import noise_share
 from .jodi_latent import JodiLatent
 from .jodi_run import Prepared, RowsCond, RunCond, RunEntry, halves_equal, prepared
+from .unet import NoUNet
 
 TEXT, MASK, ROLES, CLEAN, RUN = "c_crossattn", "jodi_mask", "jodi_roles", "jodi_clean", "jodi_run"
 VAE, SIGMA = "jodi_vae", "jodi_sigma"
@@ -104,16 +105,6 @@ class JodiDiffusion(JodiTransformer):
         return torch.cat(velocity).transpose(1, 2)
 
 
-class _NoUNet(dict):
-    """The settings of the network, for nodes that look for those of a U-Net."""
-
-    def __missing__(self, key):
-        raise JodiError(
-            f"a node on the MODEL asks for {key}, a setting of U-Nets; Jodi is a transformer, so "
-            "the node (FreeU is one) cannot work on it. Take it away from the MODEL"
-        )
-
-
 class JodiConfig(comfy.supported_models_base.BASE):
     """What the host wants to know before it builds a model."""
 
@@ -151,8 +142,8 @@ class JodiHostModel(comfy.model_base.BaseModel):
         self._first = (lambda: None, None)  # noise of a run, and roles of its first entry
         # The network is built: from here on these are only read, by nodes that patch a MODEL.
         channels = self.diffusion_model.in_channels
-        model_config.unet_config = _NoUNet(
-            model_config.unet_config, in_channels=channels, out_channels=channels
+        model_config.unet_config = NoUNet(
+            "Jodi", model_config.unet_config, in_channels=channels, out_channels=channels
         )
 
     def extra_conds(self, **kwargs) -> dict:
