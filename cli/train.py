@@ -23,11 +23,13 @@ from ..kit.errors import JodiError
 from ..kit.pictures.contact_sheet import contact_sheet
 from ..kit.pictures.files import save_png
 from ..kit.precision import training_dtype
+from ..kit.reader.reader import Reader
 from ..kit.scenes.store import SceneStore
 from ..kit.training.autoencoder import round_trip_psnr, train_autoencoder
 from ..kit.training.curves import plot_curves
 from ..kit.training.distributed import is_first, run_processes
 from ..kit.training.loop import Report
+from ..kit.training.reader import measure_reader, prepare_lessons, train_reader, write_reader
 from ..kit.training.state import RunFolder
 from ..kit.weights.convert import DTYPES
 from ..kit.weights.loading import cast
@@ -38,7 +40,7 @@ from .options import EMBEDDED
 from .progress import Console
 from .train_options import add_stages
 
-Model = TypeVar("Model", DCAE, JodiTransformer)
+Model = TypeVar("Model", DCAE, JodiTransformer, Reader)
 
 
 def add(commands) -> None:
@@ -251,6 +253,33 @@ def samples(args, console: Console) -> int:
     return 0
 
 
+def reader(args, console: Console) -> int:
+    """Train the independent network that reads what pictures of scenes show."""
+    run = TrainingRun(args.run_folder)
+    store, vae = run.store(), _vae(run, args.vae)
+    decoder, _ = load_autoencoder(vae, dtype=torch.float32)
+    with console.bar("looking", "scene") as update:
+        path = run.reader / "lessons.npz"
+        lessons = prepare_lessons(store, decoder, path, most=args.scenes, progress=update)
+
+    def work(report):
+        seconds = _seconds(args.minutes)
+        return train_reader(
+            lessons, run.reader, steps=args.steps, seconds=seconds, seed=args.seed, report=report
+        )
+
+    made = _training(run, run.reader, args.steps, work, console)
+    errors = measure_reader(made, decoder, args.held_out)
+    record = {"minutes": args.minutes, "steps": args.steps, "scenes": len(lessons)}
+    metadata = {"errors": json.dumps(errors), "training": json.dumps(record, sort_keys=True)}
+    args.to.parent.mkdir(parents=True, exist_ok=True)
+    write_reader(made, args.to, metadata)
+    for name in ("rendered", "round_trip"):
+        console.note(f"{name}, precision and recall on {args.held_out} scenes: {errors[name]}")
+    console.result(str(args.to))
+    return 0
+
+
 STAGES: dict[str, Callable] = {
     "nano": nano,
     "scenes": scenes,
@@ -260,6 +289,7 @@ STAGES: dict[str, Callable] = {
     "export": export_model,
     "curves": curves,
     "samples": samples,
+    "reader": reader,
 }
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...kit.errors import JodiError
 from ...kit.scenes.questions import KINDS, ask_about
-from ...kit.scenes.things import SceneThings
+from ...kit.scenes.things import Thing
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -58,12 +58,12 @@ class Examples:
 
 
 def scene_examples(
-    latents: Tensor, captions: Sequence[str], scenes: Sequence[SceneThings]
+    latents: Tensor, captions: Sequence[str], scenes: Sequence[Sequence[Thing]]
 ) -> Examples:
     """Examples of rendered scenes, with every question that has one certain answer."""
     pools: dict[str, list[tuple[tuple[int, str, str], str]]] = {kind: [] for kind in KINDS}
-    for index, scene in enumerate(scenes):
-        for q in ask_about(scene):
+    for index, things in enumerate(scenes):
+        for q in ask_about(things):
             pools[q.kind].append(((index, q.text, q.answer), q.balance))
     return Examples(
         latents, [[caption] for caption in captions], {k: _pool(v) for k, v in pools.items() if v}

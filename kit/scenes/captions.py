@@ -77,6 +77,7 @@ _NOUNS: dict[str, tuple[str, str]] = {
     "walls": ("", "wall"),
     "floor": ("", "wall"),
 }
+NOUNS: tuple[str, ...] = tuple(_NOUNS)
 _UNCOUNTED = ("grass", "sand", "earth", "water")
 _SINGULAR = {plural: noun for noun, (plural, _) in _NOUNS.items() if plural}
 _CLASS_OF = {noun: SEGMENTATION_CLASSES.index(name) for noun, (_, name) in _NOUNS.items()}
@@ -135,6 +136,16 @@ def caption_facts(caption: str) -> list[Fact]:
 def noun_class(noun: str) -> int:
     """Palette class of a noun of the grammar."""
     return _CLASS_OF[noun]
+
+
+def plural_of(noun: str) -> str:
+    """How several of a noun are called; empty for a noun that is not counted."""
+    return _NOUNS[noun][0]
+
+
+def is_counted(noun: str) -> bool:
+    """Whether a caption can say how many of a noun there are."""
+    return bool(_NOUNS[noun][0])
 
 
 def _article(word: str) -> str:

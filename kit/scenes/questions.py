@@ -17,8 +17,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .captions import _NOUNS, COLOR_WORDS, VOCABULARY
-from .things import SceneThings, Thing
+from .captions import COLOR_WORDS, VOCABULARY, plural_of
+from .things import Thing
 
 KINDS = ("color", "count", "exist", "left", "beside")
 
@@ -59,14 +59,16 @@ class SceneQuestion:
     balance: str
 
 
-def ask_about(scene: SceneThings) -> list[SceneQuestion]:
-    """Every question that has one certain answer in this picture, in a fixed order."""
-    sight = _Sight(scene)
+def ask_about(things: Sequence[Thing]) -> list[SceneQuestion]:
+    """Every question that has one certain answer in a picture of these things, in a fixed order."""
+    sight = _Sight(things)
     makers = (_colors, _counts, _presence, _sides, _neighbours)
     return [question for make in makers for question in make(sight)]
 
 
-def draw_questions(scenes: Iterable[SceneThings], per_kind: int) -> list[tuple[int, SceneQuestion]]:
+def draw_questions(
+    scenes: Iterable[Sequence[Thing]], per_kind: int
+) -> list[tuple[int, SceneQuestion]]:
     """Questions with the index of their scene: `per_kind` of each kind, answers balanced.
 
     Scenes are drawn, in order, until the kinds are full; each gives at most one question of a kind,
@@ -107,13 +109,13 @@ _ANSWERS = {
 class _Sight:
     """Things by noun, and which of them a question may name."""
 
-    def __init__(self, scene: SceneThings):
-        self.indoor = scene.indoor
+    def __init__(self, seen: Sequence[Thing]):
+        self.indoor = any(thing.role in ("walls", "floor", "hidden") for thing in seen)
         self.by_noun: dict[str, list[Thing]] = {}
-        for thing in scene.things:
+        for thing in seen:
             if thing.role != "hidden" and thing.share >= TRACE:
                 self.by_noun.setdefault(thing.noun, []).append(thing)
-        self.traces = {thing.noun for thing in scene.things}
+        self.traces = {thing.noun for thing in seen}
 
     def named(self) -> Iterator[Thing]:
         """Things that are the only one of their noun, and large enough."""
@@ -148,7 +150,7 @@ def _counts(sight: _Sight) -> Iterator[SceneQuestion]:
         )
         if clear and len(things) < len(_NUMBERS):
             number = _NUMBERS[len(things)]
-            text = f"how many {_NOUNS[noun][0]} are there"
+            text = f"how many {plural_of(noun)} are there"
             yield SceneQuestion("count", text, number, number)
 
 
@@ -191,9 +193,3 @@ def _neighbours(sight: _Sight) -> Iterator[SceneQuestion]:
 
 def _distance(a: Thing, b: Thing) -> float:
     return math.hypot(a.x - b.x, a.y - b.y)
-
-
-def balanced_chances(questions: Sequence[SceneQuestion]) -> list[float]:
-    """The chance of each question, of one kind, to be drawn: equal for each class of answers."""
-    sizes = Counter(question.balance for question in questions)
-    return [1 / (len(sizes) * sizes[question.balance]) for question in questions]

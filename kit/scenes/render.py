@@ -18,7 +18,7 @@ from .layout import Scene, compose
 from .maps import draw_classes, draw_depth, draw_lines, draw_normals, draw_skeleton
 from .primitives import INFINITY
 from .surface import Hits, look, stack_scenes
-from .things import SceneThings, see_things
+from .things import NAMED_SHARE, Thing, list_things
 
 __all__ = [
     "COLOR_WORDS",
@@ -36,9 +36,6 @@ __all__ = [
 TRAIN_SEED_END = 1 << 24
 """Training uses seeds below this, evaluation seeds at or above it."""
 
-NAMED_SHARE = 0.01
-"""A caption names what covers at least this share of the picture."""
-
 BORDER_CONTRAST = 0.04
 """Pixels that differ from a neighbour by more than this (sRGB, any channel) are supersampled."""
 
@@ -49,18 +46,18 @@ MAX_SIZE = 4096
 class SceneBatch:
     """Rendered scenes. Everything but the image is point-sampled at pixel centres.
 
-    pictures (B, 8, 3, H, W) float32 in [0, 1], DOMAINS order; captions and things in sight,
-    one a scene; depth (B, H, W) metres along the viewing axis, 0 where not valid; valid (B, H, W)
-    False on sky;
+    pictures (B, 8, 3, H, W) float32 in [0, 1], DOMAINS order; captions, one a scene;
+    depth (B, H, W) metres along the viewing axis, 0 where not valid; valid (B, H, W) False on sky;
     normal (B, 3, H, W) unit, +X left, +Y up, +Z to the viewer, (0, 0, 1) on sky;
     classes (B, H, W) uint8 palette index; albedo (B, 3, H, W) sRGB; shading (B, 3, H, W) linear, so
     that without supersampling image = srgb(linear(albedo) * shading) clipped to [0, 1];
-    keypoints (B, P, 18, 3): pixel x, y (centre of the first pixel is 0, 0) and visible 0 or 1.
+    keypoints (B, P, 18, 3): pixel x, y (centre of the first pixel is 0, 0) and visible 0 or 1;
+    group (B, H, W) int64: number of the thing a pixel shows; things: all that are seen, a list a
+    scene, the largest first.
     """
 
     pictures: Tensor
     captions: list[str]
-    things: list[SceneThings]
     depth: Tensor
     valid: Tensor
     normal: Tensor
@@ -68,6 +65,8 @@ class SceneBatch:
     albedo: Tensor
     shading: Tensor
     keypoints: Tensor
+    group: Tensor
+    things: list[list[Thing]]
 
 
 def training_seeds(first: int, count: int) -> range:
@@ -136,9 +135,10 @@ def render_scenes(
         for f in fields(SceneBatch)
         if f.name not in ("captions", "things")
     }
-    captions = [caption for part in parts for caption in part.captions]
     return SceneBatch(
-        captions=captions, things=[scene for part in parts for scene in part.things], **maps
+        captions=[c for part in parts for c in part.captions],
+        things=[t for part in parts for t in part.things],
+        **maps,
     )
 
 
@@ -179,12 +179,10 @@ def _render(scenes: list[Scene], height: int, width: int, supersample: int, devi
         *(image, lineart, edge, draw_depth(depth, valid), draw_normals(normal), albedo),
         *(draw_classes(classes), draw_skeleton(keypoints, height, width)),
     )
-    parts = zip(scenes, group.cpu(), albedo.cpu(), strict=True)
-    things = [see_things(*part) for part in parts]
+    things = [list_things(*scene) for scene in zip(scenes, group, albedo, strict=True)]
     return SceneBatch(
         torch.stack(pictures, dim=1),
-        [_caption(scene) for scene in things],
-        things,
+        [_caption(*scene) for scene in zip(scenes, things, strict=True)],
         torch.where(valid, depth, 0.0),
         valid,
         normal,
@@ -192,7 +190,22 @@ def _render(scenes: list[Scene], height: int, width: int, supersample: int, devi
         albedo,
         shading,
         keypoints,
+        group,
+        things,
     )
+
+
+def scene_things(seed: int, size: int = 64) -> tuple[Tensor, list[Thing]]:
+    """What the scene of a seed shows, without drawing it: group (size, size) and things.
+
+    Both as in the `SceneBatch` of that seed, for a quarter of its time.
+    """
+    scene = compose(seed)
+    stack = stack_scenes([scene], "cpu")
+    with torch.inference_mode():
+        hits = look(stack, *_grid(size, size, "cpu"))
+    group = hits.group.view(size, size)
+    return group, list_things(scene, group, hits.albedo.view(size, size, 3).permute(2, 0, 1))
 
 
 def _grid(height: int, width: int, device) -> tuple[Tensor, Tensor]:
@@ -288,7 +301,7 @@ def _keypoints(scenes: list[Scene], depth: Tensor, group: Tensor, device) -> Ten
     return (out * (out[..., 2:] > 0.5)).to(device)
 
 
-def _caption(scene: SceneThings) -> str:
-    """The caption of what is large enough to be named."""
-    seen = [(t.noun, t.color, t.role) for t in scene.things if t.share >= NAMED_SHARE]
-    return write_caption(seen, indoor=scene.indoor)
+def _caption(scene: Scene, things: list[Thing]) -> str:
+    """Write a caption from what its picture shows; a colour is said only where it is seen."""
+    seen = [(t.noun, t.color, t.role) for t in things if t.share >= NAMED_SHARE]
+    return write_caption(seen, indoor=scene.environment.indoor[0] > 0.5)

@@ -1,25 +1,27 @@
-"""What the picture of a scene shows: each thing with its share of the picture and its place."""
+"""What a rendered scene shows: things with their noun, colour, size and place."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .captions import COLOR_TOLERANCE, COLOR_WORDS
-from .layout import Scene, compose
-from .surface import look, stack_scenes
+from .layout import Scene
+
+NAMED_SHARE = 0.01
+"""A caption names what covers at least this share of the picture."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing that can be seen.
+    """One thing of a scene that is seen.
 
-    noun, role: as in `captions.Seen`. color: its colour word where the picture shows it, else None.
-    share: of the picture's pixels. x, y: the mean of its pixels, from the left and from the top, in
-    [0, 1].
+    noun, role: as in `captions.write_caption`. color: the word, or None where that colour is not
+    seen on it. share: of the picture's pixels. x, y: mean place of its pixels, (0, 0) top left and
+    (1, 1) bottom right. group: its number in `SceneBatch.group`.
     """
 
     noun: str
@@ -28,64 +30,41 @@ class Thing:
     share: float
     x: float
     y: float
+    group: int
 
 
-@dataclass(frozen=True)
-class SceneThings:
-    """Everything that one picture shows, the largest first."""
-
-    indoor: bool
-    things: tuple[Thing, ...]
-
-    def mirrored(self) -> SceneThings:
-        """The things of the same picture with left and right exchanged."""
-        flipped = (Thing(t.noun, t.color, t.role, t.share, 1 - t.x, t.y) for t in self.things)
-        return SceneThings(self.indoor, tuple(flipped))
+def mirror_things(things: Sequence[Thing]) -> list[Thing]:
+    """The things of the same picture with left and right exchanged."""
+    return [replace(thing, x=1 - thing.x) for thing in things]
 
 
-def see_things(scene: Scene, group: Tensor, albedo: Tensor) -> SceneThings:
-    """What the picture of a scene shows.
+def list_things(scene: Scene, group: Tensor, albedo: Tensor) -> list[Thing]:
+    """Everything of a scene that at least one pixel shows, the largest first.
 
-    group: (H, W) index of the thing at each pixel; albedo: (3, H, W) sRGB.
+    group (H, W): number of the thing each pixel shows; albedo (3, H, W) sRGB.
     """
-    groups, total, (height, width) = scene.builder.groups, group.numel(), group.shape
-    ids, colors = group.reshape(-1), albedo.reshape(3, -1)
-    counts = torch.bincount(ids, minlength=len(groups)).double()
-    columns = (torch.arange(width, dtype=torch.float64) + 0.5).repeat(height) / width
-    rows = (torch.arange(height, dtype=torch.float64) + 0.5).repeat_interleave(width) / height
-    x, y = (
-        torch.bincount(ids, axis, len(groups)) / counts.clamp_min(1) for axis in (columns, rows)
-    )
+    height, width = group.shape
+    ids, colors = group.reshape(-1).cpu(), albedo.reshape(3, -1).cpu()
+    groups, total = scene.builder.groups, ids.numel()
+    count = torch.bincount(ids, minlength=len(groups))
+    places = torch.arange(total)
     things = []
-    for index in torch.argsort(counts, descending=True, stable=True).tolist():
-        if not counts[index]:
+    for index in torch.argsort(count, descending=True, stable=True).tolist():
+        own = ids == index
+        if not count[index]:
             break
-        thing = groups[index]
-        color = thing.color
-        if color is not None and not _shows(color, colors[:, ids == index], total):
-            color = None
-        share = float(counts[index]) / total
-        place = float(x[index]), float(y[index])
-        things.append(Thing(thing.noun, color, thing.role, share, *place))
-    return SceneThings(scene.environment.indoor[0] > 0.5, tuple(things))
+        noun, role = groups[index].noun, groups[index].role
+        x = float((places[own] % width).double().mean() + 0.5) / width
+        y = float((places[own] // width).double().mean() + 0.5) / height
+        color = _seen_color(groups[index].color, colors[:, own], total)
+        things.append(Thing(noun, color, role, float(count[index]) / total, x, y, index))
+    return things
 
 
-def _shows(color: str, pixels: Tensor, total: int) -> bool:
-    """Whether enough of a thing's pixels (3, N) are near its colour word."""
-    target = torch.tensor(COLOR_WORDS[color]).view(3, 1)
-    near = ((pixels - target).abs().amax(0) < COLOR_TOLERANCE).sum()
-    return bool(near >= max(0.005 * total, 0.15 * pixels.shape[1]))
-
-
-@torch.inference_mode()
-def scene_things(seeds: Sequence[int], size: int = 64) -> list[SceneThings]:
-    """What the pictures of some scenes show, without painting them: one ray a pixel."""
-    half = (torch.arange(size, dtype=torch.float32) + 0.5 - size / 2) / (size / 2)
-    u, v = half.repeat(size)[None], -half.repeat_interleave(size)[None]
-    found = []
-    for seed in seeds:
-        scene = compose(int(seed))
-        hits = look(stack_scenes([scene]), u, v)
-        albedo = hits.albedo[0].T.reshape(3, size, size)
-        found.append(see_things(scene, hits.group[0].reshape(size, size), albedo))
-    return found
+def _seen_color(word: str | None, own: Tensor, total: int) -> str | None:
+    """The word when enough of the thing's pixels (3, N) show its colour."""
+    if word is None:
+        return None
+    target = torch.tensor(COLOR_WORDS[word]).view(3, 1)
+    near = (own - target).abs().amax(0) < COLOR_TOLERANCE
+    return None if near.sum() < max(0.005 * total, 0.15 * own.shape[1]) else word
