@@ -1,18 +1,18 @@
-"""Pictures as the network was trained on them, and the latent scale of its VAE.
+"""Pictures as the network was trained on them.
 
-Shapes: B pictures, H W pixels in, h w out, z latent channels.
+Shapes: B pictures, H W pixels in, h w out.
 """
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..kit.errors import ImageError
-
-SIDE = 512
-LATENT_SCALE, LATENT_SHIFT = 1.5305, 0.0609  # Stable Diffusion 3's
+from .model.facts import RELEASED
 
 
-def fit_picture(picture: Tensor, side: int = SIDE, *, multiple: int = 16, whole: bool = False):
+def fit_picture(
+    picture: Tensor, side: int = RELEASED.native_size, *, multiple: int = 16, whole: bool = False
+):
     """The picture at the size the network was trained on, (B, 3, h, w) float32 in [0, 1].
 
     Bicubic with antialiasing, so that the shorter side is `side`, then the middle of it: what lies
@@ -34,13 +34,3 @@ def fit_picture(picture: Tensor, side: int = SIDE, *, multiple: int = 16, whole:
     kept = tuple(s - s % multiple for s in size) if whole else (side, side)
     top, left = (round((s - k) / 2) for s, k in zip(size, kept, strict=True))
     return picture[..., top : top + kept[0], left : left + kept[1]]
-
-
-def scale_latents(raw: Tensor) -> Tensor:
-    """Latents as the network reads them, from what the VAE's encoder gives."""
-    return (raw - LATENT_SHIFT) * LATENT_SCALE
-
-
-def unscale_latents(latents: Tensor) -> Tensor:
-    """Latents as the VAE's decoder reads them."""
-    return latents / LATENT_SCALE + LATENT_SHIFT

@@ -18,7 +18,7 @@ import comfy.text_encoders.t5
 import torch
 from torch import Tensor
 
-from ...ddit_core.pipeline import PICTURE_LENGTH
+from ...ddit_core.model.facts import RELEASED
 from ...ddit_core.text.draft import Tokenizer, prompt_ids
 from ...ddit_core.text.mask_vector import embed_masked, load_mask_vector
 from ...ddit_core.text.vocabulary import T5_VOCABULARY
@@ -69,7 +69,7 @@ def load_text(path, mask_vector=None, disable_dynamic: bool = False):
     return clip
 
 
-def encode_prompt(clip, text: str, length: int = PICTURE_LENGTH) -> list:
+def encode_prompt(clip, text: str, length: int = RELEASED.picture_length) -> list:
     """CONDITIONING of one prompt of `length` tokens.
 
     Raises: JodiError when the CLIP is not one of Load D-DiT; TextError for a prompt that does not
@@ -118,7 +118,7 @@ class DDiTTokenizer:
         )
 
     def tokenize_with_weights(
-        self, text: str, return_word_ids=False, ddit_length: int = PICTURE_LENGTH, **_
+        self, text: str, return_word_ids=False, ddit_length: int = RELEASED.picture_length, **_
     ) -> dict:
         ids = prompt_ids(text, ddit_length, self.words)
         return _Tokens({WEIGHTS: [[(i, 1.0, 0) if return_word_ids else (i, 1.0) for i in ids]]})
