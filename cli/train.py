@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from ..ddit_core.model.transformer import DDiTTransformer
 from ..jodi_core.domains import DOMAINS
 from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER, read_samples
 from ..jodi_core.model.checkpoint import load_transformer
@@ -38,9 +39,10 @@ from .model import choose_device
 from .nano import nano
 from .options import EMBEDDED
 from .progress import Console
+from .train_ddit import ddit
 from .train_options import add_stages
 
-Model = TypeVar("Model", DCAE, JodiTransformer, Reader)
+Model = TypeVar("Model", DCAE, JodiTransformer, Reader, DDiTTransformer)
 
 
 def add(commands) -> None:
@@ -92,7 +94,7 @@ def autoencoder(args, console: Console) -> int:
             **train,
         )
 
-    model = _training(run, run.autoencoder, args.steps, work, console)
+    model = train_with_progress(run, run.autoencoder, args.steps, work, console)
     record = {**train, "scenes": len(store), "size": store.size}
     _write(model, run.vae, {"kind": "dcae", "training": json.dumps(record, sort_keys=True)})
     psnr = round_trip_psnr(model, store, list(PICTURE_SHARES), min(64, len(store)))
@@ -151,7 +153,7 @@ def transformer(args, console: Console) -> int:
     def work(report: Report) -> JodiTransformer:
         return run_processes(args.processes, functools.partial(_train, request), report)
 
-    model = _training(run, run.transformer, args.steps, work, console)
+    model = train_with_progress(run, run.transformer, args.steps, work, console)
     _write(model, run.model, {"kind": "jodi", "trained_roles": "any"})
     console.result(str(run.model))
     return 0
@@ -230,7 +232,9 @@ def export_model(args, console: Console) -> int:
 def curves(args, console: Console) -> int:
     """Draw the losses of a run."""
     run = TrainingRun(args.run_folder)
-    drawn = [_draw_curves(run, stage) for stage in (run.autoencoder, run.transformer)]
+    drawn = [
+        _draw_curves(run, stage) for stage in (run.autoencoder, run.transformer, run.root / "ddit")
+    ]
     for path in filter(None, drawn):
         console.result(str(path))
     if not any(drawn):
@@ -268,7 +272,7 @@ def reader(args, console: Console) -> int:
             lessons, run.reader, steps=args.steps, seconds=seconds, seed=args.seed, report=report
         )
 
-    made = _training(run, run.reader, args.steps, work, console)
+    made = train_with_progress(run, run.reader, args.steps, work, console)
     errors = measure_reader(made, decoder, args.held_out)
     record = {"minutes": args.minutes, "steps": args.steps, "scenes": len(lessons)}
     metadata = {"errors": json.dumps(errors), "training": json.dumps(record, sort_keys=True)}
@@ -290,10 +294,11 @@ STAGES: dict[str, Callable] = {
     "curves": curves,
     "samples": samples,
     "reader": reader,
+    "ddit": ddit,
 }
 
 
-def _training(
+def train_with_progress(
     run: TrainingRun, stage: Path, steps: int, work: Callable[[Report], Model], console: Console
 ) -> Model:
     """Train with progress; however it ends, the curves are drawn."""

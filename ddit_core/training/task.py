@@ -55,9 +55,9 @@ class DualSettings:
     """
 
     steps: int
-    pictures: int = 12
-    captions: int = 12
-    answers: int = 40
+    pictures: int = 4
+    captions: int = 10
+    answers: int = 18
     text_weight: float = 1.0
     micro_batches: int = 1
     muon_lr: float = 0.02
