@@ -1,4 +1,4 @@
-"""What a weight file says of its D-DiT beyond the tensors. A file without a word is a released one."""
+"""What a weight file says of its D-DiT beyond the tensors. One without a word is a released one."""
 
 import math
 from collections.abc import Mapping

@@ -1,8 +1,9 @@
 """Which places of a text are masked in training, and what each counts in the loss.
 
 The loss of an absorbing diffusion is, up to a constant, that of predicting texts in any order: a
-number of masked places drawn evenly from 1 to all, that many of them by chance, and the mean of
-their losses. It has neither the published weight 1 / t, which grows without bound, nor its division
+number of masked places, that many of them by chance, and the mean of their losses. Large numbers
+are drawn more often than small ones, since a text that is mostly hidden has to be read off the
+picture, and a pass over it teaches more. It has neither the published weight 1 / t, which grows without bound, nor its division
 by all places of the sequence.
 Source: Sahoo et al. 2024, arXiv 2406.07524; Hoogeboom et al. 2022, arXiv 2110.02037, equation 3.
 
@@ -10,6 +11,7 @@ End tokens behind a text are masked in the same share, and count `END_WEIGHT` ea
 and many.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +45,7 @@ def mask_text(
     """
     full = [*prompt, *words, *(end,) * (length - len(prompt) - len(words))]
     first, stop = len(prompt), len(prompt) + len(words)
-    count = int(rng.integers(1, len(words) + 1))
+    count = math.ceil(len(words) * (1 - rng.random()) ** 0.5)
     chosen = first + rng.permutation(len(words))[:count]
     ends = stop + np.flatnonzero(rng.random(length - stop) < count / len(words))
     ids = list(full)

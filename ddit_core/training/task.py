@@ -33,8 +33,8 @@ FLOW_SHIFT = 3.0
 def nano_config(text: WordEncoder, latent_channels: int, side: int) -> DDiTConfig:
     """The embedded model's sizes, for a text encoder and latents of `side` x `side` cells."""
     return DDiTConfig(
-        hidden_size=144,
-        depth=5,
+        hidden_size=112,
+        depth=4,
         num_heads=4,
         context_channels=text.channels,
         vocab_size=text.vocabulary.size,
@@ -56,8 +56,8 @@ class DualSettings:
 
     steps: int
     pictures: int = 4
-    captions: int = 10
-    answers: int = 18
+    captions: int = 8
+    answers: int = 20
     text_weight: float = 1.0
     micro_batches: int = 1
     muon_lr: float = 0.02
