@@ -1,10 +1,10 @@
 """Which places of a text are masked in training, and what each counts in the loss.
 
 The loss of an absorbing diffusion is, up to a constant, that of predicting texts in any order: a
-number of masked places, that many of them by chance, and the mean of their losses. Large numbers
-are drawn more often than small ones, since a text that is mostly hidden has to be read off the
-picture, and a pass over it teaches more. It has neither the published weight 1 / t, which grows without bound, nor its division
-by all places of the sequence.
+number of masked places, that many of them by chance, and the mean of their losses. It has neither
+the published weight 1 / t, which grows without bound, nor its division by all places of the
+sequence. Large numbers are drawn more often than small ones, since a text that is mostly hidden has
+to be read off the picture, and a pass over it teaches more.
 Source: Sahoo et al. 2024, arXiv 2406.07524; Hoogeboom et al. 2022, arXiv 2110.02037, equation 3.
 
 End tokens behind a text are masked in the same share, and count `END_WEIGHT` each: they are easy,
