@@ -87,7 +87,7 @@ def add(commands) -> None:
     parser.add_argument(
         "--ddit",
         action="store_true",
-        help="measure the built-in ddit-nano instead: answers, captions, and pictures from captions",
+        help="measure the built-in ddit-nano instead: answers, captions, pictures from captions",
     )
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     add_model_options(parser)

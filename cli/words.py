@@ -170,11 +170,17 @@ def imagine(args, console: Console) -> int:
 
 
 def _pipeline(args) -> DDiTPipeline:
+    if args.model is not None:
+        raise UsageError(
+            "these commands run the built-in ddit-nano; released D-DiT weights run in ComfyUI, "
+            "with the nodes Load D-DiT, D-DiT Caption and D-DiT Ask"
+        )
     dtype = torch.float32 if args.dtype is None else DTYPES[args.dtype]
     return embedded_pipeline(str(choose_device(args.device)), dtype)
 
 
 def _common(parser) -> None:
+    parser.add_argument("--model", metavar="FILE", help="not here: see above")
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     parser.add_argument(
         "--device",

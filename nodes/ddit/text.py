@@ -34,7 +34,7 @@ class DDiTTextEncode(io.ComfyNode):
                     max=512,
                     tooltip="Tokens of the text, the end tokens included. The model reads all of "
                     "them, so it is part of the prompt: 256 as published. Use the same for "
-                    "positive and negative.",
+                    "positive and negative. The built-in model always uses its own, 28.",
                 ),
             ],
             outputs=[io.Conditioning.Output(tooltip="For KSampler: positive or negative.")],

@@ -10,6 +10,7 @@ import torch
 
 from ...ddit_core.model.checkpoint import TRANSFORMER
 from ...ddit_core.model.config import DDIT_SD3, DDiTConfig
+from ...ddit_core.model.facts import RELEASED, DDiTFacts
 from ...kit.errors import CheckpointError
 from ...kit.weights.kinds import KL_VAE
 from ...kit.weights.loading import FP8, Checked, name_source
@@ -35,7 +36,7 @@ def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = Fals
     path = Path(path)
     checked = check_file(path, TRANSFORMER)
     channels = checked.config.latent_channels
-    if channels != LATENT_CHANNELS:
+    if checked.facts == RELEASED and channels != LATENT_CHANNELS:
         raise CheckpointError(
             f"{path} makes latents of {channels} channels, the VAE of Stable Diffusion 3 has "
             f"{LATENT_CHANNELS}; give a D-DiT that was trained on that VAE, as the released one"
@@ -69,10 +70,10 @@ def load_vae(path):
     return vae
 
 
-def _build(checked: Checked[DDiTConfig, None], dtype: torch.dtype | None) -> DDiTHostModel:
+def _build(checked: Checked[DDiTConfig, DDiTFacts], dtype: torch.dtype | None) -> DDiTHostModel:
     state = checked.state
     device = comfy.model_management.get_torch_device()
-    host_config = DDiTHostConfig(checked.config)
+    host_config = DDiTHostConfig(checked.config, checked.facts)
     supported = host_config.supported_inference_dtypes
     if dtype is None:
         dtype = comfy.model_management.unet_dtype(

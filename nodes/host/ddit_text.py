@@ -1,4 +1,4 @@
-"""T5-v1.1-XXL as CLIP of the host, the way D-DiT reads it.
+"""Text encoders of D-DiT as CLIP of the host: T5-v1.1-XXL, and that of the built-in model.
 
 Sequences have a fixed length and are padded with the end token, without any mask: the network was
 trained so. Words are taken literally: no `(word:1.2)` weights and no embeddings. Arithmetic is in
@@ -18,17 +18,20 @@ import comfy.text_encoders.t5
 import torch
 from torch import Tensor
 
+from ...ddit_core.embedded import describe_word_encoder, load_word_encoder, read_word_encoder
 from ...ddit_core.model.facts import RELEASED
 from ...ddit_core.text.draft import Tokenizer, prompt_ids
 from ...ddit_core.text.mask_vector import embed_masked, load_mask_vector
 from ...ddit_core.text.vocabulary import T5_VOCABULARY
+from ...ddit_core.text.words import WordEncoder
 from ...kit.errors import CheckpointError, JodiError, TextError
 from ...kit.weights.faults import key_faults
-from ...kit.weights.kinds import T5
+from ...kit.weights.kinds import T5, WORD_TOKENS
 from ...kit.weights.loading import FLOATS, FP8, cast, check_dtypes, name_source
+from ...kit.weights.read import pack_metadata
 from .files import read_kind
 
-WEIGHTS = "t5xxl"
+WEIGHTS, WORDS = "t5xxl", "ddit_nano"
 END = T5_VOCABULARY.end
 # Not read: the table under its second name, and what a file of the whole T5 has beside the encoder.
 _EXTRA = re.compile(r"encoder\.embed_tokens\.weight|decoder\..*|lm_head\.weight|logit_scale")
@@ -47,7 +50,9 @@ def load_text(path, mask_vector=None, disable_dynamic: bool = False):
         such vector.
     """
     path = Path(path)
-    content, _ = read_kind(path, (T5,))
+    content, kind = read_kind(path, (T5, WORD_TOKENS))
+    if kind is WORD_TOKENS:
+        return _word_clip(read_word_encoder(content, str(path)))
     weights = {name: t for name, t in content.tensors.items() if not _EXTRA.fullmatch(name)}
     if "shared.weight" not in weights and "encoder.embed_tokens.weight" in content.tensors:
         weights["shared.weight"] = content.tensors["encoder.embed_tokens.weight"]
@@ -69,20 +74,34 @@ def load_text(path, mask_vector=None, disable_dynamic: bool = False):
     return clip
 
 
+def load_embedded_text():
+    """CLIP of the built-in model."""
+    return _word_clip(load_word_encoder())
+
+
 def encode_prompt(clip, text: str, length: int = RELEASED.picture_length) -> list:
     """CONDITIONING of one prompt of `length` tokens.
 
     Raises: JodiError when the CLIP is not one of Load D-DiT; TextError for a prompt that does not
         fit, and characters that T5 does not know.
     """
-    ddit_text(clip)
+    length = own_length(clip, length)
     return clip.encode_from_tokens_scheduled(clip.tokenize(text, ddit_length=length))
 
 
-def ddit_text(clip) -> "DDiTText":
+def own_length(clip, length: int) -> int:
+    """Tokens of a text for this CLIP: those asked for, or the only number its model was trained on.
+
+    Raises: as `ddit_text`.
+    """
+    encoder = ddit_text(clip)
+    return encoder.encoder.length if isinstance(encoder, WordText) else length
+
+
+def ddit_text(clip) -> "DDiTText | WordText":
     """The encoder behind a CLIP wire. Raises: JodiError, naming the loader, when it is another."""
     encoder = getattr(clip, "cond_stage_model", None)
-    if isinstance(encoder, DDiTText):
+    if isinstance(encoder, (DDiTText, WordText)):
         return encoder
     raise JodiError(
         "this CLIP reads prompts for another model (padded otherwise, or by another encoder); "
@@ -192,6 +211,63 @@ class _T5Model(comfy.sd1_clip.SDClipModel):
             model_class=comfy.text_encoders.t5.T5,
             **arguments,
         )
+
+
+class WordTokenizer:
+    """The built-in encoder's tokenizer; its ids are always of the model's own length."""
+
+    def __init__(self, encoder: WordEncoder, embedding_directory=None, tokenizer_data=None):
+        self.words, self._length = encoder.tokenizer, encoder.length
+        self._about = describe_word_encoder(encoder)
+
+    def tokenize_with_weights(self, text: str, return_word_ids=False, **_) -> dict:
+        ids = prompt_ids(text, self._length, self.words)
+        return _Tokens({WORDS: [[(i, 1.0, 0) if return_word_ids else (i, 1.0) for i in ids]]})
+
+    def untokenize(self, token_weight_pair):
+        return [(pair, self.words.text([pair[0]])) for pair in token_weight_pair]
+
+    def state_dict(self) -> dict:
+        """What CLIPSave writes beside the tables: the words, without which they mean nothing."""
+        return pack_metadata(self._about)
+
+
+class WordText(torch.nn.Module):
+    """`WordEncoder` under the protocol of the host's text encoders."""
+
+    def __init__(self, encoder: WordEncoder):
+        super().__init__()
+        self.encoder, self.channels = encoder, encoder.channels
+        self.dtypes = {torch.float32}
+
+    def encode_token_weights(self, token_weight_pairs):
+        ids = [[pair[0] for pair in row] for row in token_weight_pairs[WORDS]]
+        features = self.encode(torch.tensor(ids))
+        return features.to(comfy.model_management.intermediate_device()), None
+
+    def encode(self, ids: Tensor) -> Tensor:
+        """ids (R, L), the mask id at masked places -> features (R, L, D)."""
+        return self.encoder(ids)
+
+    def require_mask_vector(self) -> Tensor:
+        """The vector of masked places, which is a row of the encoder's own table."""
+        return self.encoder.words[-1]
+
+    def set_clip_options(self, options) -> None:
+        pass
+
+    def reset_clip_options(self) -> None:
+        pass
+
+    def load_sd(self, sd):
+        return self.load_state_dict(sd)
+
+
+def _word_clip(encoder: WordEncoder):
+    def build(device="cpu", dtype=None, model_options=None) -> WordText:
+        return WordText(encoder).to(device)
+
+    return comfy.sd.CLIP(_Target(build, functools.partial(WordTokenizer, encoder)))
 
 
 class _Target:
