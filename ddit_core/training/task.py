@@ -20,7 +20,7 @@ from ...kit.training.loop import LoopSettings, Losses, Report, run_training
 from ...kit.training.muon import Muon
 from ..model.config import DDiTConfig
 from ..model.transformer import DDiTTransformer
-from ..text.draft import QUESTION, SHORT_ANSWER, prompt_ids, word_ids
+from ..text.draft import CAPTION_QUESTION, QUESTION, SHORT_ANSWER, prompt_ids, word_ids
 from ..text.words import WordEncoder
 from .examples import Examples
 from .masking import MaskedText, mask_text
@@ -28,6 +28,8 @@ from .masking import MaskedText, mask_text
 NANO_LENGTH = 28
 TEXT_DROPOUT = 0.1
 FLOW_SHIFT = 3.0
+ON_DEMAND = 0.25  # of captions, written as an answer
+BARE = 0.15  # of questions, without the request for a short answer
 
 
 def nano_config(text: WordEncoder, latent_channels: int, side: int) -> DDiTConfig:
@@ -207,13 +209,16 @@ class DualTask:
         for _ in range(self.settings.captions if len(self.captioned) else 0):
             row = int(self.captioned[rng.integers(len(self.captioned))])
             words = self.words(self._caption(row, rng))
+            # On demand, as the fine-tuned model describes, or freely, as the base model.
+            asked = QUESTION.format(CAPTION_QUESTION) if rng.random() < ON_DEMAND else ""
             rows.append(row)
-            texts.append(mask_text((), words, length, rng, **marks))
+            texts.append(mask_text(self.words(asked), words, length, rng, **marks))
             kinds.append("caption")
         for _ in range(self.settings.answers if self.kinds else 0):
             kind = self.kinds[rng.integers(len(self.kinds))]
             row, question, answer = self.examples.pools[kind].draw(rng)
-            asked = self.words(QUESTION.format(f"{question} {SHORT_ANSWER}"))
+            short = rng.random() >= BARE
+            asked = self.words(QUESTION.format(f"{question} {SHORT_ANSWER}" if short else question))
             rows.append(row)
             texts.append(mask_text(asked, self.words(answer), length, rng, **marks))
             kinds.append(kind)
