@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from ..ddit_core.embedded import embedded_pipeline
+from ..ddit_core.embedded import load_embedded_pipeline
 from ..ddit_core.evaluation.nano import evaluate_nano
 from ..jodi_core.evaluation.evaluate import PARTS, evaluate
 from ..jodi_core.model.facts import PERCEPTION_STEPS, STEPS
@@ -17,10 +17,10 @@ from .options import (
     UsageError,
     add_command,
     add_model_options,
-    finite,
-    names_list,
+    parse_finite,
+    parse_names,
     parse_pixels,
-    positive,
+    parse_positive,
 )
 from .progress import Console
 
@@ -43,7 +43,9 @@ def add(commands) -> None:
         "baseline that needs no model and the most that the autoencoder lets through.",
         EXAMPLES,
     )
-    parser.add_argument("--scenes", type=positive, default=512, metavar="N", help="default: 512")
+    parser.add_argument(
+        "--scenes", type=parse_positive, default=512, metavar="N", help="default: 512"
+    )
     parser.add_argument(
         "--first-seed",
         type=int,
@@ -55,31 +57,35 @@ def add(commands) -> None:
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a page with pictures")
     parser.add_argument(
         "--parts",
-        type=names_list,
+        type=parse_names,
         default=list(PARTS),
         metavar="NAMES",
         help=f"default: {','.join(PARTS)}",
     )
     parser.add_argument(
         "--steps",
-        type=positive,
+        type=parse_positive,
         help=f"of perception (default: the model's own, {PERCEPTION_STEPS} where it has none)",
     )
     parser.add_argument(
         "--control-steps",
-        type=positive,
+        type=parse_positive,
         default=STEPS,
         metavar="STEPS",
         help=f"where text or labels are given (default: {STEPS})",
     )
-    parser.add_argument("--guidance", type=finite, help="default: the model's own")
+    parser.add_argument("--guidance", type=parse_finite, help="default: the model's own")
     parser.add_argument("--size", type=parse_pixels, help="WIDTHxHEIGHT or one side")
     parser.add_argument(
-        "--batch", type=positive, default=32, metavar="N", help="scenes at a time (default: 32)"
+        "--batch",
+        type=parse_positive,
+        default=32,
+        metavar="N",
+        help="scenes at a time (default: 32)",
     )
     parser.add_argument(
         "--baseline-scenes",
-        type=positive,
+        type=parse_positive,
         default=256,
         metavar="N",
         help="training scenes that the baselines are averaged over (default: 256)",
@@ -131,7 +137,7 @@ def run(args, console: Console) -> int:
 def _run_ddit(args, console: Console) -> int:
     """The scores of ddit-nano."""
     began = time.monotonic()
-    pipeline = embedded_pipeline(str(choose_device(args.device)), parse_dtype(args.dtype))
+    pipeline = load_embedded_pipeline(str(choose_device(args.device)), parse_dtype(args.dtype))
     with console.bar("evaluating", "part") as update:
         report = evaluate_nano(
             pipeline,

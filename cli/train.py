@@ -17,16 +17,16 @@ from ..jodi_core.model.transformer import JodiTransformer
 from ..jodi_core.training.export import Parts, export
 from ..jodi_core.training.run import PICTURE_SHARES, TrainingRun
 from ..jodi_core.training.samples import write_samples
-from ..jodi_core.training.transformer import TrainingSettings, nano_config, train_transformer
+from ..jodi_core.training.transformer import TrainingSettings, make_nano_config, train_transformer
 from ..kit.autoencoder.checkpoint import load_autoencoder
 from ..kit.autoencoder.dcae import DCAE
 from ..kit.errors import JodiError
-from ..kit.pictures.contact_sheet import contact_sheet
+from ..kit.pictures.contact_sheet import draw_contact_sheet
 from ..kit.pictures.files import save_png
-from ..kit.precision import training_dtype
+from ..kit.precision import choose_training_dtype
 from ..kit.reader.reader import Reader
 from ..kit.scenes.store import SceneStore
-from ..kit.training.autoencoder import round_trip_psnr, train_autoencoder
+from ..kit.training.autoencoder import measure_round_trip, train_autoencoder
 from ..kit.training.curves import plot_curves
 from ..kit.training.distributed import is_first, run_processes
 from ..kit.training.loop import Report
@@ -97,7 +97,7 @@ def autoencoder(args, console: Console) -> int:
     model = train_with_progress(run, run.autoencoder, args.steps, work, console)
     record = {**train, "scenes": len(store), "size": store.size}
     _write(model, run.vae, {"kind": "dcae", "training": json.dumps(record, sort_keys=True)})
-    psnr = round_trip_psnr(model, store, list(PICTURE_SHARES), min(64, len(store)))
+    psnr = measure_round_trip(model, store, list(PICTURE_SHARES), min(64, 1 + len(store) // 8))
     console.note(f"round trip, PSNR in dB: {psnr}")
     console.result(str(run.vae))
     return 0
@@ -183,7 +183,7 @@ def _train(request: _Request, report: Report | None = None) -> JodiTransformer:
             f"{origin} reads text of {start.config.caption_channels} channels, the run's words "
             f"make {text.channels}; continue from a model of the same words"
         )
-    config = start.config if start else nano_config(text, z.shape[2])
+    config = start.config if start else make_nano_config(text, z.shape[2])
     if is_first():
         run.begin_transformer(config, request.settings, origin)
     return train_transformer(
@@ -247,7 +247,7 @@ def samples(args, console: Console) -> int:
     paths = write_samples(args.to)
     made = read_samples(args.to)
     rows = [[(d.title, sample.pictures[d.name]) for d in DOMAINS] for sample in made]
-    sheet = contact_sheet(rows, headings=[sample.caption for sample in made])
+    sheet = draw_contact_sheet(rows, headings=[sample.caption for sample in made])
     if args.sheet:
         save_png(args.sheet, sheet)
         console.result(str(args.sheet))
@@ -348,7 +348,7 @@ def _seconds(minutes: float | None) -> float | None:
 
 
 def _dtype_of(given: str, device) -> torch.dtype:
-    return training_dtype(device) if given == "auto" else DTYPES[given]
+    return choose_training_dtype(device) if given == "auto" else DTYPES[given]
 
 
 def _vae(run: TrainingRun, given: Path | None) -> Path:

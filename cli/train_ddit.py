@@ -8,7 +8,7 @@ from ..ddit_core.embedded import TRANSFORMER
 from ..ddit_core.model.checkpoint import load_transformer
 from ..ddit_core.model.transformer import DDiTTransformer
 from ..ddit_core.training.examples import join_examples, read_folder
-from ..ddit_core.training.run import export_ddit, prepare_folder, prepare_scenes, word_encoder
+from ..ddit_core.training.run import export_ddit, keep_word_encoder, prepare_folder, prepare_scenes
 from ..ddit_core.training.task import DualSettings, train_ddit
 from ..jodi_core.embedded import AUTOENCODER
 from ..jodi_core.training.run import TrainingRun
@@ -55,7 +55,7 @@ def ddit(args, console: Console) -> int:
         save_every=args.save_every,
         seconds=None if args.minutes is None else 60 * args.minutes,
     )
-    examples, text = join_examples(parts), word_encoder(folder)
+    examples, text = join_examples(parts), keep_word_encoder(folder)
 
     def work(report) -> DDiTTransformer:
         start = None

@@ -4,18 +4,18 @@ from pathlib import Path
 
 import torch
 
-from ..ddit_core.embedded import embedded_pipeline
+from ..ddit_core.embedded import load_embedded_pipeline
 from ..ddit_core.evaluation.nano import ANSWER_OPTIONS, CAPTION_OPTIONS
 from ..ddit_core.pipeline import DDiTPipeline
 from ..kit.errors import JodiError
 from ..kit.files import write_text
 from ..kit.pictures.files import load_image, save_png
 from ..kit.weights.convert import DTYPES
-from .inputs import picture_files, slug
+from .inputs import find_pictures, make_slug
 from .jobs import check_out, report_problems
 from .model import choose_device
-from .options import UsageError, add_command, finite, positive
-from .progress import Console, stoppable
+from .options import UsageError, add_command, parse_finite, parse_positive
+from .progress import Console, stop_on_interrupt
 
 NANO = (
     "The built-in ddit-nano runs, which knows simple rendered scenes and the words of one small "
@@ -84,14 +84,16 @@ def add_imagine(commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     parser.add_argument(
         "--count",
-        type=positive,
+        type=parse_positive,
         default=1,
         metavar="N",
         help="variants, of seeds SEED, SEED+1, ...",
     )
-    parser.add_argument("--steps", type=positive, help="network evaluations (default: 28)")
+    parser.add_argument("--steps", type=parse_positive, help="network evaluations (default: 28)")
     parser.add_argument(
-        "--guidance", type=finite, help="how strictly to follow the prompt (default: the model's)"
+        "--guidance",
+        type=parse_finite,
+        help="how strictly to follow the prompt (default: the model's)",
     )
     parser.add_argument(
         "--out",
@@ -114,9 +116,9 @@ COMMANDS = tuple(_Command(add) for add in (add_caption, add_ask, add_imagine))
 
 
 def caption(args, console: Console) -> int:
-    files, problems = picture_files(args.pictures)
+    files, problems = find_pictures(args.pictures)
     pipeline = _pipeline(args) if files else None
-    with stoppable(console) as stop:
+    with stop_on_interrupt(console) as stop:
         for path in files:
             if stop.asked:
                 break
@@ -148,7 +150,7 @@ def imagine(args, console: Console) -> int:
     pipeline = _pipeline(args)
     args.out.mkdir(parents=True, exist_ok=True)
     for prompt in args.prompts:
-        with stoppable(console) as stop, console.bar(prompt) as update:
+        with stop_on_interrupt(console) as stop, console.bar(prompt) as update:
 
             def after_step(info, stop=stop, update=update) -> bool:
                 update(info.step, info.steps)
@@ -163,7 +165,7 @@ def imagine(args, console: Console) -> int:
                 callback=after_step,
             )
         for number, picture in enumerate(made):
-            path = args.out / f"{slug(prompt)}_seed{args.seed + number}.png"
+            path = args.out / f"{make_slug(prompt)}_seed{args.seed + number}.png"
             save_png(path, picture)
             console.result(str(path))
     return 0
@@ -176,7 +178,7 @@ def _pipeline(args) -> DDiTPipeline:
             "with the nodes Load D-DiT, D-DiT Caption and D-DiT Ask"
         )
     dtype = torch.float32 if args.dtype is None else DTYPES[args.dtype]
-    return embedded_pipeline(str(choose_device(args.device)), dtype)
+    return load_embedded_pipeline(str(choose_device(args.device)), dtype)
 
 
 def _common(parser) -> None:

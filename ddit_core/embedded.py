@@ -26,12 +26,12 @@ TRANSFORMER = ASSETS / "ddit-nano.safetensors"
 TEXT_ENCODER = ASSETS / "ddit-nano-text.safetensors"
 
 
-def embedded_pipeline(device: str = "cpu", dtype: torch.dtype | None = None) -> DDiTPipeline:
+def load_embedded_pipeline(device: str = "cpu", dtype: torch.dtype | None = None) -> DDiTPipeline:
     """The built-in ddit-nano with its text encoder and VAE. dtype: float32 unless said."""
-    return nano_pipeline(TRANSFORMER, TEXT_ENCODER, AUTOENCODER, device=device, dtype=dtype)
+    return load_nano_pipeline(TRANSFORMER, TEXT_ENCODER, AUTOENCODER, device=device, dtype=dtype)
 
 
-def nano_pipeline(
+def load_nano_pipeline(
     transformer: Path,
     text_encoder: Path,
     autoencoder: Path,

@@ -8,19 +8,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ...kit.reader.claims import VISIBLE_SHARE
-from ...kit.scenes.captions import COLOR_WORDS, NOUNS, is_counted, plural_of
+from ...kit.scenes.captions import COLOR_WORDS, NOUNS, find_plural, is_counted
 from ...kit.scenes.things import NAMED_SHARE, Thing
 
 Claim = tuple
 _NUMBERS = {"two": 2, "three": 3, "four": 4}
-_NOUN_OF = {**{noun: noun for noun in NOUNS}, **{plural_of(n): n for n in NOUNS if is_counted(n)}}
+_NOUN_OF = {**{noun: noun for noun in NOUNS}, **{find_plural(n): n for n in NOUNS if is_counted(n)}}
 _PLACES = ("on", "beside", "under", "in", "with")
 _ROLES = {"ground": "on", "beside": "beside", "sky": "under"}
 MOST = 4
 """Counts end here: captions say four for four and more."""
 
 
-def caption_claims(caption: str) -> set[Claim]:
+def read_claims(caption: str) -> set[Claim]:
     """Every claim of a caption of the grammar; words outside of it say nothing."""
     claims: set[Claim] = set()
     color: str | None = None
@@ -57,7 +57,7 @@ def _claims_of(noun: str, color: str | None, number: int, place: str | None) -> 
     return claims
 
 
-def true_claims(things: Sequence[Thing]) -> set[Claim]:
+def find_true_claims(things: Sequence[Thing]) -> set[Claim]:
     """All that may rightly be claimed of a scene.
 
     Small things, between `VISIBLE_SHARE` and `NAMED_SHARE`, may be counted or not.
@@ -91,7 +91,7 @@ def score_captions(
     """
     made = right = wanted = found = 0
     for caption, reference, things in zip(captions, references, scenes, strict=True):
-        claims, due = caption_claims(caption), caption_claims(reference)
-        made, right = made + len(claims), right + len(claims & true_claims(things))
+        claims, due = read_claims(caption), read_claims(reference)
+        made, right = made + len(claims), right + len(claims & find_true_claims(things))
         wanted, found = wanted + len(due), found + len(claims & due)
     return (right / made if made else float("nan"), found / wanted if wanted else float("nan"))

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ...kit.reader.claims import Claims
 from ...kit.scenes.questions import KINDS, SceneQuestion, draw_questions
-from ...kit.scenes.render import evaluation_seeds, render_scenes, scene_things
+from ...kit.scenes.render import check_evaluation_seeds, list_scene_things, render_scenes
 from ...kit.scenes.things import Thing
 from ..pipeline import DDiTPipeline
-from ..text.draft import caption_draft, question_draft
+from ..text.draft import draft_caption, draft_question
 from ..text.sampler import TextOptions, draw_uniforms
-from ..text.schedule import draw_reveal_steps, published_evaluations
-from .claims import caption_claims, score_captions
+from ..text.schedule import count_published_evaluations, draw_reveal_steps
+from .claims import read_claims, score_captions
 
 Read = Callable[[Tensor], Sequence[Claims]]
 Progress = Callable[[int, int], None]
@@ -65,7 +65,7 @@ def evaluate_nano(
     """
     report = NanoReport()
     steps = _Steps(progress, 3)
-    facts = _facts(evaluation_seeds(first_seed, scenes * SEARCHED))
+    facts = _facts(check_evaluation_seeds(first_seed, scenes * SEARCHED))
     known: list[list[Thing]] = []
     questions = draw_questions(_kept(facts, known), max(1, scenes // QUESTIONS))
     while len(known) < scenes:
@@ -94,7 +94,7 @@ class _Steps:
 
 
 def _facts(seeds: Sequence[int]) -> Iterator[list[Thing]]:
-    return (scene_things(seed)[1] for seed in seeds)
+    return (list_scene_things(seed)[1] for seed in seeds)
 
 
 def _kept(facts: Iterator[list[Thing]], kept: list[list[Thing]]) -> Iterator[list[Thing]]:
@@ -134,7 +134,7 @@ def _answer(
     for start in range(0, len(questions), BATCH):
         part = questions[start : start + BATCH]
         pictures, _ = latents([number for number, _ in part])
-        drafts = [question_draft(q.text, pipeline.length, pipeline.tokenizer) for _, q in part]
+        drafts = [draft_question(q.text, pipeline.length, pipeline.tokenizer) for _, q in part]
         said = pipeline.write_from_latents(pictures, drafts, options=ANSWER_OPTIONS)
         for (_, q), answer in zip(part, said.texts, strict=True):
             report.answers.append((q.kind, q.text, q.answer, answer))
@@ -160,7 +160,7 @@ def _caption(
 ) -> list[str]:
     """Captions of the first scenes; the reference captions are returned."""
     references: list[str] = []
-    draft = caption_draft(pipeline.length, pipeline.tokenizer)
+    draft = draft_caption(pipeline.length, pipeline.tokenizer)
     for start in range(0, len(scenes), BATCH):
         numbers = range(start, min(start + BATCH, len(scenes)))
         pictures, due = latents(numbers)
@@ -200,7 +200,7 @@ def _imagine(
 
 def _found(prompt: str, seen: Claims) -> float:
     """Share of the prompt's objects and colours that a picture shows."""
-    due = [claim for claim in caption_claims(prompt) if claim[0] in ("object", "color")]
+    due = [claim for claim in read_claims(prompt) if claim[0] in ("object", "color")]
     there = [
         claim[1] in seen.classes if claim[0] == "object" else claim[1:] in seen.colors
         for claim in due
@@ -221,9 +221,9 @@ def _evaluations(pipeline: DDiTPipeline) -> dict[str, float]:
     """Network evaluations for one text: by these options, and by the published sampler."""
     length, words = pipeline.length, pipeline.tokenizer
     drafts = {
-        "caption": (caption_draft(length, words), CAPTION_OPTIONS, CAPTION_STEPS),
+        "caption": (draft_caption(length, words), CAPTION_OPTIONS, CAPTION_STEPS),
         "answer": (
-            question_draft("what color is the sofa", length, words),
+            draft_question("what color is the sofa", length, words),
             ANSWER_OPTIONS,
             ANSWER_STEPS,
         ),
@@ -232,7 +232,7 @@ def _evaluations(pipeline: DDiTPipeline) -> dict[str, float]:
     for name, (draft, options, grid) in drafts.items():
         masked = torch.tensor([i == words.vocabulary.mask for i in draft.ids])
         counts = [
-            published_evaluations(
+            count_published_evaluations(
                 draw_reveal_steps(draw_uniforms(s, length)[0], grid)[masked], grid
             )
             for s in range(COUNTED_SEEDS)

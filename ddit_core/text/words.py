@@ -97,7 +97,8 @@ class WordEncoder(nn.Module):
                 f"the words hold the model's own mark {mark[0]}, which would end the text or be "
                 "filled in; write {blank} where a word shall be filled in"
             )
-        found = [_SPELLINGS.get(word, word) for word in _TOKEN.findall(text.lower())]
+        found: list[str] = _TOKEN.findall(text.lower())
+        found = [_SPELLINGS.get(word, word) for word in found]
         unknown = list(dict.fromkeys(word for word in found if word not in self._pieces))
         if unknown:
             raise TextError(

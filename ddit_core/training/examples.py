@@ -32,8 +32,8 @@ class QuestionPool:
     classes: list[np.ndarray]
 
     def draw(self, rng: np.random.Generator) -> tuple[int, str, str]:
-        members = self.classes[rng.integers(len(self.classes))]
-        return self.entries[members[rng.integers(len(members))]]
+        members = self.classes[int(rng.integers(len(self.classes)))]
+        return self.entries[int(members[rng.integers(len(members))])]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Examples:
         return np.array([i for i, texts in enumerate(self.captions) if texts], dtype=np.int64)
 
 
-def scene_examples(
+def make_scene_examples(
     latents: Tensor, captions: Sequence[str], scenes: Sequence[Sequence[Thing]]
 ) -> Examples:
     """Examples of rendered scenes, with every question that has one certain answer."""
@@ -125,7 +125,7 @@ def _read_questions(path: Path) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def folder_examples(pictures: Sequence[Annotated], latents: Tensor) -> Examples:
+def make_folder_examples(pictures: Sequence[Annotated], latents: Tensor) -> Examples:
     """Examples of annotated pictures, whose latents (N, z, h, w) are in the same order."""
     asked = [
         ((index, question, answer), answer)

@@ -21,7 +21,7 @@ from ...kit.errors import JodiError
 from ...kit.files import write_text
 from ...kit.pictures.files import load_image
 from ...kit.scenes.questions import WORDS
-from ...kit.scenes.render import scene_things
+from ...kit.scenes.render import list_scene_things
 from ...kit.scenes.store import SceneStore
 from ...kit.scenes.things import Thing, mirror_things
 from ...kit.training.state import RunFolder
@@ -33,7 +33,7 @@ from ..model.facts import DDiTFacts
 from ..model.transformer import DDiTTransformer
 from ..picture import fit_picture
 from ..text.words import WordEncoder
-from .examples import Annotated, Examples, folder_examples, scene_examples
+from .examples import Annotated, Examples, make_folder_examples, make_scene_examples
 from .task import NANO_LENGTH
 
 BATCH = 32
@@ -53,7 +53,7 @@ def prepare_scenes(
     folder.mkdir(parents=True, exist_ok=True)
     latents = _scene_latents(store, autoencoder, folder / "latents.npy", progress)
     things = _scene_facts(store, folder / "things.json", progress)
-    return scene_examples(
+    return make_scene_examples(
         latents, [*store.captions] * 2, [*things, *(mirror_things(t) for t in things)]
     )
 
@@ -80,7 +80,7 @@ def _scene_facts(store: SceneStore, path: Path, progress) -> list[list[Thing]]:
         return [[Thing(*values) for values in things] for things in kept]
     found = []
     for index in range(len(store)):
-        found.append(scene_things(store.first_seed + index, store.size)[1])
+        found.append(list_scene_things(store.first_seed + index, store.size)[1])
         if progress and index % BATCH == BATCH - 1:
             progress(index + 1, len(store))
     write_text(path, json.dumps([[astuple(thing) for thing in things] for things in found]))
@@ -98,10 +98,10 @@ def prepare_folder(
             latents.append(autoencoder.encode(fitted * 2 - 1).half())
         if progress:
             progress(index + 1, len(pictures))
-    return folder_examples(pictures, torch.cat(latents))
+    return make_folder_examples(pictures, torch.cat(latents))
 
 
-def word_encoder(folder: Path) -> WordEncoder:
+def keep_word_encoder(folder: Path) -> WordEncoder:
     """The training's text encoder, made and kept at the first call.
 
     Kept, because its vectors come from a matrix factorisation, which another machine may give with
@@ -114,7 +114,7 @@ def word_encoder(folder: Path) -> WordEncoder:
     return load_word_encoder(path)
 
 
-def averaged_model(folder: Path, model: DDiTTransformer) -> tuple[DDiTTransformer, int]:
+def load_averaged(folder: Path, model: DDiTTransformer) -> tuple[DDiTTransformer, int]:
     """The averaged weights of the last save in `model`, and how many steps they saw.
 
     Raises: JodiError when there is no save.

@@ -20,7 +20,7 @@ from ...kit.training.loop import LoopSettings, Losses, Report, run_training
 from ...kit.training.muon import Muon
 from ..model.config import DDiTConfig
 from ..model.transformer import DDiTTransformer
-from ..text.draft import CAPTION_QUESTION, QUESTION, SHORT_ANSWER, prompt_ids, word_ids
+from ..text.draft import CAPTION_QUESTION, QUESTION, SHORT_ANSWER, tokenize_prompt, tokenize_words
 from ..text.words import WordEncoder
 from .examples import Examples
 from .masking import MaskedText, mask_text
@@ -32,7 +32,7 @@ ON_DEMAND = 0.25  # of captions, written as an answer
 BARE = 0.15  # of questions, without the request for a short answer
 
 
-def nano_config(text: WordEncoder, latent_channels: int, side: int) -> DDiTConfig:
+def make_nano_config(text: WordEncoder, latent_channels: int, side: int) -> DDiTConfig:
     """The embedded model's sizes, for a text encoder and latents of `side` x `side` cells."""
     return DDiTConfig(
         hidden_size=112,
@@ -101,15 +101,15 @@ def train_ddit(
     start_from: a model to continue from (a fresh one otherwise). report: called with a dict at
     every log line.
     """
-    model = start_from or fresh_model(text, examples.latents, settings.seed)
+    model = start_from or make_fresh_model(text, examples.latents, settings.seed)
     task = DualTask(model.to(device).float(), examples, text, settings, device)
     run_training(task, folder, settings.loop(), report)
     return model.eval()
 
 
-def fresh_model(text: WordEncoder, latents: Tensor, seed: int) -> DDiTTransformer:
+def make_fresh_model(text: WordEncoder, latents: Tensor, seed: int) -> DDiTTransformer:
     """A model of the embedded one's sizes with weights to begin with."""
-    model = DDiTTransformer(nano_config(text, latents.shape[1], latents.shape[-1]))
+    model = DDiTTransformer(make_nano_config(text, latents.shape[1], latents.shape[-1]))
     init_weights(model, seed)
     return model
 
@@ -166,8 +166,8 @@ class DualTask:
         self.kinds = list(examples.pools)
         tokenizer = text.tokenizer
         # A small set of texts comes again and again.
-        self.words = functools.cache(lambda t: word_ids(t, tokenizer))
-        self.prompt = functools.cache(lambda t: prompt_ids(t, text.length, tokenizer))
+        self.words = functools.cache(lambda t: tokenize_words(t, tokenizer))
+        self.prompt = functools.cache(lambda t: tokenize_prompt(t, text.length, tokenizer))
 
     def losses(self, rng: np.random.Generator, progress: float) -> Losses:
         curves = []
@@ -244,7 +244,7 @@ class DualTask:
 
     def _caption(self, row: int, rng: np.random.Generator) -> str:
         texts = self.examples.captions[row]
-        return texts[rng.integers(len(texts))]
+        return texts[int(rng.integers(len(texts)))]
 
     def _features(self, ids: Sequence[Sequence[int]]) -> Tensor:
         return self.text(torch.tensor(ids, device=self.device))

@@ -45,7 +45,7 @@ class Claims:
         return set(getattr(self, kind))
 
 
-def true_claims(things: Iterable[Thing], share: float = NAMED_SHARE) -> Claims:
+def find_true_claims(things: Iterable[Thing], share: float = NAMED_SHARE) -> Claims:
     """What may be claimed of a scene: all that covers at least `share` of the picture."""
     seen = [thing for thing in things if thing.share >= share]
     classes: dict[str, int] = {}
@@ -90,8 +90,8 @@ def score_claims(claimed: Sequence[Claims], scenes: Sequence[Sequence[Thing]]) -
     for kind in KINDS:
         made = right = wanted = found = 0
         for claims, things in zip(claimed, scenes, strict=True):
-            mine, must = claims.of_kind(kind), true_claims(things).of_kind(kind)
-            may = must | true_claims(things, VISIBLE_SHARE).of_kind(kind)
+            mine, must = claims.of_kind(kind), find_true_claims(things).of_kind(kind)
+            may = must | find_true_claims(things, VISIBLE_SHARE).of_kind(kind)
             made, right = made + len(mine), right + len(mine & may)
             wanted, found = wanted + len(must), found + len(mine & must)
         scores[kind] = Score(_ratio(right, made), _ratio(found, wanted))

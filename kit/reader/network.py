@@ -21,6 +21,7 @@ FEATURES = 48  # of a cell
 EMBEDDING = 16  # of a noun
 HIDDEN = 64
 GROUPS = 8  # of channels that are normalised together
+SURENESS, WORN_SHARE = 3.0, 0.25  # see `ReadingNetwork.forward`
 
 
 @dataclass(frozen=True)
@@ -89,12 +90,16 @@ class ReadingNetwork(nn.Module):
         per_cell = torch.cat([cells, colors.softmax(1)], dim=1).flatten(2)
         pooled = torch.einsum("bnp,bdp->bnd", mean, per_cell)
         amount = (weight * F.softplus(density - 4).flatten(2)).sum(2)
-        shape, middle = _shape(mean, cells.shape[-2:])
+        sure = weight.square()  # leaves out cells that are only a little of a noun
+        shape, middle = _shape(sure / (sure.sum(2, keepdim=True) + 1e-4), cells.shape[-2:])
         facts = torch.cat([(area + 0.1).log(), weight.amax(2, keepdim=True), shape], dim=2)
         facts = torch.cat([facts, amount.unsqueeze(2)], dim=2)
         embedding = self.embedding.expand(len(pictures), -1, -1)
         hidden = self.head(torch.cat([pooled, facts, embedding], dim=2))
         presence, counts, worn = self.answers(hidden).split((1, MOST, len(COLORS)), dim=2)
+        # The head corrects what the cells say already: a colour that a share of them has is worn.
+        share = pooled[..., FEATURES:-1]
+        worn = worn + SURENESS * ((share + 1e-3) / WORN_SHARE).log()
         return Reading(nouns, colors, presence.squeeze(2), counts, amount, worn, middle)
 
     def _cells(self, x: Tensor) -> Tensor:

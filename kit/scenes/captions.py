@@ -109,8 +109,8 @@ def write_caption(seen: Sequence[Seen], *, indoor: bool, max_things: int = 3) ->
     return " ".join(words)
 
 
-def caption_facts(caption: str) -> list[Fact]:
-    """What a caption claims: (colour or None, singular noun, palette class), in order.
+def read_caption(caption: str) -> list[Fact]:
+    """The things that a caption names: (colour or None, singular noun, palette class), in order.
 
     Words outside of the grammar say nothing.
     Raises: TextError when the caption is not a string.
@@ -133,12 +133,12 @@ def caption_facts(caption: str) -> list[Fact]:
     return facts
 
 
-def noun_class(noun: str) -> int:
+def find_noun_class(noun: str) -> int:
     """Palette class of a noun of the grammar."""
     return _CLASS_OF[noun]
 
 
-def plural_of(noun: str) -> str:
+def find_plural(noun: str) -> str:
     """How several of a noun are called; empty for a noun that is not counted."""
     return _NOUNS[noun][0]
 

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from .captions import COLOR_WORDS, VOCABULARY, plural_of
+from .captions import COLOR_WORDS, VOCABULARY, find_plural
 from .things import Thing
 
 KINDS = ("color", "count", "exist", "left", "beside")
@@ -150,7 +150,7 @@ def _counts(sight: _Sight) -> Iterator[SceneQuestion]:
         )
         if clear and len(things) < len(_NUMBERS):
             number = _NUMBERS[len(things)]
-            text = f"how many {plural_of(noun)} are there"
+            text = f"how many {find_plural(noun)} are there"
             yield SceneQuestion("count", text, number, number)
 
 

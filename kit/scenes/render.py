@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..errors import JodiError
-from .captions import COLOR_WORDS, VOCABULARY, caption_facts, write_caption
-from .layout import Scene, compose
+from .captions import COLOR_WORDS, VOCABULARY, read_caption, write_caption
+from .environment import Scene
+from .layout import compose
 from .maps import draw_classes, draw_depth, draw_lines, draw_normals, draw_skeleton
 from .primitives import INFINITY
 from .surface import Hits, look, stack_scenes
@@ -25,12 +26,12 @@ __all__ = [
     "TRAIN_SEED_END",
     "VOCABULARY",
     "SceneBatch",
-    "caption_facts",
-    "evaluation_seeds",
+    "check_evaluation_seeds",
+    "check_training_seeds",
     "linear_to_srgb",
+    "read_caption",
     "render_scenes",
     "srgb_to_linear",
-    "training_seeds",
 ]
 
 TRAIN_SEED_END = 1 << 24
@@ -69,7 +70,7 @@ class SceneBatch:
     things: list[list[Thing]]
 
 
-def training_seeds(first: int, count: int) -> range:
+def check_training_seeds(first: int, count: int) -> range:
     """`count` seeds from `first` on. Raises: JodiError unless all are in [0, 2^24)."""
     _check_range(first, count)
     if first + count > TRAIN_SEED_END:
@@ -80,7 +81,7 @@ def training_seeds(first: int, count: int) -> range:
     return range(first, first + count)
 
 
-def evaluation_seeds(first: int, count: int) -> range:
+def check_evaluation_seeds(first: int, count: int) -> range:
     """`count` seeds from `first` on. Raises: JodiError unless all are at least 2^24."""
     _check_range(first, count)
     if first < TRAIN_SEED_END:
@@ -195,7 +196,7 @@ def _render(scenes: list[Scene], height: int, width: int, supersample: int, devi
     )
 
 
-def scene_things(seed: int, size: int = 64) -> tuple[Tensor, list[Thing]]:
+def list_scene_things(seed: int, size: int = 64) -> tuple[Tensor, list[Thing]]:
     """What the scene of a seed shows, without drawing it: group (size, size) and things.
 
     Both as in the `SceneBatch` of that seed, for a quarter of its time.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .captions import COLOR_TOLERANCE, COLOR_WORDS
-from .layout import Scene
+from .environment import Scene
 
 NAMED_SHARE = 0.01
 """A caption names what covers at least this share of the picture."""

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..autoencoder.dcae import DCAE
-from ..files import replaced_file
-from ..reader.claims import INDEX, MOST, Claims, score_claims, true_claims
+from ..files import replace_file
+from ..reader.claims import INDEX, MOST, Claims, find_true_claims, score_claims
 from ..reader.network import COLORS, Reading, ReadingNetwork
 from ..reader.reader import COUNTED, KIND, Reader
 from ..scenes.captions import NOUNS
-from ..scenes.render import evaluation_seeds, render_scenes, scene_things
+from ..scenes.render import check_evaluation_seeds, list_scene_things, render_scenes
 from ..scenes.store import Progress, SceneStore
 from ..scenes.things import Thing
 from ..weights.loading import cast
@@ -70,10 +70,10 @@ def prepare_lessons(
                 progress(index + 1, len(pictures))
         nouns, colors, counts, worn = (np.stack(part) for part in zip(*answers, strict=True))
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_file(path) as file:
+        with replace_file(path) as file:
             np.savez_compressed(
                 file,
-                blurred=round_trip(autoencoder, pictures),
+                blurred=pass_through(autoencoder, pictures),
                 nouns=nouns,
                 colors=colors,
                 counts=counts,
@@ -83,7 +83,7 @@ def prepare_lessons(
         return Lessons(pictures[: len(kept["counts"])], **kept)
 
 
-def round_trip(autoencoder: DCAE, pictures: np.ndarray, batch: int = 32) -> np.ndarray:
+def pass_through(autoencoder: DCAE, pictures: np.ndarray, batch: int = 32) -> np.ndarray:
     """Pictures (N, 3, H, W) uint8 encoded and decoded again, the same."""
     parts = []
     with torch.inference_mode():
@@ -96,14 +96,14 @@ def round_trip(autoencoder: DCAE, pictures: np.ndarray, batch: int = 32) -> np.n
 
 def _answers(seed: int, size: int) -> tuple[np.ndarray, ...]:
     """Noun and colour of every pixel, counts and colours of every noun."""
-    group, things = scene_things(seed, size)
+    group, things = list_scene_things(seed, size)
     known = {thing.group: thing for thing in things}
     last = 1 + max(known)
     noun_of, color_of = np.zeros(last, np.uint8), np.zeros(last, np.uint8)
     for index, thing in known.items():
         noun_of[index] = INDEX[thing.noun]
         color_of[index] = COLORS.index(thing.color) if thing.color else len(COLORS)
-    claims = true_claims(things)
+    claims = find_true_claims(things)
     counts = np.zeros(len(NOUNS), np.uint8)
     worn = np.zeros((len(NOUNS), len(COLORS)), np.uint8)
     for noun, count in claims.classes.items():
@@ -213,11 +213,11 @@ def measure_reader(reader: Reader, autoencoder: DCAE, scenes: int) -> dict:
     """
     truth: list[list[Thing]] = []
     claims: dict[str, list[Claims]] = {"rendered": [], "round_trip": []}
-    seeds = evaluation_seeds(HELD_OUT, scenes)
+    seeds = check_evaluation_seeds(HELD_OUT, scenes)
     for start in range(0, scenes, 32):
         batch = render_scenes(seeds[start : start + 32])
         pictures = (batch.pictures[:, 0] * 255).round().to(torch.uint8)
-        decoded = torch.from_numpy(round_trip(autoencoder, pictures.numpy()))
+        decoded = torch.from_numpy(pass_through(autoencoder, pictures.numpy()))
         claims["rendered"] += reader.read(pictures.float() / 255)
         claims["round_trip"] += reader.read(decoded.float() / 255)
         truth += batch.things

@@ -1,4 +1,4 @@
-"""Load D-DiT: the network, its text encoder and its VAE, from files of the user's own."""
+"""Load D-DiT: the network, its text encoder and its VAE, built in or from files."""
 
 import folder_paths
 from comfy_api.latest import io
@@ -9,7 +9,8 @@ from ..host.dcae import load_vae as load_dcae
 from ..host.ddit_load import load_model, load_vae
 from ..host.ddit_model import ddit_model
 from ..host.ddit_run import check_channels, check_vae
-from ..host.ddit_text import ddit_text, load_embedded_text, load_text
+from ..host.ddit_text import ddit_text, load_text
+from ..host.ddit_words import load_embedded_text
 from ..host.patcher import WEIGHT_DTYPES
 
 CATEGORY = "Jodi/D-DiT"
@@ -61,8 +62,8 @@ class DDiTLoad(io.ComfyNode):
                     VAES,
                     [BUILT_IN],
                     "Built-in with the built-in model; with the released one the VAE of Stable "
-                    "Diffusion 3 in models/vae. That of Flux has the same form "
-                    "and gives wrong pictures.",
+                    "Diffusion 3 in models/vae. Flux's VAE has the same form and gives wrong "
+                    "pictures.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -89,11 +90,11 @@ class DDiTLoad(io.ComfyNode):
             clip = load_text(_path(TEXTS, text_encoder), vector)
         check_channels(ddit_model(patcher), ddit_text(clip))
         if vae == BUILT_IN:
-            pixels = load_dcae(AUTOENCODER)
+            autoencoder = load_dcae(AUTOENCODER)
         else:
-            pixels = load_vae(_path(VAES, vae))
-        check_vae(ddit_model(patcher), pixels)
-        return io.NodeOutput(patcher, clip, pixels)
+            autoencoder = load_vae(_path(VAES, vae))
+        check_vae(ddit_model(patcher), autoencoder)
+        return io.NodeOutput(patcher, clip, autoencoder)
 
 
 def _file(id: str, folder: str, first: list[str], tooltip: str) -> io.Combo.Input:

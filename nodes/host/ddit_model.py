@@ -22,8 +22,9 @@ from ...ddit_core.model.config import DDiTConfig
 from ...ddit_core.model.facts import RELEASED, DDiTFacts
 from ...ddit_core.model.transformer import DDiTTransformer
 from ...kit.errors import JodiError, ShapeError, TextError
+from ...kit.threads import short_waits
 from ...kit.weights.read import pack_metadata
-from .flow import check_flow, noise_share
+from .flow import check_flow, find_noise_share
 from .unet import NoUNet
 
 SIGMA = "ddit_sigma"
@@ -65,7 +66,8 @@ class DDiTDiffusion(DDiTTransformer):
 
     def evaluate_batch(self, x: Tensor, timestep: Tensor, context: Tensor, **_) -> Tensor:
         prepared = self.prepare_text(context, rows=len(x), like=x)
-        return self.velocity(x, timestep / 1000, prepared)
+        with short_waits(x.device):
+            return self.velocity(x, timestep / 1000, prepared)
 
 
 class DDiTLatents(comfy.latent_formats.LatentFormat):
@@ -149,7 +151,7 @@ class DDiTHostModel(comfy.model_base.BaseModel):
 
     def process_timestep(self, timestep, **conds):
         """The network's time, 0..1000: the share of noise, whatever `timestep` other nodes set."""
-        return noise_share(self.model_sampling, conds[SIGMA][0]) * 1000
+        return find_noise_share(self.model_sampling, conds[SIGMA][0]) * 1000
 
     def _check_latent(self, latent: Tensor) -> None:
         channels = self.diffusion_model.config.latent_channels

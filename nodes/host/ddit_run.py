@@ -14,14 +14,14 @@ from torch import Tensor
 from ...ddit_core.model.facts import RELEASED
 from ...ddit_core.model.transformer import DDiTTransformer
 from ...ddit_core.picture import fit_picture
-from ...ddit_core.pipeline import DDiTPipeline, TextProgress
+from ...ddit_core.pipeline import DDiTPipeline, TextProgress, picture_limits
 from ...ddit_core.text.draft import Draft
 from ...ddit_core.text.sampler import TextOptions
 from ...kit.errors import JodiError
 from .ddit_model import DDiTHostModel, ddit_model
 from .ddit_text import ddit_text, ddit_tokenizer
 
-ROWS = 8  # that are evaluated together; a row is the same in a batch of any size
+ROWS = 8  # rows that are evaluated together; a row is the same in a batch of any size
 SHOWN = 4  # rows on the node while it runs
 
 
@@ -61,7 +61,7 @@ def write_texts(
         facts=inner.facts,
     )
     parts = latents.split(ROWS)
-    report = progress_on_node(node_id, options.steps, len(parts), len(latents))
+    report = make_node_progress(node_id, options.steps, len(parts), len(latents))
     texts: list[str] = []
     for index, part in enumerate(parts):
         result = pipeline.write_from_latents(
@@ -101,13 +101,11 @@ def check_vae(inner: DDiTHostModel, vae) -> None:
 def encode_pictures(inner: DDiTHostModel, vae, pictures: Tensor, whole: bool = False) -> Tensor:
     """Scaled latents (B, z, h, w) of pictures (B, 3, H, W), fitted as the network was trained.
 
-    Raises: JodiError for a VAE of other latents.
+    Raises: JodiError for a VAE of other latents; ImageError for a picture too long to see whole.
     """
     facts, config = inner.facts, inner.diffusion_model.config
-    multiple = facts.vae_factor * config.patch_size
-    fitted = fit_picture(pictures, facts.native_size, multiple=multiple, whole=whole)
-    cells = (side // facts.vae_factor for side in fitted.shape[-2:])
-    expected = (config.latent_channels, *cells)
+    fitted = fit_picture(pictures, whole=whole, **picture_limits(config, facts))
+    expected = (config.latent_channels, *(side // facts.vae_factor for side in fitted.shape[-2:]))
     wanted = "Stable Diffusion 3" if facts == RELEASED else facts.title
     rows = []
     for picture in fitted.movedim(1, -1).split(1):
@@ -125,10 +123,10 @@ def encode_pictures(inner: DDiTHostModel, vae, pictures: Tensor, whole: bool = F
 Report = Callable[[TextProgress], None]
 
 
-def progress_on_node(
+def make_node_progress(
     node_id: str | None, steps: int, parts: int, rows: int
 ) -> Callable[[int, Sequence[str]], Report]:
-    """For each part of the rows, and the texts before it, a callback: bar, text, Cancel."""
+    """Gives a callback for each part of the rows: it moves the bar, shows text, heeds Cancel."""
     bar = comfy.utils.ProgressBar(steps * parts)
 
     def of_part(index: int, before: Sequence[str]) -> Report:

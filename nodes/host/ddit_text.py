@@ -1,4 +1,4 @@
-"""Text encoders of D-DiT as CLIP of the host: T5-v1.1-XXL, and that of the built-in model.
+"""T5-v1.1-XXL as CLIP of the host, the way D-DiT reads it.
 
 Sequences have a fixed length and are padded with the end token, without any mask: the network was
 trained so. Words are taken literally: no `(word:1.2)` weights and no embeddings. Arithmetic is in
@@ -18,31 +18,35 @@ import comfy.text_encoders.t5
 import torch
 from torch import Tensor
 
-from ...ddit_core.embedded import describe_word_encoder, load_word_encoder, read_word_encoder
+from ...ddit_core.embedded import read_word_encoder
 from ...ddit_core.model.facts import RELEASED
-from ...ddit_core.text.draft import Tokenizer, prompt_ids
+from ...ddit_core.text.draft import Tokenizer, tokenize_prompt
 from ...ddit_core.text.mask_vector import embed_masked, load_mask_vector
 from ...ddit_core.text.vocabulary import T5_VOCABULARY
-from ...ddit_core.text.words import WordEncoder
-from ...kit.errors import CheckpointError, JodiError, TextError
-from ...kit.weights.faults import key_faults
+from ...kit.errors import CheckpointError, JodiError
 from ...kit.weights.kinds import T5, WORD_TOKENS
 from ...kit.weights.loading import FLOATS, FP8, cast, check_dtypes, name_source
-from ...kit.weights.read import pack_metadata
+from .clip import ClipTarget, Tokens, build_clip, check_tensors, weigh_tokens
+from .ddit_words import WordText, build_word_clip
 from .files import read_kind
 
-WEIGHTS, WORDS = "t5xxl", "ddit_nano"
+WEIGHTS = "t5xxl"
 END = T5_VOCABULARY.end
-# Not read: the table under its second name, and what a file of the whole T5 has beside the encoder.
+# Not read: the table under its second name, and the decoder that a file of the whole T5 holds.
 _EXTRA = re.compile(r"encoder\.embed_tokens\.weight|decoder\..*|lm_head\.weight|logit_scale")
 _ADVICE = (
     "Use t5xxl_fp16.safetensors, t5xxl_fp8_e4m3fn.safetensors, or one file of the release's "
     "text_encoder"
 )
+_WHOLE = f"{_ADVICE} (scaled and quantised files hold extra tensors, shards lack some)."
+_ONE_ENCODER = (
+    "D-DiT reads T5 alone, and the node asks for those of another model (CLIPTextEncodeSDXL, Flux "
+    "or SD3). Use D-DiT Text Encode"
+)
 
 
 def load_text(path, mask_vector=None, disable_dynamic: bool = False):
-    """CLIP of a T5 v1.1 encoder file.
+    """CLIP of a T5 v1.1 encoder file, or of one of a closed vocabulary.
 
     mask_vector: the file of the aligned embedding of masked places. Without it prompts for pictures
     are encoded, and texts are refused: it is never replaced by the stock row.
@@ -52,31 +56,26 @@ def load_text(path, mask_vector=None, disable_dynamic: bool = False):
     path = Path(path)
     content, kind = read_kind(path, (T5, WORD_TOKENS))
     if kind is WORD_TOKENS:
-        return _word_clip(read_word_encoder(content, str(path)))
+        return build_word_clip(read_word_encoder(content, str(path)))
     weights = {name: t for name, t in content.tensors.items() if not _EXTRA.fullmatch(name)}
     if "shared.weight" not in weights and "encoder.embed_tokens.weight" in content.tensors:
         weights["shared.weight"] = content.tensors["encoder.embed_tokens.weight"]
     with name_source(str(path)):
-        sizes = t5_sizes(weights)
+        sizes = read_t5_sizes(weights)
         check_dtypes(weights, (*FLOATS, *FP8))
     vector = None if mask_vector is None else load_mask_vector(mask_vector, sizes["d_model"])
     stored = weights["encoder.block.0.layer.0.SelfAttention.q.weight"].dtype
     dtype = stored if stored in FP8 else torch.bfloat16
-    clip = comfy.sd.CLIP(
-        _Target(functools.partial(DDiTText, sizes, vector), DDiTTokenizer),
-        parameters=sum(tensor.numel() for tensor in weights.values()),
-        model_options={"dtype": dtype},
-        **({"disable_dynamic": True} if disable_dynamic else {}),
+    clip = build_clip(
+        ClipTarget(functools.partial(DDiTText, sizes, vector), DDiTTokenizer),
+        weights,
+        dtype,
+        disable_dynamic=disable_dynamic,
     )
     _fill(clip, weights, str(path))
     clip.patcher.set_model_compute_dtype(arithmetic(clip.patcher.load_device))
     clip.patcher.cached_patcher_init = (_text_patcher, (path, mask_vector))
     return clip
-
-
-def load_embedded_text():
-    """CLIP of the built-in model."""
-    return _word_clip(load_word_encoder())
 
 
 def encode_prompt(clip, text: str, length: int = RELEASED.picture_length) -> list:
@@ -85,12 +84,12 @@ def encode_prompt(clip, text: str, length: int = RELEASED.picture_length) -> lis
     Raises: JodiError when the CLIP is not one of Load D-DiT; TextError for a prompt that does not
         fit, and characters that T5 does not know.
     """
-    length = own_length(clip, length)
+    length = choose_length(clip, length)
     return clip.encode_from_tokens_scheduled(clip.tokenize(text, ddit_length=length))
 
 
-def own_length(clip, length: int) -> int:
-    """Tokens of a text for this CLIP: those asked for, or the only number its model was trained on.
+def choose_length(clip, length: int) -> int:
+    """Tokens of a text for this CLIP: as asked for, or the one number its model was trained on.
 
     Raises: as `ddit_text`.
     """
@@ -115,16 +114,6 @@ def ddit_tokenizer(clip) -> Tokenizer:
     return clip.tokenizer.words
 
 
-class _Tokens(dict):
-    """Tokens of one prompt, by encoder. Nodes for models with several encoders ask for others."""
-
-    def __missing__(self, name):
-        raise TextError(
-            f"this CLIP has no encoder {name}: D-DiT reads T5 alone, and the node asks for those "
-            "of another model (CLIPTextEncodeSDXL, Flux or SD3). Use D-DiT Text Encode"
-        )
-
-
 class DDiTTokenizer:
     """Prompt -> ids of the full length, in the form that the host's encoders take."""
 
@@ -139,8 +128,8 @@ class DDiTTokenizer:
     def tokenize_with_weights(
         self, text: str, return_word_ids=False, ddit_length: int = RELEASED.picture_length, **_
     ) -> dict:
-        ids = prompt_ids(text, ddit_length, self.words)
-        return _Tokens({WEIGHTS: [[(i, 1.0, 0) if return_word_ids else (i, 1.0) for i in ids]]})
+        ids = tokenize_prompt(text, ddit_length, self.words)
+        return Tokens(WEIGHTS, weigh_tokens(ids, return_word_ids), _ONE_ENCODER)
 
     def untokenize(self, token_weight_pair):
         return [(pair, self.words.text([pair[0]])) for pair in token_weight_pair]
@@ -189,7 +178,7 @@ class DDiTText(comfy.sd1_clip.SD1ClipModel):
         embedded = encoder.transformer.shared(ids.to(device), out_dtype=dtype)
         if (ids == T5_VOCABULARY.mask).any():
             embedded = embed_masked(embedded, ids, self.require_mask_vector(), T5_VOCABULARY.mask)
-        # The inner network: the wrapper around it computes in float32 whatever the device can do.
+        # The inner network, since the wrapper around it always computes in float32.
         return encoder.transformer(None, None, embeds=embedded, dtype=dtype)[0]
 
     def require_mask_vector(self) -> Tensor:
@@ -213,78 +202,14 @@ class _T5Model(comfy.sd1_clip.SDClipModel):
         )
 
 
-class WordTokenizer:
-    """The built-in encoder's tokenizer; its ids are always of the model's own length."""
-
-    def __init__(self, encoder: WordEncoder, embedding_directory=None, tokenizer_data=None):
-        self.words, self._length = encoder.tokenizer, encoder.length
-        self._about = describe_word_encoder(encoder)
-
-    def tokenize_with_weights(self, text: str, return_word_ids=False, **_) -> dict:
-        ids = prompt_ids(text, self._length, self.words)
-        return _Tokens({WORDS: [[(i, 1.0, 0) if return_word_ids else (i, 1.0) for i in ids]]})
-
-    def untokenize(self, token_weight_pair):
-        return [(pair, self.words.text([pair[0]])) for pair in token_weight_pair]
-
-    def state_dict(self) -> dict:
-        """What CLIPSave writes beside the tables: the words, without which they mean nothing."""
-        return pack_metadata(self._about)
-
-
-class WordText(torch.nn.Module):
-    """`WordEncoder` under the protocol of the host's text encoders."""
-
-    def __init__(self, encoder: WordEncoder):
-        super().__init__()
-        self.encoder, self.channels = encoder, encoder.channels
-        self.dtypes = {torch.float32}
-
-    def encode_token_weights(self, token_weight_pairs):
-        ids = [[pair[0] for pair in row] for row in token_weight_pairs[WORDS]]
-        features = self.encode(torch.tensor(ids))
-        return features.to(comfy.model_management.intermediate_device()), None
-
-    def encode(self, ids: Tensor) -> Tensor:
-        """ids (R, L), the mask id at masked places -> features (R, L, D)."""
-        return self.encoder(ids)
-
-    def require_mask_vector(self) -> Tensor:
-        """The vector of masked places, which is a row of the encoder's own table."""
-        return self.encoder.words[-1]
-
-    def set_clip_options(self, options) -> None:
-        pass
-
-    def reset_clip_options(self) -> None:
-        pass
-
-    def load_sd(self, sd):
-        return self.load_state_dict(sd)
-
-
-def _word_clip(encoder: WordEncoder):
-    def build(device="cpu", dtype=None, model_options=None) -> WordText:
-        return WordText(encoder).to(device)
-
-    return comfy.sd.CLIP(_Target(build, functools.partial(WordTokenizer, encoder)))
-
-
-class _Target:
-    """What the host's CLIP is built from."""
-
-    def __init__(self, clip, tokenizer):
-        self.clip, self.tokenizer, self.params = clip, tokenizer, {}
-
-
 def arithmetic(device) -> torch.dtype:
-    """What the encoder computes in on a device."""
+    """The dtype that the encoder computes in on a device."""
     fast = comfy.model_management.should_use_bf16(device)
     return torch.bfloat16 if fast else torch.float32
 
 
-def t5_sizes(weights: dict[str, Tensor]) -> dict:
-    """What the host's T5 needs to be told, from shapes.
+def read_t5_sizes(weights: dict[str, Tensor]) -> dict:
+    """The sizes that the host's T5 needs, read from shapes.
 
     Raises: CheckpointError for T5 of another make (v1.0, UMT5) and for missing tensors.
     """
@@ -326,14 +251,8 @@ def t5_sizes(weights: dict[str, Tensor]) -> dict:
 
 def _fill(clip, weights: dict[str, Tensor], source: str) -> None:
     network = clip.cond_stage_model.t5xxl.transformer
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    faults = key_faults(weights, expected)
-    if faults:
-        raise CheckpointError(
-            f"{source}: its tensors are not those of a T5 v1.1 encoder: {faults.text()}. {_ADVICE} "
-            "(scaled and quantised files hold extra tensors, shards lack some)."
-        )
     with name_source(source):
+        check_tensors(network, weights, "a T5 v1.1 encoder", _WHOLE)
         for name, tensor in weights.items():
             cast(name, tensor.float() if tensor.dtype in FP8 else tensor, torch.float32)
     clip.load_sd(weights)

@@ -16,7 +16,7 @@ from jodi_pack.jodi_core.roles import Role
 from jodi_pack.jodi_core.text import TextFeatures
 from jodi_pack.kit.autoencoder.checkpoint import load_autoencoder
 from jodi_pack.kit.errors import JodiError
-from jodi_pack.kit.sampling import flow_sigmas, sample_dpmpp_2m
+from jodi_pack.kit.sampling import make_flow_sigmas, sample_dpmpp_2m
 from jodi_pack.kit.vectors import EVALUATION_BOUND, SAMPLING_BOUND, relative_rms
 from safetensors import safe_open
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -79,7 +79,7 @@ def test_sampling_passes_the_reference_vectors(reference_dir):
             return x - sigma * v
 
         with torch.inference_mode():
-            sigmas = flow_sigmas(setting["steps"], setting["flow_shift"])
+            sigmas = make_flow_sigmas(setting["steps"], setting["flow_shift"])
             out = sample_dpmpp_2m(denoise, noise, sigmas)
         generated = role == Role.GENERATE
         assert relative_rms(out[generated], run["sample"][generated]) <= SAMPLING_BOUND, name

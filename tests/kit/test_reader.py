@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from jodi_pack.kit.autoencoder.dcae import DCAE
 from jodi_pack.kit.errors import JodiError
-from jodi_pack.kit.reader.claims import INDEX, Claims, score_claims, true_claims
+from jodi_pack.kit.reader.claims import INDEX, Claims, find_true_claims, score_claims
 from jodi_pack.kit.reader.network import COLORS, ReadingNetwork
 from jodi_pack.kit.reader.reader import COUNTED, Reader, load_reader
-from jodi_pack.kit.scenes.captions import caption_facts
-from jodi_pack.kit.scenes.render import TRAIN_SEED_END, render_scenes, scene_things
+from jodi_pack.kit.scenes.captions import read_caption
+from jodi_pack.kit.scenes.render import TRAIN_SEED_END, list_scene_things, render_scenes
 from jodi_pack.kit.scenes.store import SceneStore
 from jodi_pack.kit.scenes.things import Thing
 from jodi_pack.kit.training.reader import (
@@ -34,7 +34,7 @@ SMALL_DOG = Thing("dog", "white", "object", 0.004, 0.9, 0.8, 4)
 
 
 def test_claims_of_a_scene_are_counted_coloured_and_ordered():
-    claims = true_claims([SKY, *CARS, TREE, SMALL_DOG])
+    claims = find_true_claims([SKY, *CARS, TREE, SMALL_DOG])
     assert claims.classes == {"sky": 1, "car": 2, "tree": 1}
     assert claims.colors == {("sky", "blue"), ("car", "red"), ("tree", "green")}
     assert claims.left_of == {("car", "tree")}
@@ -42,7 +42,7 @@ def test_claims_of_a_scene_are_counted_coloured_and_ordered():
 
 def test_a_room_is_claimed_from_its_walls():
     walls = Thing("walls", "white", "walls", 0.6, 0.5, 0.4, 1)
-    assert true_claims([walls]).classes == {"walls": 1, "room": 1}
+    assert find_true_claims([walls]).classes == {"walls": 1, "room": 1}
 
 
 def test_scores_are_those_counted_by_hand():
@@ -65,15 +65,15 @@ def test_things_are_those_of_the_rendered_scene_and_captions_name_them():
     seeds = range(TRAIN_SEED_END, TRAIN_SEED_END + 4)
     batch = render_scenes(seeds, supersample=1)
     for i, seed in enumerate(seeds):
-        group, things = scene_things(seed)
+        group, things = list_scene_things(seed)
         assert torch.equal(group, batch.group[i]) and things == batch.things[i]
         assert abs(sum(thing.share for thing in things) - 1) < 1e-9
         for thing in things:
             rows, columns = (batch.group[i] == thing.group).nonzero().double().T
             assert abs(thing.x * 64 - 0.5 - float(columns.mean())) < 1e-6
             assert abs(thing.y * 64 - 0.5 - float(rows.mean())) < 1e-6
-        claims = true_claims(things)
-        for color, noun, _ in caption_facts(batch.captions[i]):
+        claims = find_true_claims(things)
+        for color, noun, _ in read_caption(batch.captions[i]):
             assert noun in claims.classes
             assert color is None or (noun, color) in claims.colors
 
@@ -81,8 +81,8 @@ def test_things_are_those_of_the_rendered_scene_and_captions_name_them():
 def test_the_answers_to_learn_are_the_scene_s_claims():
     seed = TRAIN_SEED_END + 2
     nouns, colors, counts, worn = _answers(seed, 64)
-    group, things = scene_things(seed)
-    claims = true_claims(things)
+    group, things = list_scene_things(seed)
+    claims = find_true_claims(things)
     assert {n: int(counts[i]) for n, i in INDEX.items() if counts[i]} == claims.classes
     made = {(n, c) for n, i in INDEX.items() for k, c in enumerate(COLORS) if worn[i, k]}
     assert made == claims.colors

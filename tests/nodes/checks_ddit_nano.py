@@ -7,8 +7,8 @@ import functools
 
 import comfy.sample
 import torch
-from jodi_pack.ddit_core.embedded import embedded_pipeline
-from jodi_pack.ddit_core.model.denoiser import published_sigmas
+from jodi_pack.ddit_core.embedded import load_embedded_pipeline
+from jodi_pack.ddit_core.model.denoiser import make_published_sigmas
 from jodi_pack.ddit_core.text.draft import CAPTION_QUESTION
 from jodi_pack.ddit_core.text.sampler import TextOptions
 from jodi_pack.jodi_core.embedded import read_samples, stacked
@@ -37,7 +37,7 @@ def wires():
 
 @functools.cache
 def core():
-    return embedded_pipeline()
+    return load_embedded_pipeline()
 
 
 @functools.cache
@@ -75,7 +75,7 @@ def check_ksampler_equals_the_core():
         model, 3, 5, 3.0, "euler", "normal", positive, negative, {"samples": empty}
     )[0]["samples"]
     noise = comfy.sample.prepare_noise(torch.zeros(1, 32, 8, 8), 3)
-    sigmas = published_sigmas(5)
+    sigmas = make_published_sigmas(5)
     pipeline = core()
     text, unguided = (pipeline.encode(torch.tensor([ids])) for ids in _ids("a red sofa in a room"))
 
