@@ -27,11 +27,9 @@ from ..kit.precision import choose_training_dtype
 from ..kit.reader.reader import Reader
 from ..kit.scenes.store import SceneStore
 from ..kit.training.autoencoder import measure_round_trip, train_autoencoder
-from ..kit.training.curves import plot_curves
 from ..kit.training.distributed import is_first, run_processes
 from ..kit.training.loop import Report
 from ..kit.training.reader import measure_reader, prepare_lessons, train_reader, write_reader
-from ..kit.training.state import RunFolder
 from ..kit.weights.convert import DTYPES
 from ..kit.weights.loading import cast
 from ..kit.weights.write import write_state_dict
@@ -41,6 +39,7 @@ from .options import EMBEDDED
 from .progress import Console
 from .train_ddit import ddit
 from .train_options import add_stages
+from .train_progress import draw_curves, train_with_progress
 
 Model = TypeVar("Model", DCAE, JodiTransformer, Reader, DDiTTransformer)
 
@@ -233,7 +232,7 @@ def curves(args, console: Console) -> int:
     """Draw the losses of a run."""
     run = TrainingRun(args.run_folder)
     drawn = [
-        _draw_curves(run, stage) for stage in (run.autoencoder, run.transformer, run.root / "ddit")
+        draw_curves(run, stage) for stage in (run.autoencoder, run.transformer, run.root / "ddit")
     ]
     for path in filter(None, drawn):
         console.result(str(path))
@@ -298,49 +297,9 @@ STAGES: dict[str, Callable] = {
 }
 
 
-def train_with_progress(
-    run: TrainingRun, stage: Path, steps: int, work: Callable[[Report], Model], console: Console
-) -> Model:
-    """Train with progress; however it ends, the curves are drawn."""
-    state = RunFolder(stage).load()
-    if state:
-        console.note(f"going on from step {state['step']:,}")
-    del state
-    try:
-        with console.bar(stage.name) as update:
-
-            def report(row: dict) -> None:
-                if console.terminal:
-                    update(row["step"], steps)
-                else:
-                    console.note(f"step {row['step']:,}/{steps:,}: {_losses(row)}")
-
-            return work(report)
-    except KeyboardInterrupt:
-        console.say(f"the last save is in {stage}; the same command goes on from it")
-        raise
-    finally:
-        if path := _draw_curves(run, stage):
-            console.note(f"curves: {path}")
-
-
 def _write(model: DCAE | JodiTransformer, path: Path, metadata: dict[str, str]) -> None:
     metadata = {"format": "pt", "config": model.config.to_json(), **metadata}
     write_state_dict(path, model.state_dict(), metadata, convert=cast, force=True)
-
-
-def _losses(row: dict) -> str:
-    shown = {k: v for k, v in row.items() if k not in ("step", "time")}
-    return ", ".join(f"{name} {value:g}" for name, value in shown.items())
-
-
-def _draw_curves(run: TrainingRun, stage: Path) -> Path | None:
-    rows = RunFolder(stage).read_log() if (stage / "log.jsonl").exists() else []
-    if not rows:
-        return None
-    path = run.root / f"curves_{stage.name}.png"
-    save_png(path, plot_curves(rows, f"{stage.name} of {run.root}: loss over steps"))
-    return path
 
 
 def _seconds(minutes: float | None) -> float | None:

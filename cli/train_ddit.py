@@ -17,15 +17,13 @@ from ..kit.errors import JodiError
 from .model import choose_device
 from .options import EMBEDDED
 from .progress import Console
+from .train_progress import train_with_progress
 
 SIZE = 64
 
 
 def ddit(args, console: Console) -> int:
     """Train a small D-DiT: captions and answers from pictures, pictures from captions."""
-    # The stages share their progress and their curves.
-    from .train import train_with_progress  # noqa: PLC0415
-
     run, device = TrainingRun(args.run_folder), str(choose_device(args.device))
     folder = run.root / "ddit"
     vae = run.vae if args.vae is None and run.vae.exists() else args.vae or EMBEDDED

@@ -11,7 +11,7 @@ from jodi_pack.ddit_core.embedded import load_embedded_pipeline
 from jodi_pack.ddit_core.model.denoiser import make_published_sigmas
 from jodi_pack.ddit_core.text.draft import CAPTION_QUESTION
 from jodi_pack.ddit_core.text.sampler import TextOptions
-from jodi_pack.jodi_core.embedded import read_samples, stacked
+from jodi_pack.jodi_core.embedded import read_samples, stack_samples
 from jodi_pack.kit.errors import JodiError, TextError
 from jodi_pack.kit.sampling import sample_euler
 from jodi_pack.nodes.ddit import loaders as _loaders
@@ -43,7 +43,7 @@ def core():
 @functools.cache
 def pictures() -> torch.Tensor:
     """The bundled scenes, (6, 3, 64, 64)."""
-    return stacked(read_samples(), "image")
+    return stack_samples(read_samples(), "image")
 
 
 @torch.inference_mode()
