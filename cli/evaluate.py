@@ -1,9 +1,17 @@
 """`jodi evaluate`: how well a model does on scenes it has never seen."""
 
+import json
+import time
+
+from ..ddit_core.embedded import load_embedded_pipeline
+from ..ddit_core.evaluation.nano import evaluate_nano
 from ..jodi_core.evaluation.evaluate import PARTS, evaluate
 from ..jodi_core.model.facts import PERCEPTION_STEPS, STEPS
+from ..kit.files import write_text
+from ..kit.reader.reader import load_reader
 from ..kit.scenes.render import TRAIN_SEED_END
-from .model import load_pipeline
+from ..kit.weights.convert import parse_dtype
+from .model import choose_device, load_pipeline
 from .options import (
     UsageError,
     add_command,
@@ -21,6 +29,7 @@ EXAMPLES = """
 jodi evaluate --scenes 64                                 a quick look
 jodi evaluate --scenes 512 --json scores.json --report output/report
 jodi evaluate --parts perception --steps 20
+jodi evaluate --ddit --scenes 64 --json scores.json
 """
 
 
@@ -84,6 +93,11 @@ def add(commands) -> None:
         metavar="N",
         help="training scenes that the baselines are averaged over (default: 256)",
     )
+    parser.add_argument(
+        "--ddit",
+        action="store_true",
+        help="measure the built-in ddit-nano instead: answers, captions, pictures from captions",
+    )
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     add_model_options(parser)
 
@@ -100,6 +114,8 @@ def run(args, console: Console) -> int:
         check_file(args.json, "--json")
     if args.report:
         check_folder(args.report, "--report")
+    if args.ddit:
+        return _run_ddit(args, console)
     pipeline = load_pipeline(args)
     with console.bar("evaluating", "run") as update:
         report = evaluate(
@@ -122,4 +138,24 @@ def run(args, console: Console) -> int:
         console.result(str(args.json))
     if args.report:
         console.result(str(report.write(args.report)))
+    return 0
+
+
+def _run_ddit(args, console: Console) -> int:
+    """The scores of ddit-nano."""
+    began = time.monotonic()
+    pipeline = load_embedded_pipeline(str(choose_device(args.device)), parse_dtype(args.dtype))
+    with console.bar("evaluating", "part") as update:
+        report = evaluate_nano(
+            pipeline,
+            load_reader().read,
+            scenes=args.scenes,
+            first_seed=args.first_seed,
+            progress=update,
+        )
+    console.result(report.summary())
+    console.note(f"{args.scenes} scenes in {time.monotonic() - began:.1f} s")
+    if args.json:
+        write_text(args.json, json.dumps(report.values, indent=1) + "\n")
+        console.result(str(args.json))
     return 0

@@ -16,7 +16,7 @@ from ..kit.errors import Interrupted, JodiError, KernelError, RoleError
 from ..kit.kernel_choices import remember_kernels_in
 from . import bench as bench_command
 from . import control as control_command
-from . import convert, evaluate, generate, info, perceive, train, verify
+from . import convert, evaluate, generate, info, perceive, train, verify, words
 from . import demo as demo_command
 from .options import Parser, UsageError
 from .progress import Console, Terminated, end_on_signals
@@ -26,6 +26,7 @@ COMMANDS = (
     perceive,
     control_command,
     generate,
+    *words.COMMANDS,
     info,
     verify,
     convert,

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import torch
 
+from ..ddit_core.model.transformer import DDiTTransformer
 from ..jodi_core.domains import DOMAINS
 from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER, read_samples
 from ..jodi_core.model.checkpoint import load_transformer
@@ -27,11 +28,9 @@ from ..kit.precision import choose_training_dtype
 from ..kit.reader.reader import Reader
 from ..kit.scenes.store import SceneStore
 from ..kit.training.autoencoder import measure_round_trip, train_autoencoder
-from ..kit.training.curves import plot_curves
 from ..kit.training.distributed import is_first, run_processes
 from ..kit.training.loop import Report
 from ..kit.training.reader import measure_reader, prepare_lessons, train_reader, write_reader
-from ..kit.training.state import RunFolder
 from ..kit.weights.convert import DTYPES
 from ..kit.weights.loading import cast
 from ..kit.weights.write import write_state_dict
@@ -40,9 +39,11 @@ from .nano import nano
 from .options import EMBEDDED
 from .places import check_file, check_folder
 from .progress import Console
+from .train_ddit import ddit
 from .train_options import add_stages
+from .train_progress import draw_curves, train_with_progress
 
-Model = TypeVar("Model", DCAE, JodiTransformer, Reader)
+Model = TypeVar("Model", DCAE, JodiTransformer, Reader, DDiTTransformer)
 
 
 def add(commands) -> None:
@@ -94,7 +95,7 @@ def autoencoder(args, console: Console) -> int:
             **train,
         )
 
-    model = _training(run, run.autoencoder, args.steps, work, console)
+    model = train_with_progress(run, run.autoencoder, args.steps, work, console)
     record = {**train, "scenes": len(store), "size": store.size}
     _write(model, run.vae, {"kind": "dcae", "training": json.dumps(record, sort_keys=True)})
     psnr = measure_round_trip(model, store, list(PICTURE_SHARES), min(64, 1 + len(store) // 8))
@@ -153,7 +154,7 @@ def transformer(args, console: Console) -> int:
     def work(report: Report) -> JodiTransformer:
         return run_processes(args.processes, functools.partial(_train, request), report)
 
-    model = _training(run, run.transformer, args.steps, work, console)
+    model = train_with_progress(run, run.transformer, args.steps, work, console)
     _write(model, run.model, {"kind": "jodi", "trained_roles": "any"})
     console.result(str(run.model))
     return 0
@@ -232,7 +233,9 @@ def export_model(args, console: Console) -> int:
 def curves(args, console: Console) -> int:
     """Draw the losses of a run."""
     run = TrainingRun(args.run_folder)
-    drawn = [_draw_curves(run, stage) for stage in (run.autoencoder, run.transformer)]
+    drawn = [
+        draw_curves(run, stage) for stage in (run.autoencoder, run.transformer, run.root / "ddit")
+    ]
     for path in filter(None, drawn):
         console.result(str(path))
     if not any(drawn):
@@ -270,7 +273,7 @@ def reader(args, console: Console) -> int:
             lessons, run.reader, steps=args.steps, seconds=seconds, seed=args.seed, report=report
         )
 
-    made = _training(run, run.reader, args.steps, work, console)
+    made = train_with_progress(run, run.reader, args.steps, work, console)
     errors = measure_reader(made, decoder, args.held_out)
     record = {"minutes": args.minutes, "steps": args.steps, "scenes": len(lessons)}
     metadata = {"errors": json.dumps(errors), "training": json.dumps(record, sort_keys=True)}
@@ -292,6 +295,7 @@ STAGES: dict[str, Callable] = {
     "curves": curves,
     "samples": samples,
     "reader": reader,
+    "ddit": ddit,
 }
 
 
@@ -310,49 +314,9 @@ def _looked_up(stage: Callable) -> Callable:
     return run
 
 
-def _training(
-    run: TrainingRun, stage: Path, steps: int, work: Callable[[Report], Model], console: Console
-) -> Model:
-    """Train with progress; however it ends, the curves are drawn."""
-    state = RunFolder(stage).load()
-    if state:
-        console.note(f"going on from step {state['step']:,}")
-    del state
-    try:
-        with console.bar(stage.name) as update:
-
-            def report(row: dict) -> None:
-                if console.terminal:
-                    update(row["step"], steps)
-                else:
-                    console.note(f"step {row['step']:,}/{steps:,}: {_losses(row)}")
-
-            return work(report)
-    except KeyboardInterrupt:
-        console.say(f"the last save is in {stage}; the same command goes on from it")
-        raise
-    finally:
-        if path := _draw_curves(run, stage):
-            console.note(f"curves: {path}")
-
-
 def _write(model: DCAE | JodiTransformer, path: Path, metadata: dict[str, str]) -> None:
     metadata = {"format": "pt", "config": model.config.to_json(), **metadata}
     write_state_dict(path, model.state_dict(), metadata, convert=cast, force=True)
-
-
-def _losses(row: dict) -> str:
-    shown = {k: v for k, v in row.items() if k not in ("step", "time")}
-    return ", ".join(f"{name} {value:g}" for name, value in shown.items())
-
-
-def _draw_curves(run: TrainingRun, stage: Path) -> Path | None:
-    rows = RunFolder(stage).read_log() if (stage / "log.jsonl").exists() else []
-    if not rows:
-        return None
-    path = run.root / f"curves_{stage.name}.png"
-    save_png(path, plot_curves(rows, f"{stage.name} of {run.root}: loss over steps"))
-    return path
 
 
 def _seconds(minutes: float | None) -> float | None:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ..ddit_core.training.task import DualSettings
 from ..jodi_core.embedded import ASSETS, SAMPLES
 from ..jodi_core.training.export import NANO_GUIDANCE, TITLE
 from ..jodi_core.training.transformer import TrainingSettings
@@ -28,6 +29,7 @@ jodi train autoencoder --run runs/nano --steps 4000
 jodi train latents     --run runs/nano
 jodi train transformer --run runs/nano --steps 20000
 jodi train export      --run runs/nano --to my_model
+jodi train ddit        --run runs/nano --steps 20000
 jodi perceive photo.jpg --model my_model/jodi-nano.safetensors \\
     --vae my_model/jodi-nano-vae.safetensors
 """
@@ -36,6 +38,7 @@ TEXT = (
     "from its last save when the same command is given again. A GPU is used where there is one."
 )
 DEFAULTS = TrainingSettings(steps=1)
+DUAL = DualSettings(steps=1)
 
 
 def add_stages(commands, stages: Mapping[str, Callable]) -> None:
@@ -59,6 +62,7 @@ def add_stages(commands, stages: Mapping[str, Callable]) -> None:
     _export(add["export"])
     _samples(add["samples"])
     _reader(add["reader"])
+    _ddit(add["ddit"])
 
 
 def _no_stage(parent) -> int:
@@ -268,6 +272,50 @@ def _reader(parser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     _vae(parser)
+    _minutes(parser)
+
+
+def _ddit(parser) -> None:
+    _steps(parser)
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="DIR",
+        help="train on these too: dog.png with its captions in dog.txt, its questions in dog.json",
+    )
+    for name, value, what in (
+        ("image", DUAL.pictures, "pictures made from captions"),
+        ("caption", DUAL.captions, "captions"),
+        ("answer", DUAL.answers, "answers"),
+    ):
+        parser.add_argument(
+            f"--{name}-rows",
+            type=int,
+            default=value,
+            metavar="N",
+            help=f"{what} in one update (default: {value})",
+        )
+    for name, what in (
+        ("text_weight", "of the text loss beside the image loss"),
+        ("muon_lr", "learning rate of matrices"),
+        ("adam_lr", "learning rate of all else"),
+        ("ema", "decay of the averaged weights"),
+    ):
+        value = getattr(DUAL, name)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=parse_finite,
+            default=value,
+            help=f"{what} (default: {value})",
+        )
+    parser.add_argument(
+        "--to", type=Path, metavar="DIR", help="where the files go (default: in the run)"
+    )
+    parser.add_argument("--force", action="store_true", help="replace existing files")
+    _seed_and_saves(parser, DUAL.save_every)
+    _continue_from(parser)
+    _vae(parser)
+    _device(parser)
     _minutes(parser)
 
 

@@ -1,6 +1,6 @@
-"""Pictures as the network was trained on them, and the latent scale of its VAE.
+"""Pictures as the network was trained on them.
 
-Shapes: B pictures, H W pixels in, h w out, z latent channels.
+Shapes: B pictures, H W pixels in, h w out.
 """
 
 import torch
@@ -8,14 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kit.errors import ImageError
-
-SIDE = 512
-LATENT_SCALE, LATENT_SHIFT = 1.5305, 0.0609  # Stable Diffusion 3's
+from .model.facts import RELEASED
 
 
 def fit_picture(
     picture: Tensor,
-    side: int = SIDE,
+    side: int = RELEASED.native_size,
     *,
     multiple: int = 16,
     whole: bool = False,
@@ -70,13 +68,3 @@ def _cut_far_ends(picture: Tensor) -> Tensor:
             kept += (length - kept) % 2  # so that the middle stays the middle
             picture = picture.narrow(axis, (length - kept) // 2, kept)
     return picture
-
-
-def scale_latents(raw: Tensor) -> Tensor:
-    """Latents as the network reads them, from what the VAE's encoder gives."""
-    return (raw - LATENT_SHIFT) * LATENT_SCALE
-
-
-def unscale_latents(latents: Tensor) -> Tensor:
-    """Latents as the VAE's decoder reads them."""
-    return latents / LATENT_SCALE + LATENT_SHIFT

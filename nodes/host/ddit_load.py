@@ -11,8 +11,9 @@ import torch
 
 from ...ddit_core.model.checkpoint import TRANSFORMER
 from ...ddit_core.model.config import DDIT_SD3, DDiTConfig
+from ...ddit_core.model.facts import RELEASED, DDiTFacts
 from ...kit.errors import CheckpointError
-from ...kit.weights.faults import key_faults
+from ...kit.weights.faults import find_key_faults
 from ...kit.weights.kinds import KL_VAE
 from ...kit.weights.loading import (
     FLOATS,
@@ -45,7 +46,7 @@ def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = Fals
     path = Path(path)
     checked = check_file(path, TRANSFORMER)
     channels = checked.config.latent_channels
-    if channels != LATENT_CHANNELS:
+    if checked.facts == RELEASED and channels != LATENT_CHANNELS:
         raise CheckpointError(
             f"{path} makes latents of {channels} channels, the VAE of Stable Diffusion 3 has "
             f"{LATENT_CHANNELS}; give a D-DiT that was trained on that VAE, as the released one"
@@ -93,7 +94,7 @@ def _whole_vae(state: State, path) -> comfy.sd.VAE:
     if "decoder.up_blocks.0.resnets.0.norm1.weight" in state:
         state = comfy.diffusers_convert.convert_vae_state_dict(dict(state))
     wanted = {name: tuple(t.shape) for name, t in vae.first_stage_model.state_dict().items()}
-    faults = key_faults(state, wanted)
+    faults = find_key_faults(state, wanted)
     if faults.missing:
         raise CheckpointError(f"{path} is no whole VAE: {faults.text()}. {whole}")
     with name_source(str(path)):
@@ -103,10 +104,10 @@ def _whole_vae(state: State, path) -> comfy.sd.VAE:
     return vae
 
 
-def _build(checked: Checked[DDiTConfig, None], dtype: torch.dtype | None) -> DDiTHostModel:
+def _build(checked: Checked[DDiTConfig, DDiTFacts], dtype: torch.dtype | None) -> DDiTHostModel:
     state = checked.state
     device = comfy.model_management.get_torch_device()
-    host_config = DDiTHostConfig(checked.config)
+    host_config = DDiTHostConfig(checked.config, checked.facts)
     supported = host_config.supported_inference_dtypes
     if dtype is None:
         dtype = comfy.model_management.unet_dtype(

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from jodi_pack.ddit_core.model.denoiser import make_published_sigmas
-from jodi_pack.ddit_core.picture import fit_picture, scale_latents, unscale_latents
+from jodi_pack.ddit_core.model.facts import RELEASED
+from jodi_pack.ddit_core.picture import fit_picture
 from jodi_pack.ddit_core.pipeline import DDiTPipeline
 from jodi_pack.ddit_core.text.draft import (
     draft_caption,
@@ -44,7 +45,7 @@ def pictures(batch=2, seed=0):
 @pytest.fixture
 def quick(pipeline):
     """Latents of 8 x 8 cells, so that no test waits for 512 pixels."""
-    return scale_latents(vae_encode(pictures())), {"options": TextOptions(steps=6)}
+    return RELEASED.scale_latents(vae_encode(pictures())), {"options": TextOptions(steps=6)}
 
 
 class TestPictures:
@@ -206,5 +207,5 @@ class TestFitting:
 
     def test_latents_go_back(self):
         x = randn(1, 16, 2, 2)
-        torch.testing.assert_close(unscale_latents(scale_latents(x)), x)
-        assert scale_latents(torch.tensor(1.0609)).item() == pytest.approx(1.5305)
+        torch.testing.assert_close(RELEASED.unscale_latents(RELEASED.scale_latents(x)), x)
+        assert RELEASED.scale_latents(torch.tensor(1.0609)).item() == pytest.approx(1.5305)
