@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core.domains import domain
+from ..jodi_core.domains import named_domain
 from ..jodi_core.job.given import Given, prepare
 from ..jodi_core.pipeline import JodiPipeline, Result
 from ..jodi_core.roles import RolePlan
@@ -265,7 +265,7 @@ def _remember(result: Result, row: int, ready: Ready, stem: str, outcome: Outcom
     for name in result.plan.active_names:
         given = " (given)" if name in ready.job.pictures else ""
         small = thumbnail(result.pictures[name][row], SHEET_SIDE)
-        cells.append((f"{domain(name).title}{given}", small))
+        cells.append((f"{named_domain(name).title}{given}", small))
     outcome.rows.append(cells)
     prompt = f": {ready.job.prompt}" if ready.job.prompt and result.plan.uses_text else ""
     outcome.headings.append(f"{stem}{prompt}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core.domains import domain
+from ..jodi_core.domains import named_domain
 from ..jodi_core.job.plausible import Doubt
 from ..jodi_core.job.restore import restored
 from ..jodi_core.labels import foreign
@@ -73,7 +73,7 @@ def read_picture(name: str, path: Path, maps: Maps) -> Tensor:
     as colours, in files that store class numbers too.
     Raises: ImageError for unreadable files, or numbers that are no map as the options describe it.
     """
-    kind = domain(name).kind
+    kind = named_domain(name).kind
     if kind == "palette":
         return _read_classes(path, maps.segmentation_source)
     if kind == "depth":
@@ -172,7 +172,7 @@ def save_result(
     raw: (1, 3, H, W) decoder output. frame: of the original to lay it back into, or None. Depth has
     16 bits; segmentation comes in colours and, in a second file, as class numbers.
     """
-    of, path = domain(name), start.with_name(f"{start.name}_{name}.png")
+    of, path = named_domain(name), start.with_name(f"{start.name}_{name}.png")
     text = {"jodi": json.dumps({**settings, "domain": name})}
     raw = raw if frame is None else restored(of, raw, [frame])
     if of.kind == "palette":
@@ -186,11 +186,11 @@ def save_result(
     elif of.kind == "normal":
         save_png(path, labels.normal_map(raw, maps.normals)[0], text=text)
     else:
-        save_png(path, labels.postprocess(name, raw)[0], text=text)
+        save_png(path, labels.postprocess(of, raw)[0], text=text)
     return [path]
 
 
 def endings(names: tuple[str, ...]) -> list[str]:
     """What `save_result` puts behind a stem for these domains."""
     found = [f"_{name}.png" for name in names]
-    return found + [INDEX_ENDING] * any(domain(name).kind == "palette" for name in names)
+    return found + [INDEX_ENDING] * any(named_domain(name).kind == "palette" for name in names)

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-from ..jodi_core.domains import DOMAINS
+from ..jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER, read_samples
 from ..jodi_core.model.checkpoint import load_transformer
 from ..jodi_core.model.transformer import JodiTransformer
@@ -23,6 +23,8 @@ from ..kit.errors import JodiError
 from ..kit.pictures.contact_sheet import contact_sheet
 from ..kit.pictures.files import save_png
 from ..kit.precision import training_dtype
+from ..kit.scenes.folder import EXTRA, write_folder
+from ..kit.scenes.render import training_seeds
 from ..kit.scenes.store import SceneStore
 from ..kit.training.autoencoder import round_trip_psnr, train_autoencoder
 from ..kit.training.curves import plot_curves
@@ -34,15 +36,16 @@ from ..kit.weights.loading import cast
 from ..kit.weights.write import write_state_dict
 from .model import choose_device
 from .nano import nano
-from .options import EMBEDDED
+from .options import EMBEDDED, UsageError
 from .progress import Console
+from .train_config import run_config
 from .train_options import add_stages
 
 Model = TypeVar("Model", DCAE, JodiTransformer)
 
 
 def add(commands) -> None:
-    add_stages(commands, STAGES)
+    add_stages(commands, STAGES, run_config)
 
 
 def scenes(args, console: Console) -> int:
@@ -251,9 +254,22 @@ def samples(args, console: Console) -> int:
     return 0
 
 
+def pictures(args, console: Console) -> int:
+    """Render scenes as files: pictures, captions, and a folder for each map."""
+    unknown = [name for name in args.extra if name not in EXTRA]
+    if unknown:
+        raise UsageError(f"there is no map {', '.join(unknown)}; use {', '.join(EXTRA)}")
+    seeds = training_seeds(args.first_seed, args.count)
+    with console.bar("rendering", "scene") as update:
+        write_folder(args.to, seeds, args.size, DOMAIN_NAMES, extra=args.extra, progress=update)
+    console.result(str(args.to))
+    return 0
+
+
 STAGES: dict[str, Callable] = {
     "nano": nano,
     "scenes": scenes,
+    "pictures": pictures,
     "autoencoder": autoencoder,
     "latents": latents,
     "transformer": transformer,

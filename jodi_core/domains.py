@@ -128,3 +128,8 @@ def domain_of(name: str, index: int) -> Domain:
     if name in DOMAIN_NAMES:
         return domain(name)
     return Domain(name, index, name.replace("_", " ").capitalize(), "color", "")
+
+
+def named_domain(name: str) -> Domain:
+    """`domain_of` where the place is not needed."""
+    return domain_of(name, len(DOMAINS))

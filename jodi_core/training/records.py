@@ -1,4 +1,4 @@
-"""What a training folder holds: one record a picture, and a fault for whatever cannot be trained on.
+"""What a training folder holds: a record of each picture, and a fault for what cannot be used.
 
 Two layouts are read, and `jodi label` writes the first:
 

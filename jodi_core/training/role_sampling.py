@@ -1,5 +1,7 @@
 """Which roles a training batch takes: the three published tasks, text alone, and free patterns."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from ..roles import Role
@@ -9,6 +11,12 @@ TASKS = {"perception": 0.4, "control": 0.18, "joint": 0.14, "text": 0.1, "free":
 # generation, where every token is noise, teaches far more slowly and unlearns.
 FIRST_TASKS = {"perception": 0.75, "control": 0.25}
 GENERATE, CONDITION, IGNORE = Role.GENERATE, Role.CONDITION, Role.IGNORE
+FREE_SHARE = 0.25
+REPLAY_SHARE = 0.5
+
+DrawRoles = Callable[[np.random.Generator, Sequence[bool]], tuple[str, tuple[int, ...]]]
+"""From a generator, and whether each domain is there (the image always is), a task and its roles.
+"""
 
 
 def sample_roles(
@@ -42,3 +50,70 @@ def sample_roles(
         roles = tuple(rng.choice([GENERATE, CONDITION, IGNORE], size=1 + num_labels).tolist())
         if GENERATE in roles:
             return task, roles
+
+
+def draw_published(
+    rng: np.random.Generator, available: Sequence[bool]
+) -> tuple[str, tuple[int, ...]]:
+    """The roles of the released training, of the labels a picture has; others are ignored.
+
+    One task of three: joint generates the image and every label; control generates the image and
+    flips a coin between condition and ignore for every label; perception is given the image, and
+    every set of labels but the empty one is as likely. Without a label it is joint.
+    Source: github VIPL-GENUN/Jodi @ c21bdcb, data/datasets/jodi_dataset.py.
+    """
+    labels = [i for i in range(1, len(available)) if available[i]]
+    task = str(rng.choice(["joint", "control", "perception"]))
+    roles = [IGNORE] * len(available)
+    if task == "joint" or not labels:
+        for i in (0, *labels):
+            roles[i] = GENERATE
+        return "joint" if labels else "text", tuple(roles)
+    if task == "control":
+        roles[0] = GENERATE
+        for i in labels:
+            roles[i] = CONDITION if rng.random() < 0.5 else IGNORE
+        return task, tuple(roles)
+    pattern = int(rng.integers(1, 2 ** len(labels)))
+    roles[0] = CONDITION
+    for place, i in enumerate(labels):
+        roles[i] = GENERATE if pattern >> place & 1 else IGNORE
+    return task, tuple(roles)
+
+
+def draw_any(rng: np.random.Generator, available: Sequence[bool]) -> tuple[str, tuple[int, ...]]:
+    """`draw_published`, but in a quarter of the draws every domain's role is drawn alone."""
+    if rng.random() >= FREE_SHARE:
+        return draw_published(rng, available)
+    while True:
+        roles = [
+            int(rng.choice([GENERATE, CONDITION, IGNORE])) if there else IGNORE
+            for there in available
+        ]
+        if GENERATE in roles:
+            return "free", tuple(roles)
+
+
+def draw_with_new(new: int, replay: float = REPLAY_SHARE) -> DrawRoles:
+    """Roles that teach domain `new` to a model that knows the others.
+
+    replay: share of the draws that leave it out, and keep the others from being forgotten, where
+    the pictures have other labels. Else, one half is given the image alone, and makes the new
+    domain, the other half is drawn as published, until the new domain has a role.
+    """
+
+    def draw(rng: np.random.Generator, available: Sequence[bool]) -> tuple[str, tuple[int, ...]]:
+        others = [there and i != new for i, there in enumerate(available)]
+        if any(others[1:]) and rng.random() < replay:
+            task, roles = draw_published(rng, others)
+            return f"old {task}", roles
+        if rng.random() < 0.5:
+            roles = [IGNORE] * len(available)
+            roles[0], roles[new] = CONDITION, GENERATE
+            return "new perception", tuple(roles)
+        while True:
+            task, roles = draw_published(rng, available)
+            if roles[new] != IGNORE:
+                return f"new {task}", roles
+
+    return draw

@@ -31,6 +31,12 @@ def is_first() -> bool:
     return place()[0] == 0
 
 
+def wait() -> None:
+    """Wait until every process has come here."""
+    if place()[1] > 1:
+        dist.barrier()
+
+
 def share(count: int) -> range:
     """The indices below `count` that this process does."""
     rank, world = place()

@@ -48,7 +48,7 @@ def test_the_real_sample_is_read_whole(joint):
     assert "openpose" not in read_record(records[0], Bins(8, 64), NAMES, empty_pose=False)
 
 
-NAMES = "image lineart edge depth normal albedo segmentation openpose".split()
+NAMES = ["image", "lineart", "edge", "depth", "normal", "albedo", "segmentation", "openpose"]
 
 
 def test_every_bad_line_is_named_and_the_others_are_read(tmp_path):
