@@ -37,6 +37,7 @@ class Saves:
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.glob(f"{_PARTIAL}*"):
                 shutil.rmtree(path, ignore_errors=True)
+            self._remove_old()  # a kill may have come between a save and this
         distributed.wait()
 
     def steps(self) -> list[int]:
@@ -62,9 +63,12 @@ class Saves:
                 f"({_first_line(error)}); older saves are whole. Free some space and run again"
             ) from None
         if distributed.is_first():
-            for old in self.steps()[: -self.keep]:
-                _remove(self._path(old), self.folder / f"{_PARTIAL}old-{old}")
+            self._remove_old()
         distributed.wait()
+
+    def _remove_old(self) -> None:
+        for old in self.steps()[: -self.keep]:
+            _remove(self._path(old), self.folder / f"{_PARTIAL}old-{old}")
 
     def newest(self) -> Path | None:
         """The folder of the newest save."""

@@ -2,106 +2,37 @@
 
 import itertools
 import json
-import multiprocessing
-import os
-import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from jodi_pack.jodi_core.model.config import TransformerConfig
 from jodi_pack.jodi_core.model.transformer import JodiTransformer, init_weights
 from jodi_pack.jodi_core.roles import Role, _published
-from jodi_pack.jodi_core.text import TextFeatures
-from jodi_pack.jodi_core.training.config import UpdateConfig
-from jodi_pack.jodi_core.training.features import FeatureStore
 from jodi_pack.jodi_core.training.network import TrainedJodi, recompute_blocks
 from jodi_pack.jodi_core.training.order import BatchOrder
-from jodi_pack.jodi_core.training.reading import Bins
 from jodi_pack.jodi_core.training.records import scan
 from jodi_pack.jodi_core.training.role_sampling import draw_any, draw_published, draw_with_new
-from jodi_pack.jodi_core.training.task import FeatureTask
 from jodi_pack.kit.errors import CheckpointError
 from jodi_pack.kit.pictures.files import save_png
-from jodi_pack.kit.training import distributed
 from jodi_pack.kit.training import saves as module
-from jodi_pack.kit.training.loop import LoopSettings, run_training
 from jodi_pack.kit.training.saves import Saves, restore_state
 from jodi_pack.kit.training.shards import Shards
 from jodi_pack.kit.training.state import Ema, parameters_as
-from torch.func import functional_call
-
-NAMES = ("image", "depth", "normal")
-SMALL = TransformerConfig(
-    hidden_size=16, depth=2, cross_attention_heads=2, caption_channels=6, caption_length=4,
-    linear_head_dim=8, num_labels=2, latent_channels=3, frequency_size=8,
-)  # fmt: skip
-
-
-class Letters:
-    """Text features from letters: small, and different for different texts."""
-
-    channels, caption_length, name, stored = 6, 4, "letters", torch.float32
-
-    def __call__(self, prompts):
-        rows = torch.zeros(len(prompts), 1, 4, 6)
-        mask = torch.zeros(len(prompts), 4, dtype=torch.long)
-        for i, prompt in enumerate(prompts):
-            codes = [7, *prompt.encode()][:4]
-            for j, code in enumerate(codes):
-                rows[i, 0, j] = torch.sin(torch.arange(6) * code / 10.0)
-            mask[i, : len(codes)] = 1
-        return TextFeatures(rows, mask)
-
-
-def shrink(pictures):
-    """Latents of a made-up autoencoder: means of 8 x 8 pixels."""
-    return torch.nn.functional.avg_pool2d(pictures, 8)
-
-
-def make_folder(folder, count=6):
-    generator = torch.Generator().manual_seed(0)
-    for i in range(count):
-        size = (32, 32) if i % 3 else (32, 48)
-        picture = torch.rand(3, *size, generator=generator)
-        save_png(folder / f"p{i}.png", picture)
-        (folder / f"p{i}.txt").write_text(f"thing {i}")
-        save_png(folder / f"normal/p{i}.png", 1 - picture)
-        if i != 4:
-            save_png(folder / f"depth/p{i}.png", picture.mean(0))
-
-
-def make_store(root, encode=shrink):
-    return FeatureStore(
-        root / "features", NAMES, Bins(8, 32), encode, "shrink", Letters(), empty_pose=False
-    )
-
-
-def make_task(root, config, dtype=torch.float64, own=torch.float64):
-    records, _ = scan(root / "data", NAMES)
-    store = make_store(root)
-    entries, faults = store.prepare([(record, {}) for record in records])
-    assert not faults
-    model = TrainedJodi(SMALL)
-    init_weights(model, 3)
-    with torch.no_grad():  # heads that start at zero would hide most of the network
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
-    model.y_embedder.y_embedding.copy_(store.null_text())
-    return FeatureTask(model.to(own), store, entries, draw_published, config, seed=5, dtype=dtype)
-
-
-UPDATES = UpdateConfig(
-    rows=2, micro_batches=2, lr=1e-2, weight_decay=0.1, warmup=1, save_every=4, text_dropout=0.2
+from jodi_pack.tests.jodi_core import feature_runs
+from jodi_pack.tests.jodi_core.feature_runs import (
+    NAMES,
+    SMALL,
+    UPDATES,
+    make_folder,
+    make_store,
+    make_task,
+    run,
+    shrink,
 )
-
-
-def settings(steps=10, save_every=4):
-    return LoopSettings(
-        steps=steps, micro_batches=2, seed=5, warmup=1, ema=0.9, save_every=save_every, log_every=2
-    )
+from torch.func import functional_call
 
 
 @pytest.fixture
@@ -251,41 +182,19 @@ class TestTask:
         assert torch.equal(task.network.domain_embedding, task.model.domain_embedding.bfloat16())
 
 
-def run(root, name, steps=10, **options):
-    """Train in this process, alone or as one of several; weights and losses to compare."""
-    task = make_task(root, UPDATES)
-    rows = []
-    mode = Shards(Saves(root / name / "saves", keep=2))
-    run_training(task, root / name, settings(steps, **options), rows.append, mode=mode)
-    return task, rows
+def in_processes(what, root):
+    """Run `feature_runs.py` as a program."""
+    program = Path(feature_runs.__file__)
+    done = subprocess.run(
+        [sys.executable, str(program), what, str(root)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
-def _as_one_of_two(root):
-    task, rows = run(Path(root), "two")
-    state = {k: v.full_tensor() for k, v in task.model.named_parameters()}
-    if distributed.is_first():
-        torch.save({"state": state, "rows": rows}, f"{root}/two.pt")
-
-
-def _process(rank, root, meeting):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    try:
-        _as_one_of_two(root)
-    finally:
-        dist.destroy_process_group()
-
-
+@pytest.mark.slow
 def test_two_processes_are_one(root):
     alone, rows = run(root, "one")
-    context = multiprocessing.get_context("fork")
-    meeting = (root / "meeting").as_uri()
-    workers = [context.Process(target=_process, args=(r, str(root), meeting)) for r in (0, 1)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(300)
-        assert worker.exitcode == 0
+    in_processes("two", root)
     two = torch.load(root / "two.pt")
     for name, p in alone.model.named_parameters():
         torch.testing.assert_close(two["state"][name], p.detach(), rtol=1e-5, atol=1e-5)
@@ -299,40 +208,15 @@ def test_two_processes_are_one(root):
     assert step == 10
 
 
-def _run_killed(root, moment):
-    """Train, and die at the given call of those that make a save whole."""
-    calls = itertools.count(1)
-
-    def dying(real, *, before):
-        def call(*args, **options):
-            now = next(calls) == moment
-            if now and before:
-                os.kill(os.getpid(), signal.SIGKILL)
-            result = real(*args, **options)
-            if now:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return result
-
-        return call
-
-    os.fsync = dying(os.fsync, before=True)
-    os.replace = dying(os.replace, before=False)
-    run(root, "killed", steps=5, save_every=1)
-
-
 class TestKill:
+    @pytest.mark.slow
     def test_a_killed_run_goes_on_as_if_it_had_not_been(self, root):
         """Killed with signal 9 just before and after files reach the disk and folders their name.
 
         Every run dies at a later one of these moments, and the next goes on from what it left.
         """
         whole, _ = run(root, "whole", steps=5, save_every=1)
-        context = multiprocessing.get_context("fork")
-        for moment in (2, 5, 6, 9, 12):
-            worker = context.Process(target=_run_killed, args=(root, moment))
-            worker.start()
-            worker.join()
-            assert worker.exitcode == -signal.SIGKILL
+        in_processes("killed", root)
         resumed, _ = run(root, "killed", steps=5, save_every=1)
         for p, q in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
             assert torch.equal(p, q)

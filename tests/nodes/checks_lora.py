@@ -75,22 +75,26 @@ def check_every_loader_gives_the_merged_weights(folder):
         assert error < 1e-5, (name, error)
 
 
-def check_train_lora_of_the_host_trains_ours():
-    wires = JodiRoles.execute(MODEL, VAE, text(), text(seed=8), depth=image(1, 48, 48)).args[:3]
+def check_train_lora_of_the_host_trains_ours(folder):
+    # From a file that stays: the node loads the model anew, so as not to change the one it got.
+    file, about = folder / "base.safetensors", write_facts(PIPELINE.transformer.config, FACTS)
+    write_model(file, PIPELINE.transformer.state_dict(), {"format": "pt", **about}, torch.float32)
+    base = host_load.load_model(file, "fp32")
+    wires = JodiRoles.execute(base, VAE, text(), text(seed=8), depth=image(1, 48, 48)).args[:3]
     positive, _, latent = wires
     schema = nodes_train.TrainLoraNode.GET_SCHEMA()
     options = {i.id: [getattr(i, "default", None)] for i in schema.inputs}
-    options |= {"model": [MODEL], "latents": [latent], "positive": [positive]}
+    options |= {"model": [base], "latents": [latent], "positive": [positive]}
     options |= {"steps": [2], "rank": [2], "existing_lora": ["[None]"], "seed": [1]}
     options |= {"training_dtype": ["fp32"], "lora_dtype": ["fp32"], "learning_rate": [0.01]}
-    before = run(MODEL)
+    before = run(base)
     outputs = nodes_train.TrainLoraNode.execute(**options).args
     lora = next(o for o in outputs if isinstance(o, dict) and "loss" not in o)
     assert any(t.any() for t in lora.values()) and all(t.isfinite().all() for t in lora.values())
-    model = nodes_train.LoraModelLoader.execute(MODEL, lora, 1.0).args[0]
+    model = nodes_train.LoraModelLoader.execute(base, lora, 1.0).args[0]
     after = run(model)
     assert after.isfinite().all() and relative_rms(after, before) > 1e-6
-    assert torch.equal(run(MODEL), before), "the model itself must stay as it is"
+    assert torch.equal(run(base), before), "the model itself must stay as it is"
 
 
 def check_an_added_domain_is_made_decoded_and_shown(folder):
