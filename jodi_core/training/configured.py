@@ -22,7 +22,7 @@ from ...kit.precision import training_dtype
 from ...kit.training import distributed
 from ...kit.training.loop import LoopSettings, Report, run_training
 from ...kit.training.lora import add_adapters
-from ...kit.training.saves import Saves
+from ...kit.training.saves import Saves, saved_steps
 from ...kit.training.shards import Shards
 from ...kit.training.state import RunFolder
 from .config import TrainConfig
@@ -214,7 +214,7 @@ def _is_free(section: str, key: str) -> bool:
 
 def newest_update(folder: Path) -> int:
     """The update that a run would go on from; 0 where there is no save."""
-    steps = Saves(folder / "saves", 1).steps() if (folder / "saves").is_dir() else []
+    steps = saved_steps(folder / "saves")
     return steps[-1] if steps else 0
 
 

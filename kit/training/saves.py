@@ -42,8 +42,7 @@ class Saves:
 
     def steps(self) -> list[int]:
         """The updates of the whole saves, oldest first."""
-        found = (path.name.removeprefix("step-") for path in self.folder.glob("step-*"))
-        return sorted(int(number) for number in found if number.isdigit())
+        return saved_steps(self.folder)
 
     def write(self, tensors: dict[str, Tensor], facts: dict[str, Any], step: int) -> None:
         """Keep a state. Raises: CheckpointError when it cannot be written; older saves stay."""
@@ -77,6 +76,12 @@ class Saves:
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The updates of the whole saves in a folder, oldest first."""
+    found = (path.name.removeprefix("step-") for path in folder.glob("step-*"))
+    return sorted(int(number) for number in found if number.isdigit())
 
 
 def read_facts(save: Path) -> dict[str, Any]:

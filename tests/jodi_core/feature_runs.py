@@ -121,6 +121,17 @@ def run(root, name, steps=10, **options):
     return task, rows
 
 
+def sampled(task):
+    """One evaluation as sampling makes it, which calls other methods than `forward`."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(1, 3, 3, 4, 4, generator=generator).double()
+    caption = torch.randn(1, 1, 4, 6, generator=generator).double()
+    with torch.no_grad():
+        role = torch.tensor([[0, 0, 2]])
+        context = task.network.prepare(role, caption, None, None, like=x)
+        return task.network.velocities(x, 0.5, context)[0]
+
+
 def _forked(work, *arguments) -> int:
     """The process id of a child that does some work."""
     child = os.fork()
@@ -139,9 +150,10 @@ def _one_of_two(rank, root):
     meeting = (root / "meeting").as_uri()
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
     task, rows = run(root, "two")
+    made = sampled(task)
     state = {name: p.full_tensor() for name, p in task.model.named_parameters()}
     if distributed.is_first():
-        torch.save({"state": state, "rows": rows}, root / "two.pt")
+        torch.save({"state": state, "rows": rows, "sampled": made}, root / "two.pt")
     dist.barrier()
 
 

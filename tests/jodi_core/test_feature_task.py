@@ -30,6 +30,7 @@ from jodi_pack.tests.jodi_core.feature_runs import (
     make_store,
     make_task,
     run,
+    sampled,
     shrink,
 )
 from torch.func import functional_call
@@ -198,6 +199,7 @@ def test_two_processes_are_one(root):
     two = torch.load(root / "two.pt")
     for name, p in alone.model.named_parameters():
         torch.testing.assert_close(two["state"][name], p.detach(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(two["sampled"], sampled(alone), rtol=1e-5, atol=1e-5)
     for ours, theirs in zip(rows, two["rows"], strict=True):
         for key in set(ours) - {"samples_per_s"}:
             assert ours[key] == pytest.approx(theirs[key], abs=1e-4), key
