@@ -32,10 +32,12 @@ FIRST_SEED = 4_000_000
 """Of the training pictures: the built-in model has not seen them."""
 
 
-def learn(folder: Path, data: Path, domain: str, form: str, updates: int) -> dict:
+def learn(
+    folder: Path, data: Path, domain: str, form: str, updates: int, options: Sequence[str] = ()
+) -> dict:
     """One run of `jodi extend`: what was added and what it took; the model's file."""
     command = ["extend", "--domain", domain, "--data", str(data), "--form", form]
-    command += ["--to", str(folder), "--updates", str(updates), "--device", "cpu"]
+    command += ["--to", str(folder), "--updates", str(updates), "--device", "cpu", *options]
     args = build_parser().parse_args(command)
     extension = Extension(args.domain, args.like, args.form, args.replay)
     config, text = extend_config(args), WordReader(TEXT_ENCODER)
@@ -49,6 +51,7 @@ def learn(folder: Path, data: Path, domain: str, form: str, updates: int) -> dic
         "form": form,
         "pictures": len(prepared.entries),
         "updates": updates,
+        "options": list(options),
         "rows": config.training.rows * config.training.micro_batches,
         "prepare_seconds": round(ready - began, 1),
         "seconds": round(time.process_time() - ready, 1),
@@ -93,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--updates", type=int, default=100)
     parser.add_argument("--scenes", type=int, default=48, help="of the evaluation")
     parser.add_argument("--runs", default="shading:head,shading:lora,shading:full,roughness:lora")
+    parser.add_argument("--option", action="append", default=[], help="more of `jodi extend`")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     before = old_errors(JodiPipeline.from_files(TRANSFORMER, AUTOENCODER), args.scenes)
@@ -102,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         data = args.to / f"data-{domain}"
         seeds = training_seeds(FIRST_SEED, args.pictures)
         write_folder(data, seeds, 64, DOMAIN_NAMES, extra=[domain])
-        row = learn(args.to / f"{domain}-{form}", data, domain, form, args.updates)
+        row = learn(args.to / f"{domain}-{form}", data, domain, form, args.updates, args.option)
         pipeline = JodiPipeline.from_files(row["model"], AUTOENCODER)
         row["error"] = new_error(pipeline, domain, args.scenes)
         row["baseline"] = baseline_error(data, domain, args.scenes)

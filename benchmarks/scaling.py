@@ -86,7 +86,8 @@ def measure_nano(domains: int, side: int, rows: int, work: str) -> Measured:
     `recompute`, an update that keeps the inputs of blocks alone.
     """
     config = replace(TINY, num_labels=max(1, domains - 1))
-    model = _random(TrainedJodi(config))
+    model = TrainedJodi(config)
+    _randomise(model)
     if work == "recompute":
         recompute_blocks(model)
     shape = (rows, config.num_domains, config.latent_channels, side, side)
@@ -112,7 +113,8 @@ def measure_nano(domains: int, side: int, rows: int, work: str) -> Measured:
 
 def measure_block(domains: int, side: int, rows: int, work: str) -> Measured:
     """The same of one block of the released model."""
-    block = _random(JodiBlock(JODI_1600M))
+    block = JodiBlock(JODI_1600M)
+    _randomise(block)
     width = JODI_1600M.hidden_size
     x = torch.randn(rows, domains, side * side, width)
     modulation, text = torch.randn(rows, 6, width), torch.randn(rows, 300, width)
@@ -130,11 +132,10 @@ def measure_block(domains: int, side: int, rows: int, work: str) -> Measured:
     return _measured("block1600m", work, domains, side, rows, run)
 
 
-def _random(model: nn.Module) -> nn.Module:
+def _randomise(model: nn.Module) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(0, 0.02)
-    return model
 
 
 def _measured(model: str, work: str, domains: int, side: int, rows: int, run: Callable) -> Measured:
@@ -167,7 +168,7 @@ def fit_law(tokens: Sequence[float], values: Sequence[float]) -> Law:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--works", default="inference,update,recompute")
     parser.add_argument("--block", action="store_true", help="the released block, too")

@@ -1,5 +1,6 @@
 """`jodi extend`: teach a model one domain more."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from ..jodi_core.training.config import (
@@ -24,7 +25,6 @@ jodi extend --domain shading --data my_pictures --to runs/shading
 jodi extend --domain shading --data my_pictures --to runs/shading --form full --updates 2000
 jodi perceive photo.jpg --labels shading --model runs/shading/model.safetensors --vae embedded
 """
-DEFAULTS = UpdateConfig()
 
 
 def add(commands) -> None:
@@ -70,7 +70,7 @@ def add(commands) -> None:
 def _training(parser) -> None:
     for name, default, what in (
         ("updates", 1000, "of training"),
-        ("rows", DEFAULTS.rows, "pictures of a micro-batch"),
+        ("rows", 4, "pictures of a micro-batch"),
         ("micro-batches", 2, "of an update"),
         ("rank", RANK, "of the adapters"),
         ("save-every", 100, "updates that a kill can lose at most"),
@@ -104,7 +104,8 @@ def run(args, console: Console) -> int:
     text = text_reader(config.model, device)
     start = load_extended(config, text, device, extension)
     with console.bar("reading pictures", "picture") as update:
-        prepared = prepare_training(config, text, device, update, start=start)
+        about = asdict(extension)
+        prepared = prepare_training(config, text, device, update, start=start, about=about)
     tell_faults(prepared, console)
     total = config.training.updates
     try:

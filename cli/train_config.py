@@ -39,6 +39,7 @@ def run_config(args, console: Console) -> int:
     paths = run_training(prepared, device, console)
     for path in paths.values():
         console.result(str(path))
+    distributed.leave()
     return 0
 
 

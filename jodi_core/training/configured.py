@@ -67,11 +67,13 @@ def prepare_training(
     progress: Progress | None = None,
     *,
     start: Start | None = None,
+    about: Mapping | None = None,
 ) -> Prepared:
     """Everything before the first update: the model, the pictures, their features.
 
-    start: in place of what the config names. Raises: JodiError when nothing is left to train on, or
-    something was left out and the config says `refuse`.
+    start: in place of what the config names. about: what else must be the same when a run goes on.
+    Raises: JodiError when nothing is left to train on, or something was left out and the config
+    says `refuse`.
     """
     folder = Path(config.folder)
     start = start or load_start(config, text, device)
@@ -87,7 +89,7 @@ def prepare_training(
         text,
         empty_pose=config.data.empty_pose,
     )
-    _check_same(config, folder)
+    _check_same(json.loads(config.to_json()) | {"about": dict(about or {})}, folder)
     entries, more = store.prepare(records, progress)
     faults += more
     if distributed.is_first():
@@ -176,10 +178,9 @@ def _scan_all(config: TrainConfig, names) -> tuple[list[tuple[Record, Mapping]],
     return records, faults
 
 
-def _check_same(config: TrainConfig, folder: Path) -> None:
+def _check_same(now: Mapping, folder: Path) -> None:
     """Note what is trained, or check that a run to go on with is the same one."""
     path = folder / "config.json"
-    now = json.loads(config.to_json())
     if path.is_file() and any((folder / "saves").glob("step-*")):
         before = json.loads(path.read_text())
         changed = [

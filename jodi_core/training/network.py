@@ -25,7 +25,12 @@ class TrainedJodi(JodiTransformer):
         for block in self.blocks:
             block.register_forward_pre_hook(_read_text, with_kwargs=True)
 
-    def _prepare_text(self, features, bias, cache):
+    def forward(self, *args, **options):
+        # FSDP hooks onto what comes out, which must be no view.
+        return super().forward(*args, **options).clone()
+
+    # What a block gets is a text here, and becomes its keys in `_read_text`.
+    def _prepare_text(self, features, bias, cache):  # pyright: ignore[reportIncompatibleMethodOverride]
         text = self.attention_y_norm(self.y_embedder(features))
         return [(text, bias)] * len(self.blocks)
 

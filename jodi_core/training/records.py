@@ -168,9 +168,10 @@ def _size(info) -> tuple[int, int] | None:
     if info is None:
         return None
     sides = (info.get("height"), info.get("width")) if isinstance(info, dict) else (None, None)
-    if not all(type(side) is int and 0 < side < 10**6 for side in sides):
+    height, width = (s if type(s) is int and 0 < s < 10**6 else None for s in sides)
+    if height is None or width is None:
         raise JodiError("info states no whole height and width; expected those of the picture")
-    return sides
+    return height, width
 
 
 def read_pictures(

@@ -98,22 +98,32 @@ def draw_with_new(new: int, replay: float = REPLAY_SHARE) -> DrawRoles:
     """Roles that teach domain `new` to a model that knows the others.
 
     replay: share of the draws that leave it out, and keep the others from being forgotten, where
-    the pictures have other labels. Else, one half is given the image alone, and makes the new
-    domain, the other half is drawn as published, until the new domain has a role.
+    the pictures have other labels. Two thirds of these, and of the others, are given the image and
+    make labels: few known ones (a set of k has weight 1/k), or the new one alone. One third is
+    drawn as published, with the new domain in a role or without it.
     """
 
     def draw(rng: np.random.Generator, available: Sequence[bool]) -> tuple[str, tuple[int, ...]]:
-        others = [there and i != new for i, there in enumerate(available)]
-        if any(others[1:]) and rng.random() < replay:
-            task, roles = draw_published(rng, others)
-            return f"old {task}", roles
-        if rng.random() < 0.5:
-            roles = [IGNORE] * len(available)
-            roles[0], roles[new] = CONDITION, GENERATE
-            return "new perception", tuple(roles)
+        known = [there and i != new for i, there in enumerate(available)]
+        labels = [i for i in range(1, len(known)) if known[i]]
+        old = bool(labels) and rng.random() < replay
+        if rng.random() < 2 / 3:
+            made = _few(rng, labels) if old else [new]
+            roles = [GENERATE if i in made else IGNORE for i in range(len(available))]
+            return f"{'old' if old else 'new'} perception", (CONDITION, *roles[1:])
+        if old:
+            task, drawn = draw_published(rng, known)
+            return f"old {task}", drawn
         while True:
-            task, roles = draw_published(rng, available)
-            if roles[new] != IGNORE:
-                return f"new {task}", roles
+            task, drawn = draw_published(rng, available)
+            if drawn[new] != IGNORE:
+                return f"new {task}", drawn
 
     return draw
+
+
+def _few(rng: np.random.Generator, labels: Sequence[int]) -> list[int]:
+    """Some of the labels, few likelier than many: a number k has weight 1/k."""
+    weights = 1 / np.arange(1, len(labels) + 1)
+    size = int(rng.choice(np.arange(1, len(labels) + 1), p=weights / weights.sum()))
+    return rng.choice(labels, size=size, replace=False).tolist()

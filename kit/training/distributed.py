@@ -37,6 +37,12 @@ def wait() -> None:
         dist.barrier()
 
 
+def leave() -> None:
+    """Leave the group of processes, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def share(count: int) -> range:
     """The indices below `count` that this process does."""
     rank, world = place()

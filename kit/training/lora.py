@@ -51,7 +51,8 @@ def _add_adapter(layer: nn.Module, rank: int, scale: float, generator: torch.Gen
         values = torch.empty(rank, columns).uniform_(-bound, bound, generator=generator)
         down.weight.copy_(values)
         up.weight.zero_()
-    layer.lora_A, layer.lora_B, layer.lora_scale = down, up, scale
+    layer.lora_A, layer.lora_B = down, up
+    object.__setattr__(layer, "lora_scale", scale)  # a number, which is no part of the state
     layer.register_forward_hook(_add_low_rank)
 
 

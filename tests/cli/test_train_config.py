@@ -101,6 +101,8 @@ def test_a_domain_is_added_and_every_command_knows_it(jodi, pictures, tiny, tmp_
     given = f"shading={pictures / 'shading' / '00000001.png'}"
     status, out, err = jodi("control", "--extra", given, *use, "--prompt", "a tree")
     assert status == 0, err
+    status, _, err = jodi(*command, *model, *few, "--form", "head")
+    assert status == 1 and "begun with another about.form" in err[-1]
     status, _, err = jodi("extend", "--domain", "depth", *command[3:], *model, *few)
     assert status == 1 and "depth already" in err[-1]
     status, _, err = jodi("extend", "--domain", "fog", *command[3:5], "--to", "x", *model, *few)
