@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..cli.extend import extend_config
+from ..cli.extend import make_config
 from ..cli.main import build_parser
 from ..jodi_core.domains import DOMAIN_NAMES
 from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
@@ -26,7 +26,7 @@ from ..jodi_core.training.extending import Extension, load_extended, teach
 from ..jodi_core.training.texts import WordReader
 from ..kit.pictures.files import load_image
 from ..kit.scenes.folder import EXTRA, write_folder
-from ..kit.scenes.render import evaluation_seeds, render_scenes, training_seeds
+from ..kit.scenes.render import check_evaluation_seeds, check_training_seeds, render_scenes
 
 FIRST_SEED = 4_000_000
 """Of the training pictures: the built-in model has not seen them."""
@@ -40,7 +40,7 @@ def learn(
     command += ["--to", str(folder), "--updates", str(updates), "--device", "cpu", *options]
     args = build_parser().parse_args(command)
     extension = Extension(args.domain, args.like, args.form, args.replay)
-    config, text = extend_config(args), WordReader(TEXT_ENCODER)
+    config, text = make_config(args), WordReader(TEXT_ENCODER)
     start = load_extended(config, text, "cpu", extension)
     began = time.process_time()
     prepared = prepare_training(config, text, "cpu", start=start)
@@ -62,26 +62,26 @@ def learn(
     }
 
 
-def new_error(pipeline: JodiPipeline, domain: str, scenes: int) -> float:
+def measure_new_error(pipeline: JodiPipeline, domain: str, scenes: int) -> float:
     """Mean absolute error of the new domain, made from the picture."""
-    batch = render_scenes(evaluation_seeds(1 << 24, scenes), 64)
+    batch = render_scenes(check_evaluation_seeds(1 << 24, scenes), 64)
     wanted = EXTRA[domain](batch)
     seeds = list(range(scenes))
     made = pipeline.perceive(batch.pictures[:, 0], [domain], seed=seeds).pictures[domain]
     return float((made - wanted).abs().mean())
 
 
-def baseline_error(data: Path, domain: str, scenes: int) -> float:
+def measure_baseline(data: Path, domain: str, scenes: int) -> float:
     """The same of the mean training map."""
     maps = [load_image(path)[0][0] for path in sorted((data / domain).glob("*.png"))]
     mean: Tensor = torch.stack(maps).mean(0)
-    wanted = EXTRA[domain](render_scenes(evaluation_seeds(1 << 24, scenes), 64))
+    wanted = EXTRA[domain](render_scenes(check_evaluation_seeds(1 << 24, scenes), 64))
     return float((mean - wanted).abs().mean())
 
 
-def old_errors(pipeline: JodiPipeline, scenes: int) -> dict[str, float]:
+def measure_old_errors(pipeline: JodiPipeline, scenes: int) -> dict[str, float]:
     """The same of each label that the model knew before, each made alone."""
-    batch = render_scenes(evaluation_seeds(1 << 24, scenes), 64)
+    batch = render_scenes(check_evaluation_seeds(1 << 24, scenes), 64)
     seeds, errors = list(range(scenes)), {}
     for index, name in enumerate(DOMAIN_NAMES[1:], 1):
         made = pipeline.perceive(batch.pictures[:, 0], [name], seed=seeds).pictures[name]
@@ -99,19 +99,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--option", action="append", default=[], help="more of `jodi extend`")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    before = old_errors(JodiPipeline.from_files(TRANSFORMER, AUTOENCODER), args.scenes)
+    before = measure_old_errors(JodiPipeline.from_files(TRANSFORMER, AUTOENCODER), args.scenes)
     found: dict = {"old": before, "runs": []}
     for run in args.runs.split(","):
         domain, form = run.split(":")
         data = args.to / f"data-{domain}"
-        seeds = training_seeds(FIRST_SEED, args.pictures)
+        seeds = check_training_seeds(FIRST_SEED, args.pictures)
         write_folder(data, seeds, 64, DOMAIN_NAMES, extra=[domain])
         row = learn(args.to / f"{domain}-{form}", data, domain, form, args.updates, args.option)
         pipeline = JodiPipeline.from_files(row["model"], AUTOENCODER)
-        row["error"] = new_error(pipeline, domain, args.scenes)
-        row["baseline"] = baseline_error(data, domain, args.scenes)
+        row["error"] = measure_new_error(pipeline, domain, args.scenes)
+        row["baseline"] = measure_baseline(data, domain, args.scenes)
         row["share"] = row["error"] / row["baseline"]
-        row["old"] = old_errors(pipeline, args.scenes)
+        row["old"] = measure_old_errors(pipeline, args.scenes)
         row["forgotten"] = {name: row["old"][name] / error - 1 for name, error in before.items()}
         found["runs"].append(row)
         (args.to / "found.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -16,9 +16,9 @@ from ..jodi_core.training.configured import prepare_training
 from ..jodi_core.training.extend import FORMS, LIKE, RANK, TARGETS
 from ..jodi_core.training.extending import Extension, load_extended, teach
 from .model import choose_device
-from .options import add_command, add_device_choice, finite, positive, share
+from .options import add_command, add_device_choice, parse_finite, parse_positive, parse_share
 from .progress import Console
-from .train_config import draw_losses, tell_faults, text_reader
+from .train_config import draw_losses, load_text_reader, tell_faults
 
 EXAMPLES = """
 jodi extend --domain shading --data my_pictures --to runs/shading
@@ -76,32 +76,34 @@ def _training(parser) -> None:
         ("save-every", 100, "updates that a kill can lose at most"),
     ):
         parser.add_argument(
-            f"--{name}", type=positive, default=default, metavar="N",
+            f"--{name}", type=parse_positive, default=default, metavar="N",
             help=f"{what} (default: {default})",
         )  # fmt: skip
-    parser.add_argument("--lr", type=finite, default=1e-3, help="learning rate (default: 0.001)")
+    parser.add_argument(
+        "--lr", type=parse_finite, default=1e-3, help="learning rate (default: 0.001)"
+    )
     parser.add_argument(
         "--replay",
-        type=share,
+        type=parse_share,
         default=0.5,
         help="share of the training spent on the domains it knows (default: 0.5)",
     )
     parser.add_argument(
         "--full-noise",
-        type=share,
+        type=parse_share,
         default=0.6,
         metavar="SHARE",
         help="of the rows that make labels, trained to be read in one evaluation (default: 0.6)",
     )
-    parser.add_argument("--side", type=positive, default=0, metavar="PIXELS",
+    parser.add_argument("--side", type=parse_positive, default=0, metavar="PIXELS",
                         help="of the square picture (default: the model's own)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
 
 
 def run(args, console: Console) -> int:
     extension = Extension(args.domain.strip(), args.like, args.form, args.replay)
-    config, device = extend_config(args), str(choose_device(args.device))
-    text = text_reader(config.model, device)
+    config, device = make_config(args), str(choose_device(args.device))
+    text = load_text_reader(config.model, device)
     start = load_extended(config, text, device, extension)
     with console.bar("reading pictures", "picture") as update:
         about = asdict(extension)
@@ -125,7 +127,7 @@ def run(args, console: Console) -> int:
     return 0
 
 
-def extend_config(args) -> TrainConfig:
+def make_config(args) -> TrainConfig:
     """The config of an extension, as the options say."""
     return TrainConfig(
         folder=str(args.to),

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from ..jodi_core.model.config import JODI_1600M
-from ..jodi_core.text import TextFeatures, negative_window, prompt_window
+from ..jodi_core.text import TextFeatures, take_negative_window, take_prompt_window
 from ..kit.errors import JodiError
 
 
@@ -60,7 +60,7 @@ class GemmaReader:
     def _window(self, prompt: str):
         options = {"pad_id": self._tokenizer.pad_token_id or 0, "length": self.caption_length}
         if not prompt.strip():
-            window = negative_window("", self._tokenizer.encode, **options)
+            window = take_negative_window("", self._tokenizer.encode, **options)
             return (window.ids, window.mask), window.select, (1,) * self.caption_length
-        window = prompt_window(prompt, self._tokenizer.encode, **options)
+        window = take_prompt_window(prompt, self._tokenizer.encode, **options)
         return (window.ids, window.mask), window.select, window.selected_mask

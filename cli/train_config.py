@@ -6,12 +6,12 @@ from ..jodi_core.embedded import TEXT_ENCODER
 from ..jodi_core.training.config import EMBEDDED, GEMMA, ModelConfig, load_train_config
 from ..jodi_core.training.configured import (
     Prepared,
-    newest_update,
+    find_newest_update,
     prepare_training,
     read_losses,
     train,
 )
-from ..jodi_core.training.memory import count_parameters, state_bytes
+from ..jodi_core.training.memory import count_parameters, count_state_bytes
 from ..jodi_core.training.texts import TextReader, WordReader
 from ..kit.pictures.files import save_png
 from ..kit.training import distributed
@@ -29,7 +29,7 @@ def run_config(args, console: Console) -> int:
     config = load_train_config(args.config)
     device = join_torchrun(str(choose_device(config.training.device)))
     console.quiet = console.quiet or not distributed.is_first()
-    text = text_reader(config.model, device)
+    text = load_text_reader(config.model, device)
     with console.bar("reading pictures", "picture") as update:
         prepared = prepare_training(config, text, device, update)
     tell_faults(prepared, console)
@@ -46,7 +46,7 @@ def run_config(args, console: Console) -> int:
 def run_training(prepared: Prepared, device: str, console: Console, **options) -> dict[str, Path]:
     """Train with progress; however it ends, the curves are drawn."""
     folder, total = prepared.folder, prepared.config.training.updates
-    if begun := newest_update(folder):
+    if begun := find_newest_update(folder):
         console.note(f"going on from update {begun:,}")
     try:
         with console.bar("training") as update:
@@ -76,7 +76,7 @@ def draw_losses(folder: Path, console: Console) -> None:
         console.note(f"curves: {path}")
 
 
-def text_reader(config: ModelConfig, device: str) -> TextReader:
+def load_text_reader(config: ModelConfig, device: str) -> TextReader:
     """The text encoder that a config names."""
     if config.text == GEMMA:
         return GemmaReader(config.text_model, device)
@@ -101,7 +101,9 @@ def tell_memory(prepared: Prepared, console: Console) -> None:
     counts = count_parameters(model.config, config.lora)
     console.result(f"{counts.all:,} parameters, {counts.trained:,} of them trained")
     for processes in (1, 2, 4, 8):
-        size = state_bytes(counts, short=config.training.dtype != "float32", processes=processes)
+        size = count_state_bytes(
+            counts, short=config.training.dtype != "float32", processes=processes
+        )
         console.result(
             f"{processes} processes: {size / 2**30:.2f} GiB each of weights, gradients, optimizer "
             "and averages; activations come on top"

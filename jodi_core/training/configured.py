@@ -18,11 +18,11 @@ import torch
 
 from ...kit.errors import JodiError
 from ...kit.files import write_text
-from ...kit.precision import training_dtype
+from ...kit.precision import choose_training_dtype
 from ...kit.training import distributed
 from ...kit.training.loop import LoopSettings, Report, run_training
 from ...kit.training.lora import add_adapters
-from ...kit.training.saves import Saves, saved_steps
+from ...kit.training.saves import Saves, list_saves
 from ...kit.training.shards import Shards
 from ...kit.training.state import RunFolder
 from .config import TrainConfig
@@ -30,10 +30,10 @@ from .features import Entry, FeatureStore, Progress
 from .network import TrainedJodi
 from .reading import Bins
 from .records import Fault, Record, scan
-from .result import with_roles, write_result
+from .result import set_trained_roles, write_result
 from .role_sampling import DrawRoles, draw_any, draw_published
 from .showing import Showing
-from .start import Start, encoder_of, load_start
+from .start import Start, load_start, make_encoder
 from .task import FeatureTask
 from .texts import TextReader
 
@@ -79,7 +79,7 @@ def prepare_training(
     start = start or load_start(config, text, device)
     names, (side, _) = start.facts.names, start.facts.native_size
     records, faults = _scan_all(config, names)
-    encode = encoder_of(start.autoencoder, device)
+    encode = make_encoder(start.autoencoder, device)
     store = FeatureStore(
         folder / "features",
         names,
@@ -124,7 +124,7 @@ def train(
     record: more that the files should say of their training.
     """
     config, t, folder = prepared.config, prepared.config.training, prepared.folder
-    dtype = training_dtype(device) if t.dtype == "auto" else getattr(torch, t.dtype)
+    dtype = choose_training_dtype(device) if t.dtype == "auto" else getattr(torch, t.dtype)
     if model is None:
         model = TrainedJodi.of(prepared.start.model)
         if config.lora.rank:
@@ -141,14 +141,14 @@ def train(
         folder / "samples", task, prepared.start.autoencoder, config.samples, (side, side)
     )
     mode = Shards(Saves(folder / "saves", t.keep), finish)
-    run_training(task, folder, loop_settings(config), report, mode=mode, watch=showing)
-    facts = with_roles(prepared.start.facts, t.roles)
+    run_training(task, folder, make_loop_settings(config), report, mode=mode, watch=showing)
+    facts = set_trained_roles(prepared.start.facts, t.roles)
     about = {"updates": t.updates, "seed": config.seed, "pictures": len(prepared.entries)}
     about |= {"from": config.model.start, "rows": t.rows * t.micro_batches, **(record or {})}
     return write_result(model, facts, folder, about)
 
 
-def loop_settings(config: TrainConfig) -> LoopSettings:
+def make_loop_settings(config: TrainConfig) -> LoopSettings:
     """What the training loop needs of a config."""
     t = config.training
     return LoopSettings(
@@ -213,9 +213,9 @@ def _is_free(section: str, key: str) -> bool:
     return section in _FREE and (_FREE[section] is None or key in _FREE[section])
 
 
-def newest_update(folder: Path) -> int:
+def find_newest_update(folder: Path) -> int:
     """The update that a run would go on from; 0 where there is no save."""
-    steps = saved_steps(folder / "saves")
+    steps = list_saves(folder / "saves")
     return steps[-1] if steps else 0
 
 

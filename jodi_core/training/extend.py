@@ -16,7 +16,7 @@ from torch import nn
 
 from ...kit.errors import JodiError
 from ...kit.training.lora import add_adapters
-from ..domains import domain_index
+from ..domains import find_domain_index
 from ..model.config import TransformerConfig
 from ..model.facts import ModelFacts
 from ..model.transformer import JodiTransformer
@@ -53,7 +53,7 @@ def extend_facts(facts: ModelFacts, name: str, config: TransformerConfig) -> Mod
     if "," in plain or "/" in plain or "\\" in plain:
         raise JodiError(f"{plain!r} holds a comma or a slash; files are named for domains")
     try:
-        taken = facts.names[domain_index(plain, facts.names)]
+        taken = facts.names[find_domain_index(plain, facts.names)]
     except JodiError:
         return dataclasses.replace(facts, names=(*facts.names, plain))
     raise JodiError(f"the model has a domain {taken} already; give the new one another name")

@@ -13,9 +13,9 @@ import torch
 from ...kit.errors import JodiError
 from ...kit.training import distributed
 from ...kit.training.loop import Report
-from ...kit.training.lora import plain_state
-from ...kit.training.shards import whole_state
-from ..domains import domain_index
+from ...kit.training.lora import drop_adapters
+from ...kit.training.shards import gather_whole_state
+from ..domains import find_domain_index
 from ..model.facts import write_facts
 from .config import TrainConfig
 from .configured import Prepared, train
@@ -63,7 +63,7 @@ def load_extended(
         raise JodiError("a domain is added in one process; run the command without torchrun")
     start = load_start(config, text, device)
     facts = extend_facts(start.facts, extension.name, start.model.config)
-    like = domain_index(extension.like, start.facts.names)
+    like = find_domain_index(extension.like, start.facts.names)
     return replace(start, model=extend_model(start.model, like), facts=facts)
 
 
@@ -100,5 +100,7 @@ def teach(
         facts = prepared.start.facts
         metadata = {"format": "pt", **write_facts(model.config, facts)}
         paths["base"] = prepared.folder / BASE
-        write_model(paths["base"], plain_state(whole_state(model)), metadata, torch.float32)
+        write_model(
+            paths["base"], drop_adapters(gather_whole_state(model)), metadata, torch.float32
+        )
     return paths, additions

@@ -18,8 +18,8 @@ from torch import Tensor
 from ...kit.errors import JodiError
 from ...kit.training import distributed
 from ...kit.weights.write import write_state_dict
-from .reading import Bins, read_record, stamps
-from .records import Fault, Record, caption_weights
+from .reading import Bins, read_record, read_stamps
+from .records import Fault, Record, weigh_captions
 from .texts import TextReader
 
 Progress = Callable[[int, int], None]
@@ -76,7 +76,7 @@ class FeatureStore:
     ) -> tuple[list[Entry], list[Fault]]:
         """Make what is missing; the entries in the order of the records, and what was left out.
 
-        records: each with the weights of its captioners (see `caption_weights`). Several processes
+        records: each with the weights of its captioners (see `weigh_captions`). Several processes
         share the work. Raises: CheckpointError when the disk is full.
         """
         rank, world = distributed.place()
@@ -118,7 +118,7 @@ class FeatureStore:
         return self.text([""]).caption[0, 0].float()
 
     def _entry(self, record: Record, wanted: Mapping[str, float]) -> Entry:
-        shares = caption_weights(record, wanted)
+        shares = weigh_captions(record, wanted)
         made_from = self._made_from(record, shares)
         path = self._path(record)
         header = _header(path)
@@ -129,7 +129,7 @@ class FeatureStore:
 
     def _made_from(self, record: Record, shares: Mapping[str, float]) -> str:
         facts = {
-            "files": {name: list(found) for name, found in stamps(record).items()},
+            "files": {name: list(found) for name, found in read_stamps(record).items()},
             "texts": {name: record.captions[name] for name in sorted(shares)},
             "size": record.size,
             "bins": [self.bins.factor, self.bins.side],

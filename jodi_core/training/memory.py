@@ -28,7 +28,7 @@ def count_parameters(config: TransformerConfig, lora: LoraConfig | None = None) 
     return Counts(sum(n for n, _ in sizes), sum(n for n, trained in sizes if trained))
 
 
-def state_bytes(counts: Counts, *, short: bool, processes: int = 1) -> float:
+def count_state_bytes(counts: Counts, *, short: bool, processes: int = 1) -> float:
     """Bytes a process keeps over the updates, under AdamW.
 
     Float32 weights, and of what is trained gradients, two moments and averages. short: arithmetic

@@ -21,7 +21,9 @@ def draw_sigma(rng: np.random.Generator) -> float:
     return float(FLOW_SHIFT * base / (1 + (FLOW_SHIFT - 1) * base))
 
 
-def velocity_errors(velocity: Tensor, clean: Tensor, noise: Tensor, chosen: list[int]) -> Tensor:
+def measure_velocity_errors(
+    velocity: Tensor, clean: Tensor, noise: Tensor, chosen: list[int]
+) -> Tensor:
     """Mean squared error of each chosen domain in each row: (B, L, z, h, w) each -> (B, G).
 
     Domains that are not generated do not count: the published code counts them as zeros.
@@ -31,7 +33,7 @@ def velocity_errors(velocity: Tensor, clean: Tensor, noise: Tensor, chosen: list
     return (velocity[:, chosen].to(wide) - target[:, chosen]).square().mean((2, 3, 4))
 
 
-def band(sigma: float) -> str:
+def name_band(sigma: float) -> str:
     """The name of a noise level's part, for curves."""
     part = min(int(sigma * BANDS), BANDS - 1)
     return f"noise {part / BANDS:.1f}-{(part + 1) / BANDS:.1f}"

@@ -14,8 +14,8 @@ from torch import Tensor
 from ...kit.errors import JodiError
 from ...kit.pictures.files import load_image
 from ...kit.pictures.frame import fit
-from ..domains import DOMAIN_NAMES, domain_of
-from ..job.size import nearest_bin, scaled_bins
+from ..domains import DOMAIN_NAMES, find_model_domain
+from ..job.size import find_nearest_bin, scale_bins
 from .records import Record
 
 POSE = "openpose"
@@ -34,11 +34,11 @@ class Bins:
 
     def nearest(self, size: tuple[int, int]) -> tuple[int, int]:
         """The (height, width) a picture of this size is trained at."""
-        found = nearest_bin(*size, scaled_bins(self.factor, self.side))
+        found = find_nearest_bin(*size, scale_bins(self.factor, self.side))
         return found.height, found.width
 
 
-def stamp(path: Path) -> Stamp:
+def read_stamp(path: Path) -> Stamp:
     """Size and time of a file: what tells that it was changed. Raises: JodiError without a file."""
     try:
         found = path.stat()
@@ -47,9 +47,9 @@ def stamp(path: Path) -> Stamp:
     return found.st_size, found.st_mtime_ns
 
 
-def stamps(record: Record) -> dict[str, Stamp]:
+def read_stamps(record: Record) -> dict[str, Stamp]:
     """The stamps of a record's pictures, by domain."""
-    return {name: stamp(path) for name, path in record.files.items()}
+    return {name: read_stamp(path) for name, path in record.files.items()}
 
 
 def read_record(
@@ -61,7 +61,7 @@ def read_record(
     Raises: JodiError for a picture that cannot be read, is of another size than the metadata or its
     image, or was changed while it was read.
     """
-    before = stamps(record)
+    before = read_stamps(record)
     image = load_image(record.image)[0]
     shown = (image.shape[-2], image.shape[-1])
     if record.size is not None and record.size != shown:
@@ -78,9 +78,9 @@ def read_record(
                 f"{name} is {picture.shape[-1]} x {picture.shape[-2]}, its picture "
                 f"{shown[1]} x {shown[0]}; make the label at the picture's size"
             )
-        palette = domain_of(name, names.index(name)).kind == "palette"
+        palette = find_model_domain(name, names.index(name)).kind == "palette"
         pictures[name] = fit(picture, size, palette=palette)[0][0].mul(2).sub(1).clamp_(-1, 1)
-    if stamps(record) != before:
+    if read_stamps(record) != before:
         raise JodiError("a file was changed while it was read; run again when nothing writes to it")
     if empty_pose and POSE in names and POSE not in pictures:
         pictures[POSE] = torch.full_like(pictures[DOMAIN_NAMES[0]], -1)

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 
 from ...kit.errors import JodiError
 from ...kit.pictures.files import SUFFIXES
-from ..domains import DOMAIN_NAMES, domain_index
+from ..domains import DOMAIN_NAMES, find_domain_index
 
 ANNOTATION = "annotation_"
 PICTURE_FOLDERS = ("image", "images")
@@ -146,7 +146,7 @@ def _inside(folder: Path, value, key: str) -> Path:
 
 def _domain(name: str, names: Sequence[str]) -> str:
     try:
-        index = domain_index(name, names)
+        index = find_domain_index(name, names)
     except JodiError as error:
         raise JodiError(f"{ANNOTATION}{name[:60]}: {error}") from None
     if index == 0:
@@ -251,7 +251,7 @@ def _without_repeats(records, faults) -> tuple[list[Record], list[Fault]]:
     return list(first.values()), faults
 
 
-def caption_weights(record: Record, wanted: Mapping[str, float]) -> dict[str, float]:
+def weigh_captions(record: Record, wanted: Mapping[str, float]) -> dict[str, float]:
     """The probability of each caption of a record, by captioner.
 
     wanted: weights by captioner, or by the beginning of its name; none weighs all alike.

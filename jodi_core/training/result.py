@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ...kit.training import distributed
-from ...kit.training.lora import adapter_scales, adapter_state, merged_state
-from ...kit.training.shards import whole_state
+from ...kit.training.lora import merge_adapters, read_adapter_scales, take_adapters
+from ...kit.training.shards import gather_whole_state
 from ...kit.weights.loading import cast
 from ...kit.weights.write import write_state_dict
 from ..model.facts import ModelFacts, write_facts
@@ -32,13 +32,13 @@ def write_result(
     plain values. Every process takes part; the first one writes.
     Raises: CheckpointError when the files cannot be written.
     """
-    state, scales = whole_state(model), adapter_scales(model)
+    state, scales = gather_whole_state(model), read_adapter_scales(model)
     if not distributed.is_first():
         return {}
     metadata = {"format": "pt", **write_facts(model.config, facts)}
     metadata["training"] = json.dumps(dict(record), sort_keys=True)
     paths = {"model": folder / MODEL}
-    write_model(paths["model"], merged_state(state, scales), metadata, dtype)
+    write_model(paths["model"], merge_adapters(state, scales), metadata, dtype)
     if scales:
         paths["lora"] = folder / LORA
         write_adapters(paths["lora"], state, scales, facts, dtype)
@@ -53,10 +53,10 @@ def write_model(path: Path, state: Mapping[str, Tensor], metadata, dtype: torch.
 def write_adapters(path: Path, state, scales, facts: ModelFacts, dtype: torch.dtype) -> None:
     """Replace a file of adapters, named as ComfyUI's LoRA loaders read them."""
     metadata = {"format": "pt", "title": facts.title, "base": facts.title}
-    tensors = adapter_state(state, scales)
+    tensors = take_adapters(state, scales)
     write_state_dict(path, tensors, metadata, dtype=dtype, convert=cast, force=True)
 
 
-def with_roles(facts: ModelFacts, roles: str) -> ModelFacts:
+def set_trained_roles(facts: ModelFacts, roles: str) -> ModelFacts:
     """The facts of a model that was trained on these roles from here on; `any` stays what it is."""
     return dataclasses.replace(facts, trained_roles="any") if roles == "any" else facts

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...kit.errors import CheckpointError, few
+from ...kit.errors import CheckpointError, shorten
 from ..model.config import TransformerConfig
 from ..model.transformer import JodiTransformer
 
@@ -53,7 +53,9 @@ def map_sana(config: TransformerConfig, sana: Mapping[str, Tensor]) -> SanaStart
     missing = sorted(set(taken.values()) - set(sana))
     left = sorted(name for name in sana if name not in taken.values() and not _LEFT.fullmatch(name))
     if missing or left:
-        parts = [f"lacks {few(missing)}"] * bool(missing) + [f"also has {few(left)}"] * bool(left)
+        parts = [f"lacks {shorten(missing)}"] * bool(missing) + [
+            f"also has {shorten(left)}"
+        ] * bool(left)
         raise CheckpointError(
             f"the Sana weights do not fit: the file {' and '.join(parts)}. Give "
             "Sana_1600M_1024px_BF16 (mit-han-lab names, without q_norm and k_norm)"

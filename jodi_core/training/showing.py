@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ...kit.autoencoder.dcae import DCAE
-from ...kit.pictures.contact_sheet import contact_sheet
+from ...kit.pictures.contact_sheet import draw_contact_sheet
 from ...kit.pictures.files import save_png
-from ...kit.sampling import draw_noise, flow_sigmas, sample_dpmpp_2m
+from ...kit.sampling import draw_noise, make_flow_sigmas, sample_dpmpp_2m
 from ...kit.training import distributed
 from ...kit.training.state import Ema
-from ..domains import domain_of
+from ..domains import find_model_domain
 from ..labels.maps import postprocess
 from ..model.denoiser import prepare_denoiser
 from ..roles import Role
@@ -52,7 +52,7 @@ class Showing:
                 rows, headings = self.make()
             self.task.refresh()
             if rows and distributed.is_first():
-                sheet = contact_sheet(rows, headings=headings)
+                sheet = draw_contact_sheet(rows, headings=headings)
                 save_png(self.folder / f"step-{step:08d}.png", sheet)
 
     def make(self) -> tuple[list, list[str]]:
@@ -92,7 +92,7 @@ class Showing:
     def _sample(
         self, roles: Sequence[int], clean: Tensor, text: TextFeatures | None, seed: int, guidance
     ) -> Tensor:
-        sigmas = flow_sigmas(self.config.steps)
+        sigmas = make_flow_sigmas(self.config.steps)
         to = {"device": self.task.device, "dtype": torch.float32}
         both = [
             None if t is None else TextFeatures(t.caption.to(**to), t.mask.to(self.task.device))
@@ -112,7 +112,7 @@ class Showing:
         return sample_dpmpp_2m(denoise, draw_noise(clean.shape, seed).to(clean), sigmas)
 
     def _cell(self, index: int, latents: Tensor, note: str):
-        of = domain_of(self.task.store.names[index], index)
+        of = find_model_domain(self.task.store.names[index], index)
         weights = next(self.autoencoder.parameters())
         picture = self.autoencoder.decode(latents[:, index].to(weights)).float().cpu()
         return f"{of.title}{note}", postprocess(of, picture)[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...kit.autoencoder.checkpoint import load_autoencoder
 from ...kit.autoencoder.dcae import DCAE
 from ...kit.errors import JodiError
-from ...kit.weights.convert import file_sha256
+from ...kit.weights.convert import hash_file
 from ...kit.weights.kinds import identify
 from ...kit.weights.read import read_state_dict
 from ..embedded import AUTOENCODER, TRANSFORMER
@@ -21,7 +21,7 @@ from ..model.transformer import JodiTransformer, init_weights
 from .config import EMBEDDED, NOTHING, ModelConfig, TrainConfig
 from .sana import start_from_sana
 from .texts import TextReader
-from .transformer import nano_sizes
+from .transformer import choose_nano_sizes
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def load_start(config: TrainConfig, text: TextReader, device: str) -> Start:
                 f"data.side is {config.data.side}; this model needs a multiple of {facts.factor}"
             )
         facts = replace(facts, native_size=(config.data.side, config.data.side))
-    return Start(model, facts, autoencoder.eval(), file_sha256(vae_path))
+    return Start(model, facts, autoencoder.eval(), hash_file(vae_path))
 
 
 def _transformer(
@@ -81,7 +81,7 @@ def _transformer(
 
 def _sizes(wanted: ModelConfig, text: TextReader, vae: VAEFacts) -> TransformerConfig:
     if wanted.size == "nano":
-        return nano_sizes(text.channels, text.caption_length, vae.latent_channels)
+        return choose_nano_sizes(text.channels, text.caption_length, vae.latent_channels)
     return JODI_1600M
 
 
@@ -93,6 +93,6 @@ def _path(given: str, embedded: Path) -> Path:
     return embedded if given == EMBEDDED else Path(given)
 
 
-def encoder_of(autoencoder: DCAE, device: str) -> Callable[[Tensor], Tensor]:
+def make_encoder(autoencoder: DCAE, device: str) -> Callable[[Tensor], Tensor]:
     """The function that `FeatureStore` encodes pictures with."""
     return lambda pictures: autoencoder.encode(pictures.to(device))

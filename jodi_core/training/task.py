@@ -21,7 +21,7 @@ from ..roles import Role
 from .config import UpdateConfig
 from .features import Entry, Features, FeatureStore
 from .network import METHODS, TrainedJodi, recompute_blocks
-from .noise import FULL_NOISE, band, draw_sigma, velocity_errors
+from .noise import FULL_NOISE, draw_sigma, measure_velocity_errors, name_band
 from .optimizers import make_optimizers
 from .order import BatchOrder
 from .role_sampling import DrawRoles
@@ -101,7 +101,7 @@ class FeatureTask:
         domains, rows = errors.detach().mean(0).tolist(), errors.detach().mean(1).tolist()
         names, count = self.store.names, len(rows)
         curves = [(names[i], v, count) for i, v in zip(batch.generated, domains, strict=True)]
-        curves += [(band(s), v, 1) for s, v in zip(batch.sigma.tolist(), rows, strict=True)]
+        curves += [(name_band(s), v, 1) for s, v in zip(batch.sigma.tolist(), rows, strict=True)]
         curves += [(f"task.{batch.task}", sum(rows) / count, count)]
         curves += [("loss", sum(rows) / count, count)]
         return Losses(errors.mean(), count, curves)
@@ -177,4 +177,4 @@ class FeatureTask:
             role,
             batch.clean.to(self.dtype),
         )
-        return velocity_errors(velocity, batch.clean, batch.noise, batch.generated)
+        return measure_velocity_errors(velocity, batch.clean, batch.noise, batch.generated)

@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from ...kit.weights.convert import file_sha256
+from ...kit.weights.convert import hash_file
 from ..embedded import TEXT_ENCODER, load_text_encoder
 from ..text import TextFeatures
 
@@ -32,7 +32,7 @@ class WordReader:
     def __init__(self, path: Path = TEXT_ENCODER):
         self.encoder = load_text_encoder(path)
         self.channels, self.caption_length = self.encoder.channels, self.encoder.caption_length
-        self.name = f"words {file_sha256(path)}"
+        self.name = f"words {hash_file(path)}"
 
     def __call__(self, prompts: Sequence[str]) -> TextFeatures:
         return self.encoder(prompts)

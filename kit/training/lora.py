@@ -61,15 +61,15 @@ def _add_low_rank(layer, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
     return output + layer.lora_B(layer.lora_A(inputs[0])) * layer.lora_scale
 
 
-def adapted_layers(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
+def find_adapted_layers(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
     """The layers that have an adapter, by name."""
     return ((name, m) for name, m in model.named_modules() if hasattr(m, "lora_scale"))
 
 
-def adapter_state(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Tensor]:
+def take_adapters(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Tensor]:
     """The adapters of a state as ComfyUI names them, their scale within `lora_B`.
 
-    scales: of each adapted layer, as `adapter_scales` gives them.
+    scales: of each adapted layer, as `read_adapter_scales` gives them.
     """
     result = {}
     for name, scale in scales.items():
@@ -78,12 +78,12 @@ def adapter_state(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> d
     return result
 
 
-def adapter_scales(model: nn.Module) -> dict[str, float]:
+def read_adapter_scales(model: nn.Module) -> dict[str, float]:
     """What each adapter is scaled by, by layer."""
-    return {name: float(layer.lora_scale) for name, layer in adapted_layers(model)}  # type: ignore[arg-type]
+    return {name: float(layer.lora_scale) for name, layer in find_adapted_layers(model)}  # type: ignore[arg-type]
 
 
-def merged_state(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Tensor]:
+def merge_adapters(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Tensor]:
     """The plain model's tensors with the adapters added into the weights of their layers."""
     result = {name: tensor for name, tensor in state.items() if ".lora_" not in name}
     for name, scale in scales.items():
@@ -94,6 +94,6 @@ def merged_state(state: Mapping[str, Tensor], scales: Mapping[str, float]) -> di
     return result
 
 
-def plain_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def drop_adapters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The plain model's tensors without the adapters."""
     return {name: tensor for name, tensor in state.items() if ".lora_" not in name}

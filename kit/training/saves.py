@@ -42,7 +42,7 @@ class Saves:
 
     def steps(self) -> list[int]:
         """The updates of the whole saves, oldest first."""
-        return saved_steps(self.folder)
+        return list_saves(self.folder)
 
     def write(self, tensors: dict[str, Tensor], facts: dict[str, Any], step: int) -> None:
         """Keep a state. Raises: CheckpointError when it cannot be written; older saves stay."""
@@ -78,7 +78,7 @@ class Saves:
         return self.folder / f"step-{step:08d}"
 
 
-def saved_steps(folder: Path) -> list[int]:
+def list_saves(folder: Path) -> list[int]:
     """The updates of the whole saves in a folder, oldest first."""
     found = (path.name.removeprefix("step-") for path in folder.glob("step-*"))
     return sorted(int(number) for number in found if number.isdigit())
@@ -102,7 +102,7 @@ def read_tensors(save: Path, into: dict[str, Tensor]) -> None:
         ) from None
 
 
-def stored_shapes(save: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+def read_shapes(save: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Shape and dtype of every tensor of a save."""
     entries = _library().FileSystemReader(save).read_metadata().state_dict_metadata
     return {
@@ -131,7 +131,7 @@ def restore_state(
     save: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], ema: Ema
 ) -> None:
     """Take over what `gather_state` gave for a save. Raises: CheckpointError."""
-    stored = stored_shapes(save)
+    stored = read_shapes(save)
     names = {p: name for name, p in model.named_parameters() if p.requires_grad}
     missing = [name for name in names.values() if f"model.{name}" not in stored]
     if missing:

@@ -105,7 +105,7 @@ def shard_model(
         fsdp.register_fsdp_forward_method(model, name)
 
 
-def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
+def gather_whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The model's tensors, put together from all processes, on the CPU of the first one."""
     if distributed.place()[1] == 1:
         return model.state_dict()

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 from jodi_pack.jodi_core.training.reading import Bins, read_record
-from jodi_pack.jodi_core.training.records import caption_weights, scan
+from jodi_pack.jodi_core.training.records import scan, weigh_captions
 from jodi_pack.kit.errors import JodiError
 from jodi_pack.kit.pictures.files import save_png
 
@@ -136,11 +136,11 @@ def test_folders_of_pictures(tmp_path, home):
 
 def test_caption_probabilities(joint):
     records, _ = scan(joint)
-    weights = caption_weights(records[0], {"BLIP2": 4, "Qwen2-VL": 1, "GPT-4o": 2})
+    weights = weigh_captions(records[0], {"BLIP2": 4, "Qwen2-VL": 1, "GPT-4o": 2})
     assert weights == pytest.approx({"BLIP2-OPT-2.7b": 0.8, "Qwen2-VL-7b-Instruct": 0.2})
-    assert math.isclose(sum(caption_weights(records[0], {}).values()), 1)
+    assert math.isclose(sum(weigh_captions(records[0], {}).values()), 1)
     with pytest.raises(JodiError, match="none of which is wanted"):
-        caption_weights(records[0], {"GPT-4o": 1})
+        weigh_captions(records[0], {"GPT-4o": 1})
 
 
 def test_a_split_is_named(tmp_path):

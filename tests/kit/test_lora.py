@@ -5,11 +5,11 @@ import torch
 from jodi_pack.kit.errors import JodiError
 from jodi_pack.kit.layers import make_pointwise_conv
 from jodi_pack.kit.training.lora import (
-    adapter_scales,
-    adapter_state,
     add_adapters,
-    merged_state,
-    plain_state,
+    drop_adapters,
+    merge_adapters,
+    read_adapter_scales,
+    take_adapters,
 )
 from torch import nn
 
@@ -57,25 +57,27 @@ def test_merged_weights_give_the_same(model):
     x = torch.randn(2, 5, 6, dtype=torch.float64)
     plain = {k: v.clone() for k, v in model.state_dict().items()}
     result = trained(model)(x)
-    state, scales = model.state_dict(), adapter_scales(model)
+    state, scales = model.state_dict(), read_adapter_scales(model)
     assert scales == {"first": 1.5, "inner.conv": 1.5}
     merged = Small().double()
-    merged.load_state_dict(merged_state(state, scales))
+    merged.load_state_dict(merge_adapters(state, scales))
     torch.testing.assert_close(merged(x), result, rtol=1e-12, atol=1e-12)
-    for name, tensor in plain_state(state).items():
+    for name, tensor in drop_adapters(state).items():
         assert torch.equal(tensor, plain[name])
 
 
 def test_the_file_is_named_for_comfyui_and_holds_its_scale(model):
     state = trained(model).state_dict()
-    exported = adapter_state(state, adapter_scales(model))
+    exported = take_adapters(state, read_adapter_scales(model))
     assert set(exported) == {
         f"diffusion_model.{layer}.lora_{part}.weight"
         for layer in ("first", "inner.conv")
         for part in "AB"
     }
     up, down = (exported[f"diffusion_model.first.lora_{part}.weight"] for part in "BA")
-    change = merged_state(state, adapter_scales(model))["first.weight"] - state["first.weight"]
+    change = (
+        merge_adapters(state, read_adapter_scales(model))["first.weight"] - state["first.weight"]
+    )
     torch.testing.assert_close(up @ down, change)
 
 

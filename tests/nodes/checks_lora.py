@@ -14,10 +14,10 @@ from jodi_pack.jodi_core.training.config import LoraConfig
 from jodi_pack.jodi_core.training.extend import extend_facts, extend_model
 from jodi_pack.jodi_core.training.network import TrainedJodi
 from jodi_pack.jodi_core.training.result import write_adapters, write_model
-from jodi_pack.kit.training.lora import adapter_scales, add_adapters, merged_state
+from jodi_pack.kit.training.lora import add_adapters, merge_adapters, read_adapter_scales
 from jodi_pack.nodes.host import jodi_load as host_load
 from jodi_pack.nodes.host.dcae import load_vae
-from jodi_pack.nodes.host.sampler import jodi_facts
+from jodi_pack.nodes.host.sampler import read_model_facts
 from jodi_pack.nodes.jodi.decode import JodiDecodeLabel
 from jodi_pack.nodes.jodi.overview import JodiContactSheet
 from jodi_pack.nodes.jodi.roles import JodiExtraDomain, JodiRoles
@@ -28,7 +28,7 @@ from jodi_pack.tests.nodes.parts import image, parts, text
 import nodes
 
 MODEL, VAE, PIPELINE = parts()
-FACTS = jodi_facts(MODEL)
+FACTS = read_model_facts(MODEL)
 
 
 def run(model):
@@ -50,11 +50,11 @@ def trained_adapters():
 
 def check_every_loader_gives_the_merged_weights(folder):
     trained = trained_adapters()
-    state, scales = trained.state_dict(), adapter_scales(trained)
+    state, scales = trained.state_dict(), read_adapter_scales(trained)
     write_adapters(folder / "ours.safetensors", state, scales, FACTS, torch.float32)
     metadata = {"format": "pt", **write_facts(trained.config, FACTS)}
     merged_file = folder / "merged.safetensors"
-    write_model(merged_file, merged_state(state, scales), metadata, torch.float32)
+    write_model(merged_file, merge_adapters(state, scales), metadata, torch.float32)
     merged = run(host_load.load_model(merged_file, "fp32"))
     assert relative_rms(run(MODEL), merged) > 0.01, "the adapters must matter"
 
@@ -86,7 +86,7 @@ def check_train_lora_of_the_host_trains_ours(folder):
     options = {i.id: [getattr(i, "default", None)] for i in schema.inputs}
     options |= {"model": [base], "latents": [latent], "positive": [positive]}
     options |= {"steps": [2], "rank": [2], "existing_lora": ["[None]"], "seed": [1]}
-    options |= {"training_dtype": ["fp32"], "lora_dtype": ["fp32"], "learning_rate": [0.01]}
+    options |= {"choose_training_dtype": ["fp32"], "lora_dtype": ["fp32"], "learning_rate": [0.01]}
     before = run(base)
     outputs = nodes_train.TrainLoraNode.execute(**options).args
     lora = next(o for o in outputs if isinstance(o, dict) and "loss" not in o)
@@ -106,7 +106,7 @@ def check_an_added_domain_is_made_decoded_and_shown(folder):
     about = {"format": "pt", **write_facts(extended.config, facts)}
     write_model(file, extended.state_dict(), about, torch.float32)
     model, vae = host_load.load_model(file, "fp32"), load_vae(AUTOENCODER)
-    assert jodi_facts(model).names[8] == "shading"
+    assert read_model_facts(model).names[8] == "shading"
     extra = JodiExtraDomain.execute("Shading", "generate").args[0]
     picture = image(1, 64, 64)
     *wires, _ = JodiRoles.execute(
