@@ -13,6 +13,7 @@ from .options import (
     add_output_options,
     add_sampling_options,
     add_source_options,
+    parse_named_file,
     parse_names,
     parse_path,
 )
@@ -47,6 +48,14 @@ def add(commands) -> None:
         given.add_argument(
             f"--{of.name}", nargs="+", type=parse_path, metavar="FILE", help=of.description
         )
+    given.add_argument(
+        "--extra",
+        action="append",
+        type=parse_named_file,
+        default=[],
+        metavar="NAME=FILE",
+        help="a domain that only this model has; may be given several times",
+    )
     parser.add_argument(
         "--generate",
         type=parse_names,
@@ -64,6 +73,8 @@ def add(commands) -> None:
 def run(args, console: Console) -> int:
     check_folder(args.out)
     given = {name: getattr(args, name) for name in DOMAIN_NAMES if getattr(args, name)}
+    for name, path in args.extra:
+        given.setdefault(name, []).append(path)
     if not given:
         raise UsageError(
             "nothing is given; name at least one map, as in --depth FILE (for a prompt alone, use "

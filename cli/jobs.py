@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..jodi_core.domains import find_named_domain
 from ..jodi_core.job.given import Given, prepare
 from ..jodi_core.pipeline import JodiPipeline, Result
 from ..jodi_core.roles import RolePlan
@@ -21,7 +22,6 @@ from .inputs import SHEET, Job, Problem, name_apart
 from .pictures import (
     Maps,
     explain_doubt,
-    find_drawn_domain,
     list_endings,
     read_picture,
     save_result,
@@ -255,7 +255,7 @@ def _remember(result: Result, row: int, ready: Ready, stem: str, outcome: Outcom
     for name in result.plan.active_names:
         given = " (given)" if name in ready.job.pictures else ""
         small = draw_thumbnail(result.pictures[name][row], SHEET_SIDE)
-        cells.append((f"{find_drawn_domain(name).title}{given}", small))
+        cells.append((f"{find_named_domain(name).title}{given}", small))
     outcome.rows.append(cells)
     prompt = f": {ready.job.prompt}" if ready.job.prompt and result.plan.uses_text else ""
     outcome.headings.append(f"{stem}{prompt}")

@@ -160,8 +160,9 @@ def _evaluate(args, recipe: Recipe, seconds: float) -> dict:
     device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
     pipeline = JodiPipeline.from_files(model, vae, device=device)
     pipeline.text_encoder = TrainingRun(args.run_folder).text_encoder()
-    settings = {} if recipe.minutes is None else _plan_evaluation(recipe, EVALUATION * seconds)
-    return dict(evaluate(pipeline, **settings).values)
+    if recipe.minutes is None:
+        return dict(evaluate(pipeline).values)
+    return dict(evaluate(pipeline, **_plan_evaluation(recipe, EVALUATION * seconds)).values)
 
 
 def _plan_evaluation(recipe: Recipe, seconds: float) -> dict[str, int]:

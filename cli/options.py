@@ -86,6 +86,11 @@ def add_device_options(group) -> None:
     )
 
 
+def add_device_choice(parser) -> None:
+    """--device of commands that train."""
+    parser.add_argument("--device", default="auto", help="cpu or cuda (default: cuda if there)")
+
+
 def add_sampling_options(parser, *, text: bool) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
@@ -295,6 +300,14 @@ def parse_share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return value
+
+
+def parse_named_file(text: str) -> tuple[str, Path]:
+    """Read NAME=FILE."""
+    name, equals, path = text.partition("=")
+    if not (name.strip() and equals and path.strip()):
+        raise argparse.ArgumentTypeError(f"expected NAME=FILE, got {text!r}")
+    return name.strip(), Path(path.strip())
 
 
 def parse_names(text: str) -> list[str]:

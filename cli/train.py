@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from ..ddit_core.model.transformer import DDiTTransformer
-from ..jodi_core.domains import DOMAINS
+from ..jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER, read_samples
 from ..jodi_core.model.checkpoint import load_transformer
 from ..jodi_core.model.transformer import JodiTransformer
@@ -26,6 +26,8 @@ from ..kit.pictures.contact_sheet import draw_contact_sheet
 from ..kit.pictures.files import save_png
 from ..kit.precision import choose_training_dtype
 from ..kit.reader.reader import Reader
+from ..kit.scenes.folder import EXTRA, write_folder
+from ..kit.scenes.render import check_training_seeds
 from ..kit.scenes.store import SceneStore
 from ..kit.training.autoencoder import measure_round_trip, train_autoencoder
 from ..kit.training.distributed import is_first, run_processes
@@ -36,9 +38,10 @@ from ..kit.weights.loading import cast
 from ..kit.weights.write import write_state_dict
 from .model import choose_device
 from .nano import nano
-from .options import EMBEDDED
+from .options import EMBEDDED, UsageError
 from .places import check_file, check_folder
 from .progress import Console
+from .train_config import run_config
 from .train_ddit import ddit
 from .train_options import add_stages
 from .train_progress import draw_curves, train_with_progress
@@ -47,7 +50,7 @@ Model = TypeVar("Model", DCAE, JodiTransformer, Reader, DDiTTransformer)
 
 
 def add(commands) -> None:
-    add_stages(commands, {name: _looked_up(stage) for name, stage in STAGES.items()})
+    add_stages(commands, {name: _looked_up(stage) for name, stage in STAGES.items()}, run_config)
 
 
 def scenes(args, console: Console) -> int:
@@ -258,6 +261,18 @@ def samples(args, console: Console) -> int:
     return 0
 
 
+def pictures(args, console: Console) -> int:
+    """Render scenes as files: pictures, captions, and a folder for each map."""
+    unknown = [name for name in args.extra if name not in EXTRA]
+    if unknown:
+        raise UsageError(f"there is no map {', '.join(unknown)}; use {', '.join(EXTRA)}")
+    seeds = check_training_seeds(args.first_seed, args.count)
+    with console.bar("rendering", "scene") as update:
+        write_folder(args.to, seeds, args.size, DOMAIN_NAMES, extra=args.extra, progress=update)
+    console.result(str(args.to))
+    return 0
+
+
 def reader(args, console: Console) -> int:
     """Train the independent network that reads what pictures of scenes show."""
     run = TrainingRun(args.run_folder)
@@ -288,6 +303,7 @@ def reader(args, console: Console) -> int:
 STAGES: dict[str, Callable] = {
     "nano": nano,
     "scenes": scenes,
+    "pictures": pictures,
     "autoencoder": autoencoder,
     "latents": latents,
     "transformer": transformer,

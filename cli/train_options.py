@@ -14,15 +14,19 @@ from ..kit.weights.convert import DTYPES
 from .options import (
     EMBEDDED,
     add_command,
+    add_device_choice,
     parse_above_zero,
     parse_filled,
     parse_finite,
+    parse_names,
     parse_path,
     parse_positive,
     parse_share,
 )
 
 EXAMPLES = """
+jodi train --config my_training.toml
+torchrun --nproc-per-node 8 -m comfyui_jodi train --config my_training.toml
 jodi train nano        --run runs/nano
 jodi train scenes      --run runs/nano --count 20000
 jodi train autoencoder --run runs/nano --steps 4000
@@ -34,28 +38,44 @@ jodi perceive photo.jpg --model my_model/jodi-nano.safetensors \\
     --vae my_model/jodi-nano-vae.safetensors
 """
 TEXT = (
-    "Scenes are rendered, so no data is needed. Every stage can be stopped with Ctrl-C and goes on "
-    "from its last save when the same command is given again. A GPU is used where there is one."
+    "The stages below render their scenes, so no data is needed. Every stage can be stopped with "
+    "Ctrl-C and goes on from its last save when the same command is given again. A GPU is used "
+    "where there is one."
 )
 DEFAULTS = TrainingSettings(steps=1)
 DUAL = DualSettings(steps=1)
 
 
-def add_stages(commands, stages: Mapping[str, Callable]) -> None:
-    """`jodi train` and its stages, each running its function of `stages`."""
+def add_stages(commands, stages: Mapping[str, Callable], run: Callable) -> None:
+    """`jodi train` and its stages, each running its function of `stages`; `run` trains a config."""
     parent = add_command(
         commands,
         "train",
         None,
-        "Train a small model of this kind on rendered scenes.",
+        "Train a small model of this kind on rendered scenes, or any on pictures of your own.",
         TEXT,
         EXAMPLES,
     )
-    parent.set_defaults(run=lambda args, console: _no_stage(parent))
+    parent.set_defaults(
+        run=lambda args, console: run(args, console) if args.config else _no_stage(parent)
+    )
+    parent.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="train on pictures of your own, as a TOML or JSON file says (docs/training.md)",
+    )
+    parent.add_argument(
+        "--check",
+        action="store_true",
+        help="with --config: read the pictures, say what is wrong with them, and stop",
+    )
+    parent.add_argument("--quiet", action="store_true", help="only results and errors")
     inner = parent.add_subparsers(metavar="STAGE", title="stages, in their order")
     add = {name: _stage(inner, name, function) for name, function in stages.items()}
     _nano(add["nano"], add)
     _scenes(add["scenes"])
+    _pictures(add["pictures"])
     _autoencoder(add["autoencoder"])
     _latents(add["latents"])
     _transformer(add["transformer"])
@@ -73,7 +93,7 @@ def _no_stage(parent) -> int:
 def _stage(inner, name: str, function: Callable):
     parser = add_command(inner, name, function, function.__doc__ or "")
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
-    if name != "samples":
+    if name not in ("samples", "pictures"):
         parser.add_argument(
             "--run",
             dest="run_folder",
@@ -102,7 +122,7 @@ def _nano(parser, stages: Mapping[str, argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace existing files")
     _processes(parser, os.cpu_count() or 1)
-    _device(parser)
+    add_device_choice(parser)
 
 
 def _processes(parser, default: int) -> None:
@@ -114,10 +134,6 @@ def _processes(parser, default: int) -> None:
         help="that share an update of the transformer on a CPU, one thread each "
         f"(default: {default}{', with all threads' if default == 1 else ''})",
     )
-
-
-def _device(parser) -> None:
-    parser.add_argument("--device", default="auto", help="cpu or cuda (default: cuda if there)")
 
 
 def _minutes(parser) -> None:
@@ -144,6 +160,22 @@ def _scenes(parser) -> None:
     )
 
 
+def _pictures(parser) -> None:
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to write")
+    parser.add_argument("--count", type=parse_positive, required=True, metavar="N", help="how many")
+    parser.add_argument(
+        "--size", type=parse_positive, default=64, metavar="PIXELS", help="default: 64"
+    )
+    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="default: 0")
+    parser.add_argument(
+        "--extra",
+        type=parse_names,
+        default=[],
+        metavar="NAMES",
+        help="maps beside the seven labels: shading, roughness",
+    )
+
+
 def _autoencoder(parser) -> None:
     _steps(parser)
     parser.add_argument("--batch", type=parse_positive, default=16, metavar="N", help="default: 16")
@@ -156,14 +188,14 @@ def _autoencoder(parser) -> None:
         )
     _seed_and_saves(parser, 250)
     _continue_from(parser)
-    _device(parser)
+    add_device_choice(parser)
     _minutes(parser)
     _training_dtype(parser)
 
 
 def _latents(parser) -> None:
     _vae(parser)
-    _device(parser)
+    add_device_choice(parser)
     _dtype(parser, "float32")
 
 
@@ -203,7 +235,7 @@ def _transformer(parser) -> None:
     _seed_and_saves(parser, DEFAULTS.save_every)
     _continue_from(parser)
     _vae(parser)
-    _device(parser)
+    add_device_choice(parser)
     _minutes(parser)
     _training_dtype(parser)
 
@@ -315,7 +347,7 @@ def _ddit(parser) -> None:
     _seed_and_saves(parser, DUAL.save_every)
     _continue_from(parser)
     _vae(parser)
-    _device(parser)
+    add_device_choice(parser)
     _minutes(parser)
 
 

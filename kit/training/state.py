@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,17 +14,20 @@ from ..weights.write import replace_weights_file
 
 
 class Ema:
-    """Exponential moving average of parameters, short at first and longer as training goes on."""
+    """Exponential moving average of what is trained, short at first and longer as training goes on.
+
+    Frozen parameters are left out.
+    """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self.weights = {k: p.detach().clone() for k, p in model.named_parameters()}
+        self.weights = {k: p.detach().clone() for k, p in _trained(model)}
 
     def update(self, model: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         with torch.no_grad():
             targets, sources = [], []
-            for name, p in model.named_parameters():
+            for name, p in _trained(model):
                 targets.append(self.weights[name])
                 sources.append(p)
             # torch imports its `_foreach` functions from its core without exporting them.
@@ -32,8 +36,24 @@ class Ema:
 
     def copy_to(self, model: nn.Module) -> None:
         with torch.no_grad():
-            for name, p in model.named_parameters():
+            for name, p in _trained(model):
                 p.copy_(self.weights[name])
+
+    @contextlib.contextmanager
+    def shown(self, model: nn.Module) -> Iterator[None]:
+        """The model has the averages in this block, and its own weights again after it."""
+        own = {name: p.detach().clone() for name, p in _trained(model)}
+        self.copy_to(model)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, p in _trained(model):
+                    p.copy_(own[name])
+
+
+def _trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
 
 
 class RunFolder:
