@@ -8,6 +8,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -165,7 +166,7 @@ def _evaluate(args, recipe: Recipe, seconds: float) -> dict:
     return dict(evaluate(pipeline, **_plan_evaluation(recipe, EVALUATION * seconds)).values)
 
 
-def _plan_evaluation(recipe: Recipe, seconds: float) -> dict[str, int]:
+def _plan_evaluation(recipe: Recipe, seconds: float) -> dict[str, Any]:
     """Scenes, control steps and training scenes of an evaluation that takes so long."""
     rendered = seconds / max(recipe.scene_seconds, 1e-4)
     baselines = min(256, max(4, int(BASELINES * rendered)))
