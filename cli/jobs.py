@@ -18,14 +18,9 @@ from ..kit.errors import JodiError
 from ..kit.pictures.contact_sheet import Cell, draw_contact_sheet, draw_thumbnail
 from ..kit.pictures.files import save_png
 from ..kit.pictures.frame import Frame
+from .formats import list_format_endings, save_formatted
 from .inputs import SHEET, Job, Problem, name_apart
-from .pictures import (
-    Maps,
-    explain_doubt,
-    list_endings,
-    read_picture,
-    save_result,
-)
+from .pictures import Maps, explain_doubt, list_endings, read_picture, save_result
 from .progress import Console, Stop, stop_on_interrupt
 
 logger = logging.getLogger("jodi")
@@ -71,9 +66,9 @@ def run_jobs(
     console.note(plan.summary(pipeline.trained_roles))
     outcome, started = Outcome(problems=list(problems)), time.monotonic()
     inputs = [path for job in jobs for path in job.pictures.values()]
-    stems = name_apart(
-        [job.stem for job in jobs], list_endings(plan.generated_names), args.out, inputs
-    )
+    one_file = list_format_endings(args) if hasattr(args, "format") else None
+    endings = one_file or list_endings(plan.generated_names)
+    stems = name_apart([job.stem for job in jobs], endings, args.out, inputs)
     starts = {id(job): args.out / stem for job, stem in zip(jobs, stems, strict=True)}
     with stop_on_interrupt(console) as stop:
         try:
@@ -222,6 +217,11 @@ def _stack(features: list[TextFeatures | None]) -> TextFeatures | None:
 
 def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, args, console) -> None:
     job = ready.job
+    if getattr(args, "format", "png") != "png":
+        raw = {name: x[row : row + 1] for name, x in result.raw.items()}
+        given = job.pictures["image"] if ready.frame is not None else ready.pictures["image"]
+        console.result(str(save_formatted(raw, given, ready.frame, start, args)))
+        return
     settings = {
         **{
             k: result.settings[k]

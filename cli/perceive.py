@@ -1,5 +1,6 @@
 """`jodi perceive`: pictures to labels."""
 
+from .formats import add_format_options, check_format
 from .inputs import Job, find_pictures
 from .jobs import report_problems, run_jobs
 from .model import load_pipeline
@@ -19,6 +20,8 @@ EXAMPLES = """
 jodi perceive photo.jpg                               all seven labels
 jodi perceive photos/ --labels depth,normal           every picture of a folder
 jodi perceive photo.jpg --normals opengl --out maps   for programs that expect OpenGL normals
+jodi perceive photo.jpg --format exr                  all layers in one file for Nuke or Blender
+jodi perceive photo.jpg --labels depth --format ply   a cloud of points
 """
 
 
@@ -47,6 +50,7 @@ def add(commands) -> None:
     add_model_options(parser)
     add_sampling_options(parser, text=False)
     add_output_options(parser, "perceive", restored=True)
+    add_format_options(parser)
 
 
 def run(args, console: Console) -> int:
@@ -56,6 +60,7 @@ def run(args, console: Console) -> int:
         return report_problems(problems, console)
     pipeline = load_pipeline(args)
     labels = pipeline.names[1:] if args.labels in (None, ["all"]) else args.labels
+    check_format(args, labels)
     plan = pipeline.plan(labels, ["image"])
     jobs = [Job(path.stem, {"image": path}, seed=args.seed) for path in files]
     return run_jobs(pipeline, plan, jobs, args, console, problems)

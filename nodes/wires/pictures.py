@@ -1,5 +1,6 @@
 """Pictures as the host's IMAGE and MASK."""
 
+from collections.abc import Mapping
 from typing import TypeGuard
 
 import torch
@@ -59,3 +60,21 @@ def to_mask(picture: Tensor, kind: str = "gray") -> Tensor:
     if kind == "palette":
         return (read_classes(picture) > 0).to(torch.float32)
     return picture.mean(dim=1)
+
+
+def is_connected(image: Tensor | None) -> bool:
+    """Whether a socket gives pictures: it is wired, and not to an ignored domain's."""
+    return image is not None and len(image) > 0
+
+
+def count_rows(pictures: Mapping[str, Tensor]) -> int:
+    """How many rows batches of pictures make together; one serves all.
+
+    Raises: ImageError, naming the sockets, for counts that do not fit.
+    """
+    counts = {name: len(p) for name, p in pictures.items()}
+    most = max(counts.values())
+    if any(count not in (1, most) for count in counts.values()):
+        listing = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ImageError(f"the batches have different lengths: {listing}; give 1 or {most} of each")
+    return most
