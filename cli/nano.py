@@ -7,6 +7,7 @@ done by hand too.
 import dataclasses
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -149,7 +150,7 @@ def _evaluate(args, recipe: Recipe, seconds: float) -> dict:
     return dict(evaluate(pipeline, **settings).values)
 
 
-def _plan_evaluation(recipe: Recipe, seconds: float) -> dict[str, int]:
+def _plan_evaluation(recipe: Recipe, seconds: float) -> dict[str, Any]:
     """Scenes, control steps and training scenes of an evaluation that takes so long."""
     rendered = seconds / max(recipe.scene_seconds, 1e-4)
     baselines = min(256, max(4, int(BASELINES * rendered)))
