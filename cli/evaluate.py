@@ -1,7 +1,5 @@
 """`jodi evaluate`: how well a model does on scenes it has never seen."""
 
-from pathlib import Path
-
 from ..jodi_core.evaluation.evaluate import PARTS, evaluate
 from ..jodi_core.model.facts import PERCEPTION_STEPS, STEPS
 from ..kit.scenes.render import TRAIN_SEED_END
@@ -12,9 +10,11 @@ from .options import (
     add_model_options,
     parse_finite,
     parse_names,
+    parse_path,
     parse_pixels,
     parse_positive,
 )
+from .places import check_file, check_folder
 from .progress import Console
 
 EXAMPLES = """
@@ -45,8 +45,10 @@ def add(commands) -> None:
         metavar="S",
         help=f"scenes of seeds S, S+1, ...; at least {TRAIN_SEED_END} (2^24), the default",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values, flat")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write a page with pictures")
+    parser.add_argument("--json", type=parse_path, metavar="FILE", help="write all values, flat")
+    parser.add_argument(
+        "--report", type=parse_path, metavar="DIR", help="write a page with pictures"
+    )
     parser.add_argument(
         "--parts",
         type=parse_names,
@@ -94,6 +96,10 @@ def run(args, console: Console) -> int:
         raise UsageError(
             f"--first-seed {args.first_seed} is a training seed; use {TRAIN_SEED_END} or more"
         )
+    if args.json:
+        check_file(args.json, "--json")
+    if args.report:
+        check_folder(args.report, "--report")
     pipeline = load_pipeline(args)
     with console.bar("evaluating", "run") as update:
         report = evaluate(

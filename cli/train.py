@@ -19,6 +19,7 @@ from ..jodi_core.training.samples import write_samples
 from ..jodi_core.training.transformer import TrainingSettings, make_nano_config, train_transformer
 from ..kit.autoencoder.checkpoint import load_autoencoder
 from ..kit.autoencoder.dcae import DCAE
+from ..kit.config import parse_json
 from ..kit.errors import JodiError
 from ..kit.pictures.contact_sheet import draw_contact_sheet
 from ..kit.pictures.files import save_png
@@ -37,6 +38,7 @@ from ..kit.weights.write import write_state_dict
 from .model import choose_device
 from .nano import nano
 from .options import EMBEDDED
+from .places import check_file, check_folder
 from .progress import Console
 from .train_options import add_stages
 
@@ -44,7 +46,7 @@ Model = TypeVar("Model", DCAE, JodiTransformer, Reader)
 
 
 def add(commands) -> None:
-    add_stages(commands, STAGES)
+    add_stages(commands, {name: _looked_up(stage) for name, stage in STAGES.items()})
 
 
 def scenes(args, console: Console) -> int:
@@ -208,7 +210,7 @@ def export_model(args, console: Console) -> int:
     vae = _vae(run, args.vae)
     decoder, metadata = load_autoencoder(vae, dtype=torch.float32)
     if "training" in metadata:
-        record["autoencoder"] = json.loads(metadata["training"])
+        record["autoencoder"] = parse_json(metadata["training"], f"`training` in {vae}")
     if run.scenes.is_dir():
         record["scenes"] = run.scene_record()
     size = args.native_size or run.store().size
@@ -291,6 +293,21 @@ STAGES: dict[str, Callable] = {
     "samples": samples,
     "reader": reader,
 }
+
+
+def _looked_up(stage: Callable) -> Callable:
+    """The stage, once it is known that its folders can be written to."""
+
+    @functools.wraps(stage)
+    def run(args, console: Console) -> int:
+        for name, option in (("run_folder", "--run"), ("to", "--to")):
+            if getattr(args, name, None) is not None:
+                check_folder(getattr(args, name), option)
+        if getattr(args, "sheet", None) is not None:
+            check_file(args.sheet, "--sheet")
+        return stage(args, console)
+
+    return run
 
 
 def _training(

@@ -10,7 +10,16 @@ from ..jodi_core.training.export import NANO_GUIDANCE, TITLE
 from ..jodi_core.training.transformer import TrainingSettings
 from ..kit.reader.reader import WEIGHTS as READER
 from ..kit.weights.convert import DTYPES
-from .options import EMBEDDED, add_command, parse_finite, parse_positive, parse_share
+from .options import (
+    EMBEDDED,
+    add_command,
+    parse_above_zero,
+    parse_filled,
+    parse_finite,
+    parse_path,
+    parse_positive,
+    parse_share,
+)
 
 EXAMPLES = """
 jodi train nano        --run runs/nano
@@ -64,7 +73,7 @@ def _stage(inner, name: str, function: Callable):
         parser.add_argument(
             "--run",
             dest="run_folder",
-            type=Path,
+            type=parse_path,
             required=True,
             metavar="DIR",
             help="folder of the training run",
@@ -76,13 +85,13 @@ def _nano(parser, stages: Mapping[str, argparse.ArgumentParser]) -> None:
     parser.set_defaults(stages=stages)
     parser.add_argument(
         "--minutes",
-        type=parse_finite,
+        type=parse_above_zero,
         metavar="M",
         help="end after about so many minutes (default: as much training as jodi-nano itself)",
     )
     parser.add_argument(
         "--to",
-        type=Path,
+        type=parse_path,
         default=Path("output/nano"),
         metavar="DIR",
         help="where the files go (default: output/nano)",
@@ -110,7 +119,7 @@ def _device(parser) -> None:
 def _minutes(parser) -> None:
     parser.add_argument(
         "--minutes",
-        type=parse_finite,
+        type=parse_above_zero,
         metavar="M",
         help="of training, after which it ends in any case",
     )
@@ -137,7 +146,7 @@ def _autoencoder(parser) -> None:
     for name, value, what in (("muon-lr", 0.003, "dense convolutions"), ("lr", 7e-4, "all else")):
         parser.add_argument(
             f"--{name}",
-            type=parse_finite,
+            type=parse_above_zero,
             default=value,
             help=f"learning rate of {what} (default: {value})",
         )
@@ -174,7 +183,7 @@ def _transformer(parser) -> None:
         title = f"learning rate {what}" if what else "decay of the averaged weights"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            type=parse_finite,
+            type=parse_above_zero if what else parse_share,
             default=value,
             help=f"{title} (default: {value})",
         )
@@ -196,9 +205,11 @@ def _transformer(parser) -> None:
 
 
 def _export(parser) -> None:
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to write")
     parser.add_argument(
-        "--transformer", type=Path, metavar="FILE", help="default: the run's averaged weights"
+        "--to", type=parse_path, required=True, metavar="DIR", help="where to write"
+    )
+    parser.add_argument(
+        "--transformer", type=parse_path, metavar="FILE", help="default: the run's averaged weights"
     )
     _vae(parser)
     parser.add_argument("--title", default=TITLE, help=f"default: {TITLE}")
@@ -221,12 +232,14 @@ def _export(parser) -> None:
 def _samples(parser) -> None:
     parser.add_argument(
         "--to",
-        type=Path,
+        type=parse_path,
         default=SAMPLES,
         metavar="DIR",
         help=f"default: {SAMPLES.relative_to(ASSETS.parent.parent)}",
     )
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw them all on one picture")
+    parser.add_argument(
+        "--sheet", type=parse_path, metavar="FILE", help="draw them all on one picture"
+    )
 
 
 def _reader(parser) -> None:
@@ -281,6 +294,7 @@ def _seed_and_saves(parser, save_every: int) -> None:
 def _continue_from(parser) -> None:
     parser.add_argument(
         "--continue-from",
+        type=parse_filled,
         metavar="FILE",
         help=f"weights to begin with, or `{EMBEDDED}` (default: fresh ones)",
     )
@@ -289,6 +303,7 @@ def _continue_from(parser) -> None:
 def _vae(parser) -> None:
     parser.add_argument(
         "--vae",
+        type=parse_filled,
         metavar="FILE",
         help=f"autoencoder, or `{EMBEDDED}` (default: the run's own)",
     )

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
 from . import distributed
 from .state import Ema, RunFolder, learning_rate_factor
 
@@ -81,7 +82,7 @@ def run_training(
     task's model. Training resumes from a state in `folder`.
 
     report: called with the row of every log line.
-    Raises: ValueError from torch when the state in `folder` is of another model.
+    Raises: CheckpointError when the state in `folder` is damaged or of another model.
     """
     run, ema = RunFolder(folder), Ema(task.model, settings.ema)
     step, clock = _resume(task, ema, run)
@@ -129,15 +130,26 @@ def _progress(settings: LoopSettings, step: int, clock: _Clock) -> float:
 
 def _resume(task: Task, ema: Ema, run: RunFolder) -> tuple[int, _Clock]:
     """Take over a saved state; the number of updates it has seen, and their time."""
+    if distributed.is_first():
+        run.clear()
     state = run.load()
     if state is None:
         return 0, _Clock()
-    task.model.load_state_dict(state["model"])
-    for optimizer, saved in zip(task.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
     device = next(task.model.parameters()).device
-    ema.weights = {name: average.to(device) for name, average in state["ema"].items()}
-    return state["step"], _Clock(state["seconds"])
+    try:
+        task.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(task.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        averages = {name: state["ema"][name].to(device) for name in ema.weights}
+        for name, average in averages.items():
+            ema.weights[name].copy_(average)
+        return state["step"], _Clock(float(state["seconds"]))
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{run.path / 'state.pt'} is of another model or program "
+            f"({' '.join(str(error).split())[:200]}); use another run folder, or remove it and "
+            "train from the start"
+        ) from None
 
 
 def _save(task: Task, ema: Ema, run: RunFolder, step: int, clock: _Clock) -> None:

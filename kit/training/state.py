@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
 from ..weights.write import replace_weights_file
 
 
@@ -48,24 +49,47 @@ class RunFolder:
             torch.save(state, file)
 
     def load(self) -> dict | None:
-        """The saved state on the CPU, whatever device it was saved from; None for a fresh run."""
+        """The saved state on the CPU, whatever device it was saved from; None for a fresh run.
+
+        Raises: CheckpointError for a file that is empty, damaged or no such state.
+        """
         path = self.path / "state.pt"
         if not path.exists():
             return None
-        return torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+                raise ValueError("it holds no step")
+        except Exception as error:  # damage raises anything
+            reason = " ".join(str(error).split())[:120] or type(error).__name__
+            raise CheckpointError(
+                f"{path} is no state to go on from ({reason}); put back a copy of it, or remove it "
+                "and train from the start"
+            ) from None
+        return state
+
+    def clear(self) -> None:
+        """Remove what a kill in the middle of a save left; nobody else may be saving here."""
+        for path in self.path.glob(".*.part"):
+            with contextlib.suppress(OSError):
+                path.unlink()
 
     def log(self, **values) -> None:
         with (self.path / "log.jsonl").open("a") as f:
             f.write(json.dumps({"time": round(time.time(), 1), **values}) + "\n")
 
     def read_log(self, up_to: int | None = None) -> list[dict]:
-        """Every report, without those that a resumed run made again or a kill cut short."""
+        """Every report, without those that a resumed run made again and lines that are damaged."""
         path = self.path / "log.jsonl"
         rows: dict[int, dict] = {}
-        for line in path.read_text().splitlines() if path.exists() else []:
-            with contextlib.suppress(json.JSONDecodeError):
+        for line in path.read_text(errors="replace").splitlines() if path.exists() else []:
+            with contextlib.suppress(
+                AttributeError, KeyError, RecursionError, TypeError, ValueError
+            ):
                 row = json.loads(line)
-                rows[row["step"]] = row
+                rows[int(row["step"])] = {
+                    k: v for k, v in row.items() if isinstance(v, int | float)
+                }
         return [rows[k] for k in sorted(rows) if up_to is None or k <= up_to]
 
 
