@@ -120,16 +120,16 @@ def encode_pictures(inner: DDiTHostModel, vae, pictures: Tensor, whole: bool = F
     return facts.scale_latents(torch.cat(rows))
 
 
-Report = Callable[[TextProgress], None]
+ReportText = Callable[[TextProgress], None]
 
 
 def make_node_progress(
     node_id: str | None, steps: int, parts: int, rows: int
-) -> Callable[[int, Sequence[str]], Report]:
+) -> Callable[[int, Sequence[str]], ReportText]:
     """Gives a callback for each part of the rows: it moves the bar, shows text, heeds Cancel."""
     bar = comfy.utils.ProgressBar(steps * parts)
 
-    def of_part(index: int, before: Sequence[str]) -> Report:
+    def of_part(index: int, before: Sequence[str]) -> ReportText:
         def report(state: TextProgress) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
             bar.update_absolute(index * steps + state.step)
