@@ -217,7 +217,7 @@ def wrong(server):
         ("model", "wrong_sd3.safetensors", ("Stable Diffusion 3",)),
         ("model", "wrong_sdxl.safetensors", ("wrong_sdxl.safetensors", "choose another file")),
         ("model", "wrong_page.safetensors", ("wrong_page.safetensors",)),
-        ("text_encoder", "wrong_t5.safetensors", ("48 channels", "gives 32", "T5-v1.1-XXL")),
+        ("text_encoder", "wrong_t5.safetensors", ("(48,)", "of 32 channels", "T5-v1.1-XXL")),
         ("text_encoder", "wrong_jodi.safetensors", ("T5", "Load Jodi Model")),
         ("mask_vector", "wrong_vector.pth", ("(7,)", "(48,)", "mask_token_emb")),
         ("mask_vector", "wrong_t5.safetensors", ("the mask vector alone",)),
