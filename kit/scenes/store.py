@@ -20,7 +20,7 @@ Progress = Callable[[int, int], None]
 class SceneStore:
     """Pictures (N, 8, 3, H, W) uint8 and captions of training scenes, in one folder.
 
-    `build` continues where an earlier one was stopped.
+    `build` continues where an earlier one was stopped. Scene i is that of seed `first_seed` + i.
     """
 
     def __init__(self, folder: Path):
@@ -30,7 +30,7 @@ class SceneStore:
                 f"{folder} holds {info['done']} of {info['count']} scenes; run the rendering again "
                 "to finish it"
             )
-        self.folder, self.size = folder, info["size"]
+        self.folder, self.size, self.first_seed = folder, info["size"], info["first_seed"]
         # Copy on write: torch asks for writable memory, although nothing writes to it.
         self.pictures = np.load(folder / "pictures.npy", mmap_mode="c")
         self.captions: list[str] = json.loads((folder / "captions.json").read_text())
