@@ -26,9 +26,10 @@ def load_mask_vector(path, channels: int = CHANNELS) -> Tensor:
     vector = _only_tensor(Path(path))
     if vector.numel() != channels or max(vector.shape, default=0) != channels:
         raise CheckpointError(
-            f"{path} holds a tensor {tuple(vector.shape)}, expected the mask vector ({channels},): "
-            "mask_token_emb.00-of-01.pth of aligned_t5_mask_emb. It is no text encoder and no "
-            "table of embeddings."
+            f"{path} holds a tensor {tuple(vector.shape)}, expected the mask vector ({channels},) "
+            f"for a text encoder of {channels} channels. One of the two files is of another model: "
+            "the released D-DiT has T5-v1.1-XXL and mask_token_emb.00-of-01.pth of "
+            f"aligned_t5_mask_emb, both of {CHANNELS} channels."
         )
     if not vector.is_floating_point():
         raise CheckpointError(
