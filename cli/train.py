@@ -24,11 +24,13 @@ from ..kit.errors import JodiError
 from ..kit.pictures.contact_sheet import draw_contact_sheet
 from ..kit.pictures.files import save_png
 from ..kit.precision import choose_training_dtype
+from ..kit.reader.reader import Reader
 from ..kit.scenes.store import SceneStore
 from ..kit.training.autoencoder import measure_round_trip, train_autoencoder
 from ..kit.training.curves import plot_curves
 from ..kit.training.distributed import is_first, run_processes
 from ..kit.training.loop import Report
+from ..kit.training.reader import measure_reader, prepare_lessons, train_reader, write_reader
 from ..kit.training.state import RunFolder
 from ..kit.weights.convert import DTYPES
 from ..kit.weights.loading import cast
@@ -40,7 +42,7 @@ from .places import check_file, check_folder
 from .progress import Console
 from .train_options import add_stages
 
-Model = TypeVar("Model", DCAE, JodiTransformer)
+Model = TypeVar("Model", DCAE, JodiTransformer, Reader)
 
 
 def add(commands) -> None:
@@ -95,7 +97,7 @@ def autoencoder(args, console: Console) -> int:
     model = _training(run, run.autoencoder, args.steps, work, console)
     record = {**train, "scenes": len(store), "size": store.size}
     _write(model, run.vae, {"kind": "dcae", "training": json.dumps(record, sort_keys=True)})
-    psnr = measure_round_trip(model, store, list(PICTURE_SHARES), min(64, len(store)))
+    psnr = measure_round_trip(model, store, list(PICTURE_SHARES), min(64, 1 + len(store) // 8))
     console.note(f"round trip, PSNR in dB: {psnr}")
     console.result(str(run.vae))
     return 0
@@ -253,6 +255,33 @@ def samples(args, console: Console) -> int:
     return 0
 
 
+def reader(args, console: Console) -> int:
+    """Train the independent network that reads what pictures of scenes show."""
+    run = TrainingRun(args.run_folder)
+    store, vae = run.store(), _vae(run, args.vae)
+    decoder, _ = load_autoencoder(vae, dtype=torch.float32)
+    with console.bar("looking", "scene") as update:
+        path = run.reader / "lessons.npz"
+        lessons = prepare_lessons(store, decoder, path, most=args.scenes, progress=update)
+
+    def work(report):
+        seconds = _seconds(args.minutes)
+        return train_reader(
+            lessons, run.reader, steps=args.steps, seconds=seconds, seed=args.seed, report=report
+        )
+
+    made = _training(run, run.reader, args.steps, work, console)
+    errors = measure_reader(made, decoder, args.held_out)
+    record = {"minutes": args.minutes, "steps": args.steps, "scenes": len(lessons)}
+    metadata = {"errors": json.dumps(errors), "training": json.dumps(record, sort_keys=True)}
+    args.to.parent.mkdir(parents=True, exist_ok=True)
+    write_reader(made, args.to, metadata)
+    for name in ("rendered", "round_trip"):
+        console.note(f"{name}, precision and recall on {args.held_out} scenes: {errors[name]}")
+    console.result(str(args.to))
+    return 0
+
+
 STAGES: dict[str, Callable] = {
     "nano": nano,
     "scenes": scenes,
@@ -262,6 +291,7 @@ STAGES: dict[str, Callable] = {
     "export": export_model,
     "curves": curves,
     "samples": samples,
+    "reader": reader,
 }
 
 

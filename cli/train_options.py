@@ -8,6 +8,7 @@ from pathlib import Path
 from ..jodi_core.embedded import ASSETS, SAMPLES
 from ..jodi_core.training.export import NANO_GUIDANCE, TITLE
 from ..jodi_core.training.transformer import TrainingSettings
+from ..kit.reader.reader import WEIGHTS as READER
 from ..kit.weights.convert import DTYPES
 from .options import (
     EMBEDDED,
@@ -58,6 +59,7 @@ def add_stages(commands, stages: Mapping[str, Callable]) -> None:
     _transformer(add["transformer"])
     _export(add["export"])
     _samples(add["samples"])
+    _reader(add["reader"])
 
 
 def _no_stage(parent) -> int:
@@ -239,6 +241,35 @@ def _samples(parser) -> None:
     parser.add_argument(
         "--sheet", type=parse_path, metavar="FILE", help="draw them all on one picture"
     )
+
+
+def _reader(parser) -> None:
+    parser.add_argument(
+        "--steps", type=parse_positive, default=2000, help="at most (default: 2000)"
+    )
+    parser.add_argument(
+        "--scenes",
+        type=parse_positive,
+        metavar="N",
+        help="of the run that are used, the first ones (default: all)",
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=READER,
+        metavar="FILE",
+        help="where it goes (default: the file that comes with this program)",
+    )
+    parser.add_argument(
+        "--held-out",
+        type=parse_positive,
+        default=512,
+        metavar="N",
+        help="scenes that its own errors are stated on (default: 512)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    _vae(parser)
+    _minutes(parser)
 
 
 def _steps(parser) -> None:

@@ -37,7 +37,7 @@ HOLE = "_"
 Encode = Callable[[Tensor], Tensor]
 
 
-def picture_limits(config: DDiTConfig) -> dict[str, int]:
+def read_picture_limits(config: DDiTConfig) -> dict[str, int]:
     """What sides a network can take, as `picture.fit_picture` asks for it."""
     multiple = VAE_FACTOR * config.patch_size
     return {"multiple": multiple, "longest": multiple * config.position_size}
@@ -201,7 +201,7 @@ class DDiTPipeline:
         """
         if self.vae_encode is None:
             raise JodiError("reading pictures needs a VAE; pass vae_encode=")
-        fitted = fit_picture(pictures, whole=whole, **picture_limits(self.transformer.config))
+        fitted = fit_picture(pictures, whole=whole, **read_picture_limits(self.transformer.config))
         latents = scale_latents(self.vae_encode(fitted))
         return self.write_from_latents(
             latents, drafts, options=options, seed=seed, callback=callback

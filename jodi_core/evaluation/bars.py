@@ -74,6 +74,8 @@ BARS = (
     _share("depth from normals, share of the baseline", "any.depth_from_normal.absrel", 0.4, 0.3),
     Bar("classes of the caption found", "joint.caption_classes.model", "value", 0.75, 0.9),
     Bar("colours of the caption found", "joint.caption_colors.model", "value", 0.75, 0.9),
+    Bar("classes read in the picture", "joint.picture.classes.model", "value", 0.75, 0.9),
+    Bar("colours read in the picture", "joint.picture.colors.model", "value", 0.75, 0.9),
 )
 
 

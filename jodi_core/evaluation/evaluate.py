@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 
 from ...kit.errors import JodiError, ShapeError
+from ...kit.reader.reader import load_reader
 from ...kit.scenes.render import TRAIN_SEED_END, SceneBatch, check_evaluation_seeds, render_scenes
 from ..domains import DOMAIN_NAMES, find_domain_index
 from ..labels.maps import postprocess
@@ -19,6 +20,7 @@ from ..model.facts import STEPS
 from ..pipeline import JodiPipeline
 from . import joint
 from .baselines import BaselineBoard, average_training_scenes
+from .reading import ReadingTally
 from .report import Report, Strip
 from .scores import Tally, make_tally
 
@@ -110,6 +112,7 @@ class _Evaluation:
         self.steps, self.control_steps, self.guidance = steps, control_steps, guidance
         self.names = [n for n in DOMAIN_NAMES if n in pipeline.names]
         self.labels = [n for n in LABELS if n in pipeline.names]
+        self.reader = load_reader()
         self.baselines: dict[str, BaselineBoard] = {}
         self.tallies: dict[tuple[str, str], Tally] = {}
         self.same_baseline: dict[str, str] = {}
@@ -140,9 +143,12 @@ class _Evaluation:
             self.baselines[name].add(truth)
         self._add_joint("labels", true, truth.captions)
         self._add_joint("ceiling", back, truth.captions)
+        self._read("labels", true["image"], truth.captions)
+        self._read("ceiling", back["image"], truth.captions)
         if len(seeds) > 1:
             captions = [*truth.captions[1:], truth.captions[0]]
             self._add_joint("shuffled", joint.shuffle_scenes(true), captions)
+            self._read("shuffled", true["image"], captions)
 
     def _perceive_each(self, truth: SceneBatch, seeds: list[int]) -> None:
         """Each label alone from the picture."""
@@ -212,6 +218,7 @@ class _Evaluation:
         )
         self._keep("everything from the caption", result.pictures)
         self._add_joint("model", result.pictures, truth.captions)
+        self._read("model", result.pictures["image"], truth.captions)
 
     def values(self, resamples: int) -> dict[str, float | None]:
         """All measures by key; None where nothing could be measured."""
@@ -272,6 +279,11 @@ class _Evaluation:
         tally = self.tallies.setdefault(("joint", whose), joint.ConsistencyTally())
         assert isinstance(tally, joint.ConsistencyTally)
         tally.add_maps(maps, captions)
+
+    def _read(self, whose: str, pictures: Tensor, captions: list[str]) -> None:
+        tally = self.tallies.setdefault(("joint.picture", whose), ReadingTally(self.reader))
+        assert isinstance(tally, ReadingTally)
+        tally.add_pictures(pictures, captions)
 
     def _keep(self, row: str, pictures: dict[str, Tensor]) -> None:
         for i, strip in enumerate(self._fresh):

@@ -41,6 +41,8 @@ JOINT_TITLES = {
     "edge_segmentation_f": "Edges against the borders of the own segmentation (F, higher)",
     "caption_classes": "Classes of the caption found in the segmentation (share, higher)",
     "caption_colors": "Colours of the caption found in the albedo (share, higher)",
+    "picture.classes": "Classes of the caption read in the picture (share, higher)",
+    "picture.colors": "Colours of the caption read in the picture (share, higher)",
 }
 JOINT_COLUMNS = ("model", "perceived", "ceiling", "labels", "shuffled")
 
@@ -233,7 +235,9 @@ def define_measures(v: dict[str, Value]) -> list[str]:
         "Fit of maps: 'model' made picture and labels from the caption, 'perceived' all labels at "
         "once from the true picture; 'shuffled' puts exact maps of different scenes together. "
         f"Normals of depth assume a view of tan {consistency.MEAN_TAN_HALF:g} to the side; light "
-        "is fitted per class region as a linear function of the normal.",
+        "is fitted per class region as a linear function of the normal. Classes and colours are "
+        "read in the picture by a small network that was trained on rendered scenes alone; "
+        "'labels' and 'ceiling' say what it reads in true pictures.",
         "95% intervals: bootstrap over images.",
     ]
 

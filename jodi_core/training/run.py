@@ -4,6 +4,7 @@ DIR/scenes                       rendered pictures and captions
 DIR/autoencoder                  state, log, vae.safetensors
 DIR/latents.npy, latents.json    the scenes' latents, and what made them
 DIR/transformer                  state, log, text.safetensors, run.json, model.safetensors
+DIR/reader                       state, log, lessons.npz
 """
 
 import dataclasses
@@ -71,6 +72,10 @@ class TrainingRun:
     @property
     def transformer(self) -> Path:
         return self.root / "transformer"
+
+    @property
+    def reader(self) -> Path:
+        return self.root / "reader"
 
     @property
     def text(self) -> Path:

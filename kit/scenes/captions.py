@@ -77,6 +77,7 @@ _NOUNS: dict[str, tuple[str, str]] = {
     "walls": ("", "wall"),
     "floor": ("", "wall"),
 }
+NOUNS: tuple[str, ...] = tuple(_NOUNS)
 _UNCOUNTED = ("grass", "sand", "earth", "water")
 _SINGULAR = {plural: noun for noun, (plural, _) in _NOUNS.items() if plural}
 _CLASS_OF = {noun: SEGMENTATION_CLASSES.index(name) for noun, (_, name) in _NOUNS.items()}
@@ -130,6 +131,16 @@ def read_caption(caption: str) -> list[Fact]:
             facts.append((color, noun, _CLASS_OF[noun]))
             color = None
     return facts
+
+
+def find_noun_class(noun: str) -> int:
+    """Palette class of a noun of the grammar."""
+    return _CLASS_OF[noun]
+
+
+def is_counted(noun: str) -> bool:
+    """Whether a caption can say how many of a noun there are."""
+    return bool(_NOUNS[noun][0])
 
 
 def _article(word: str) -> str:

@@ -25,7 +25,7 @@ Progress = Callable[[int, int], None]
 class SceneStore:
     """Pictures (N, 8, 3, H, W) uint8 and captions of training scenes, in one folder.
 
-    `build` continues where an earlier one was stopped.
+    `build` continues where an earlier one was stopped. Scene i is that of seed `first_seed` + i.
     """
 
     def __init__(self, folder: Path):
@@ -35,7 +35,7 @@ class SceneStore:
                 f"{folder} holds {info['done']} of {info['count']} scenes; run the rendering again "
                 "to finish it"
             )
-        self.folder, self.size = folder, info["size"]
+        self.folder, self.size, self.first_seed = folder, info["size"], info["first_seed"]
         shape = (info["count"], 8, 3, self.size, self.size)
         self.pictures = read_array(folder / "pictures.npy", np.uint8, shape)
         self.captions = _read_captions(folder, info["count"])

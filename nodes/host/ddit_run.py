@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...ddit_core.model.transformer import DDiTTransformer
 from ...ddit_core.picture import fit_picture, scale_latents
-from ...ddit_core.pipeline import VAE_FACTOR, DDiTPipeline, TextProgress, picture_limits
+from ...ddit_core.pipeline import VAE_FACTOR, DDiTPipeline, TextProgress, read_picture_limits
 from ...ddit_core.text.draft import Draft
 from ...ddit_core.text.sampler import TextOptions
 from ...kit.errors import JodiError
@@ -90,7 +90,7 @@ def encode_pictures(inner: DDiTHostModel, vae, pictures: Tensor, whole: bool = F
 
     Raises: JodiError for a VAE of other latents; ImageError for a picture too long to see whole.
     """
-    fitted = fit_picture(pictures, whole=whole, **picture_limits(inner.diffusion_model.config))
+    fitted = fit_picture(pictures, whole=whole, **read_picture_limits(inner.diffusion_model.config))
     expected = (LATENT_CHANNELS, *(side // VAE_FACTOR for side in fitted.shape[-2:]))
     rows = []
     for picture in fitted.movedim(1, -1).split(1):

@@ -12,12 +12,14 @@ import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES, find_domain_index
 from jodi_pack.jodi_core.evaluation import baselines, scores
 from jodi_pack.jodi_core.evaluation.evaluate import evaluate
+from jodi_pack.jodi_core.evaluation.reading import count_found
 from jodi_pack.jodi_core.evaluation.report import HEADLINES, draw_strip
 from jodi_pack.jodi_core.labels.maps import postprocess
 from jodi_pack.jodi_core.pipeline import Result
 from jodi_pack.jodi_core.roles import RolePlan
 from jodi_pack.kit.errors import JodiError, ShapeError
 from jodi_pack.kit.pictures.files import load_image
+from jodi_pack.kit.reader.claims import Claims
 from jodi_pack.kit.scenes.render import TRAIN_SEED_END, render_scenes
 
 from ..helpers import tiny_pipeline
@@ -105,6 +107,7 @@ def test_a_perfect_model_scores_perfectly(perfect):
         assert v[f"{key}.model"] == pytest.approx(v[f"{key}.labels"], abs=1e-3), key
 
 
+@pytest.mark.slow
 def test_any_to_any_and_joint_runs_are_scored(perfect):
     v = perfect[1].values
     assert v["any.depth_from_normal.absrel.model"] < 1e-4
@@ -119,6 +122,19 @@ def test_any_to_any_and_joint_runs_are_scored(perfect):
         assert v[f"joint.{measure}.perceived"] == pytest.approx(labels, rel=2e-3)
     assert v["joint.normal_depth_deg.shuffled"] > 2 * v["joint.normal_depth_deg.labels"]
     assert v["joint.caption_classes.model"] == 1
+    for measure in ("classes", "colors"):
+        read = v[f"joint.picture.{measure}.labels"]
+        assert v[f"joint.picture.{measure}.model"] == read
+        assert read > v[f"joint.picture.{measure}.shuffled"]
+
+
+def test_what_the_reader_finds_of_a_caption_is_counted_by_class():
+    claims = Claims({"tree": 2, "car": 1, "ball": 1}, {("tree", "green"), ("car", "red")}, set())
+    caption = "a blue car and a green bush and a red ball on grass under a blue sky"
+    # Named: vehicle, plant (bush and grass), sky; the ball has no class. Found: vehicle, plant.
+    # Colours: blue car no, green bush yes, blue sky no.
+    assert count_found(claims, caption) == (2, 3, 1, 3)
+    assert count_found(claims, "") == (0, 0, 0, 0)
 
 
 def test_every_baseline_is_what_it_says(perfect):
