@@ -269,8 +269,9 @@ def parse_path(text: str) -> Path:
 def parse_positive(text: str) -> int:
     """A whole number of at least 1."""
     if not re.fullmatch(r"\s*0*[1-9][0-9]{0,11}\s*", text, re.ASCII):
+        most = " (and at most 12 digits)" if len(text) > 12 else ""
         raise argparse.ArgumentTypeError(
-            f"expected a whole number of at least 1, got {cut(text)!r}"
+            f"expected a whole number of at least 1, got {cut(text)!r}{most}"
         )
     return int(text)
 
