@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ..kit.config import parse_json
-from ..kit.errors import JodiError
+from ..kit.errors import JodiError, shorten
 from ..kit.weights.write import replace_weights_file
 from .model import choose_device
 from .options import UsageError, add_command, parse_finite, parse_path, parse_positive
@@ -90,10 +90,7 @@ def run(args, console: Console) -> int:
             "the benchmarks are not in this install; run them from a checkout of the project"
         )
     if args.table:
-        figures = {}
-        for path in args.table:
-            figures |= _read(path)
-        console.result(table.markdown(figures))
+        console.result(_draw_table(args.table))
         return 0
     if args.tune and args.what != "kernels":
         raise UsageError("--tune tries other tiles of the kernels: jodi bench kernels --tune")
@@ -157,8 +154,25 @@ def _kernel_options(args, console: Console) -> SimpleNamespace:
     return SimpleNamespace(**{name: value for name, value in asked.items() if value is not None})
 
 
+def _draw_table(paths: list[Path]) -> str:
+    """The figures of the files together. Raises: JodiError for files that hold other things."""
+    assert table is not None  # `run` has looked
+    figures = {}
+    for path in paths:
+        figures |= _read(path)
+    try:
+        return table.markdown(figures)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise JodiError(
+            f"{shorten(paths)}: the figures are not whole ({type(error).__name__}: {error}); "
+            "measure again, with --json"
+        ) from None
+
+
 def _read(path: Path) -> dict:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
         figures = parse_json(path.read_text(encoding="utf-8"), "the file")
         if not any(key.startswith("ratio.") for key in figures):
             raise ValueError("it has no ratios")

@@ -22,7 +22,7 @@ from ..kit.pictures.contact_sheet import Cell, draw_contact_sheet
 from ..kit.pictures.files import save_png
 from ..kit.scenes.render import SceneBatch, render_scenes
 from .model import load_pipeline
-from .options import add_command, add_model_options, parse_path
+from .options import add_command, add_model_options, parse_path, parse_whole
 from .places import check_folder
 from .progress import Console, stop_on_interrupt
 
@@ -84,7 +84,7 @@ def add(commands) -> None:
         metavar="DIR",
         help="default: output/demo",
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--seed", type=parse_whole, default=0, help="default: 0")
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     add_model_options(parser)
 

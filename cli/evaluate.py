@@ -21,6 +21,7 @@ from .options import (
     parse_path,
     parse_pixels,
     parse_positive,
+    parse_whole,
 )
 from .places import check_file, check_folder
 from .progress import Console
@@ -49,7 +50,7 @@ def add(commands) -> None:
     )
     parser.add_argument(
         "--first-seed",
-        type=int,
+        type=parse_whole,
         default=TRAIN_SEED_END,
         metavar="S",
         help=f"scenes of seeds S, S+1, ...; at least {TRAIN_SEED_END} (2^24), the default",

@@ -136,6 +136,8 @@ def take_text(features: TextFeatures | None, row: int, rows: int, what: str) -> 
         return None
     count = len(features.mask)
     if count not in (1, rows):
-        raise UsageError(f"the text features hold {count} rows for {rows} {what}; give 1 or {rows}")
+        raise UsageError(
+            f"the text features hold {count} rows for {rows} {what}; give one row, or one for each"
+        )
     row = 0 if count == 1 else row
     return TextFeatures(features.caption[row : row + 1], features.mask[row : row + 1])

@@ -120,8 +120,10 @@ def _read_recipe(path: Path) -> Recipe:
     values = read_json(path, [field.name for field in dataclasses.fields(Recipe)])
     try:
         recipe = Recipe(**values)
-        wrong = [name for name, value in values.items() if value is not None and not value > 0]
-    except TypeError as error:
+        given = {name: value for name, value in values.items() if value is not None}
+        given["scene_seconds"] += 1e-9  # it may be 0
+        wrong = [name for name, value in given.items() if not value > 0]
+    except (KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is no recipe ({error}); remove it") from None
     if wrong:
         raise CheckpointError(f"{path}: {', '.join(wrong)} must be above zero; remove the file")

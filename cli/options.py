@@ -32,6 +32,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
 
     def error(self, message: str):
+        message = cut(" ".join(message.split()), 400)  # it quotes what came
         self.exit(2, f"{self.prog}: error: {message}; `{self.prog} --help` explains the options\n")
 
 
@@ -93,7 +94,9 @@ def add_device_choice(parser) -> None:
 
 def add_sampling_options(parser, *, text: bool) -> None:
     group = parser.add_argument_group("sampling")
-    group.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
+    group.add_argument(
+        "--seed", type=parse_whole, default=0, help="same seed, same result (default: 0)"
+    )
     group.add_argument(
         "--steps",
         type=parse_positive,
@@ -249,7 +252,7 @@ def parse_pixels(text: str) -> int | tuple[int, int]:
     sides = [int(n) for n in found.groups() if n] if found else []
     if not sides or min(sides) < 1 or max(sides) > 16384:
         raise argparse.ArgumentTypeError(
-            f"expected WIDTHxHEIGHT or one side in pixels (1 to 16384), got {text!r}"
+            f"expected WIDTHxHEIGHT or one side in pixels (1 to 16384), got {cut(text)!r}"
         )
     return sides[0] if len(sides) == 1 else (sides[1], sides[0])
 
@@ -270,9 +273,24 @@ def parse_path(text: str) -> Path:
 
 def parse_positive(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.strip().isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    if not re.fullmatch(r"\s*0*[1-9][0-9]{0,11}\s*", text, re.ASCII):
+        most = " (and at most 12 digits)" if len(text) > 12 else ""
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of at least 1, got {cut(text)!r}{most}"
+        )
     return int(text)
+
+
+def parse_whole(text: str) -> int:
+    """A whole number of either sign, as seeds are."""
+    if not re.fullmatch(r"\s*[+-]?[0-9]{1,100}\s*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {cut(text)!r}")
+    return int(text)
+
+
+def cut(text: str, length: int = 60) -> str:
+    """The beginning of a text that may be of any length, for messages."""
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def parse_finite(text: str) -> float:
@@ -282,7 +300,7 @@ def parse_finite(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number, got {cut(text)!r}")
     return value
 
 

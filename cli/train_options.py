@@ -22,6 +22,7 @@ from .options import (
     parse_path,
     parse_positive,
     parse_share,
+    parse_whole,
 )
 
 EXAMPLES = """
@@ -150,7 +151,7 @@ def _scenes(parser) -> None:
     parser.add_argument(
         "--size", type=parse_positive, default=64, metavar="PIXELS", help="default: 64"
     )
-    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="default: 0")
+    parser.add_argument("--first-seed", type=parse_whole, default=0, metavar="S", help="default: 0")
     parser.add_argument(
         "--workers",
         type=parse_positive,
@@ -361,7 +362,7 @@ def _steps(parser) -> None:
 
 
 def _seed_and_saves(parser, save_every: int) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--seed", type=parse_whole, default=0, help="default: 0")
     parser.add_argument(
         "--save-every",
         type=parse_positive,

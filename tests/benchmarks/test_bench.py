@@ -228,6 +228,17 @@ def test_a_place_that_cannot_be_written_is_found_out_first(tmp_path, capsys):
     assert "this is a folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "content", ["", "[1", "[" * 9999, "[]", "7", '{"a": 1}', '{"ratio.x": "a"}', '{"ratio.x": 1.5}']
+)
+def test_files_that_hold_no_figures(tmp_path, capsys, content):
+    path = tmp_path / "figures.json"
+    path.write_text(content)
+    assert main(["bench", "--table", str(path)]) == 1
+    told = capsys.readouterr().err
+    assert str(path) in told and "unexpected" not in told and told.count("\n") == 1
+
+
 def test_no_cache_answers_across_cases(monkeypatch):
     """Every repetition of every case encodes its picture and reads its text anew."""
     for task in TASKS:
