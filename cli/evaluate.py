@@ -1,10 +1,19 @@
 """`jodi evaluate`: how well a model does on scenes it has never seen."""
 
+import time
 from pathlib import Path
 
+from ..jodi_core.evaluation.competitor import evaluate_maps
+from ..jodi_core.evaluation.datasets import PROTOCOLS
 from ..jodi_core.evaluation.evaluate import PARTS, evaluate
+from ..jodi_core.evaluation.folder_report import FolderReport
+from ..jodi_core.evaluation.perceiver import make_perceiver
+from ..jodi_core.evaluation.real import Infer, evaluate_folder
+from ..jodi_core.evaluation.report import Report
 from ..jodi_core.model.facts import PERCEPTION_STEPS, STEPS
+from ..kit.memory import measure_peak_memory
 from ..kit.scenes.render import TRAIN_SEED_END
+from .competitor import load_competitor
 from .model import load_pipeline
 from .options import (
     UsageError,
@@ -21,6 +30,8 @@ EXAMPLES = """
 jodi evaluate --scenes 64                                 a quick look
 jodi evaluate --scenes 512 --json scores.json --report output/report
 jodi evaluate --parts perception --steps 20
+jodi evaluate --competitor docs/competitors/heuristic.py --scenes 64
+jodi evaluate --data NYU --protocol nyuv2 --samples 5 --json nyu.json
 """
 
 
@@ -82,8 +93,36 @@ def add(commands) -> None:
         metavar="N",
         help="training scenes that the baselines are averaged over (default: 256)",
     )
+    _add_data_options(parser)
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     add_model_options(parser)
+
+
+def _add_data_options(parser) -> None:
+    group = parser.add_argument_group("other data, other programs (docs/evaluation.md)")
+    group.add_argument(
+        "--competitor",
+        type=Path,
+        metavar="FILE",
+        help="measure the Python file's load() and infer(image) instead of a Jodi; it is run",
+    )
+    group.add_argument(
+        "--data", type=Path, metavar="DIR", help="real pictures with true labels, not scenes"
+    )
+    group.add_argument("--protocol", choices=sorted(PROTOCOLS), help="layout and rules of --data")
+    group.add_argument(
+        "--samples",
+        type=parse_positive,
+        default=1,
+        metavar="N",
+        help="with --data: maps combined from N samples (default: 1)",
+    )
+    group.add_argument(
+        "--together", action="store_true", help="with --data: all labels of a picture in one run"
+    )
+    group.add_argument(
+        "--limit", type=parse_positive, metavar="N", help="with --data: the first N pictures"
+    )
 
 
 def run(args, console: Console) -> int:
@@ -94,9 +133,21 @@ def run(args, console: Console) -> int:
         raise UsageError(
             f"--first-seed {args.first_seed} is a training seed; use {TRAIN_SEED_END} or more"
         )
+    if (args.data is None) != (args.protocol is None):
+        raise UsageError("--data and --protocol belong together: give both, or neither")
+    if args.data is None and (args.samples > 1 or args.together or args.limit):
+        raise UsageError("--samples, --together and --limit are of --data; give --data DIR")
+    if args.data is not None:
+        return _run_on_data(args, console)
+    if args.competitor is not None:
+        return _finish(args, console, _run_competitor(args, console))
+    return _finish(args, console, _run_on_scenes(args, console))
+
+
+def _run_on_scenes(args, console: Console) -> Report:
     pipeline = load_pipeline(args)
     with console.bar("evaluating", "run") as update:
-        report = evaluate(
+        return evaluate(
             pipeline,
             scenes=args.scenes,
             first_seed=args.first_seed,
@@ -109,6 +160,24 @@ def run(args, console: Console) -> int:
             training_scenes=args.baseline_scenes,
             progress=lambda done, total, what: update(done, total),
         )
+
+
+def _run_competitor(args, console: Console) -> Report:
+    title, infer = load_competitor(args.competitor)
+    with console.bar("evaluating", "scene") as update:
+        return evaluate_maps(
+            infer,
+            title,
+            scenes=args.scenes,
+            first_seed=args.first_seed,
+            size=args.size or 64,
+            batch=args.batch,
+            training_scenes=args.baseline_scenes,
+            progress=update,
+        )
+
+
+def _finish(args, console: Console, report: Report) -> int:
     console.result(report.summary())
     console.note(f"{args.scenes} scenes in {report.values['seconds']} s")
     if args.json:
@@ -117,3 +186,37 @@ def run(args, console: Console) -> int:
     if args.report:
         console.result(str(report.write(args.report)))
     return 0
+
+
+def _run_on_data(args, console: Console) -> int:
+    title, infer, settings = _choose_maker(args)
+    begun = time.perf_counter()
+    with console.bar("evaluating", "picture") as update:
+        values, each = evaluate_folder(
+            args.data, args.protocol, infer, limit=args.limit, progress=update
+        )
+    seconds = time.perf_counter() - begun
+    facts = {"model": title, **settings, "seconds": round(seconds, 1)}
+    facts["seconds_per_picture"] = round(seconds / len(each), 4)
+    facts["peak_memory_mb"] = measure_peak_memory(args.device if "cuda" in args.device else "cpu")
+    report = FolderReport({**values, **facts}, each, args.data, PROTOCOLS[args.protocol], infer)
+    console.result(report.summary())
+    if args.json:
+        report.write_json(args.json)
+        console.result(str(args.json))
+    if args.report:
+        console.result(str(report.write(args.report)))
+    return 0
+
+
+def _choose_maker(args) -> tuple[str, Infer, dict]:
+    """Whose maps are scored: title, maker, settings."""
+    if args.competitor is not None:
+        if args.samples > 1 or args.together:
+            raise UsageError("--samples and --together are of a Jodi, not of a competitor")
+        return *load_competitor(args.competitor), {}
+    pipeline = load_pipeline(args)
+    steps = args.steps or pipeline.facts.perception_steps
+    infer = make_perceiver(pipeline, steps=steps, samples=args.samples, together=args.together)
+    settings = {"steps": steps, "samples": args.samples, "together": args.together}
+    return pipeline.facts.title, infer, settings
