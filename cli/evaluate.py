@@ -1,29 +1,30 @@
 """`jodi evaluate`: how well a model does on scenes it has never seen."""
 
+import json
 import time
-from pathlib import Path
 
-from ..jodi_core.evaluation.competitor import evaluate_maps
-from ..jodi_core.evaluation.datasets import PROTOCOLS
+from ..ddit_core.embedded import load_embedded_pipeline
+from ..ddit_core.evaluation.nano import evaluate_nano
 from ..jodi_core.evaluation.evaluate import PARTS, evaluate
-from ..jodi_core.evaluation.folder_report import FolderReport
-from ..jodi_core.evaluation.perceiver import make_perceiver
-from ..jodi_core.evaluation.real import Infer, evaluate_folder
 from ..jodi_core.evaluation.report import Report
 from ..jodi_core.model.facts import PERCEPTION_STEPS, STEPS
-from ..kit.memory import measure_peak_memory
+from ..kit.files import write_text
+from ..kit.reader.reader import load_reader
 from ..kit.scenes.render import TRAIN_SEED_END
-from .competitor import load_competitor
-from .model import load_pipeline
+from ..kit.weights.convert import parse_dtype
+from .evaluate_data import add_data_options, run_competitor, run_on_data
+from .model import choose_device, load_pipeline
 from .options import (
     UsageError,
     add_command,
     add_model_options,
     parse_finite,
     parse_names,
+    parse_path,
     parse_pixels,
     parse_positive,
 )
+from .places import check_file, check_folder
 from .progress import Console
 
 EXAMPLES = """
@@ -32,6 +33,7 @@ jodi evaluate --scenes 512 --json scores.json --report output/report
 jodi evaluate --parts perception --steps 20
 jodi evaluate --competitor docs/competitors/heuristic.py --scenes 64
 jodi evaluate --data NYU --protocol nyuv2 --samples 5 --json nyu.json
+jodi evaluate --ddit --scenes 64 --json scores.json
 """
 
 
@@ -56,8 +58,10 @@ def add(commands) -> None:
         metavar="S",
         help=f"scenes of seeds S, S+1, ...; at least {TRAIN_SEED_END} (2^24), the default",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values, flat")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write a page with pictures")
+    parser.add_argument("--json", type=parse_path, metavar="FILE", help="write all values, flat")
+    parser.add_argument(
+        "--report", type=parse_path, metavar="DIR", help="write a page with pictures"
+    )
     parser.add_argument(
         "--parts",
         type=parse_names,
@@ -93,36 +97,14 @@ def add(commands) -> None:
         metavar="N",
         help="training scenes that the baselines are averaged over (default: 256)",
     )
-    _add_data_options(parser)
+    add_data_options(parser)
+    parser.add_argument(
+        "--ddit",
+        action="store_true",
+        help="measure the built-in ddit-nano instead: answers, captions, pictures from captions",
+    )
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     add_model_options(parser)
-
-
-def _add_data_options(parser) -> None:
-    group = parser.add_argument_group("other data, other programs (docs/evaluation.md)")
-    group.add_argument(
-        "--competitor",
-        type=Path,
-        metavar="FILE",
-        help="measure the Python file's load() and infer(image) instead of a Jodi; it is run",
-    )
-    group.add_argument(
-        "--data", type=Path, metavar="DIR", help="real pictures with true labels, not scenes"
-    )
-    group.add_argument("--protocol", choices=sorted(PROTOCOLS), help="layout and rules of --data")
-    group.add_argument(
-        "--samples",
-        type=parse_positive,
-        default=1,
-        metavar="N",
-        help="with --data: maps combined from N samples (default: 1)",
-    )
-    group.add_argument(
-        "--together", action="store_true", help="with --data: all labels of a picture in one run"
-    )
-    group.add_argument(
-        "--limit", type=parse_positive, metavar="N", help="with --data: the first N pictures"
-    )
 
 
 def run(args, console: Console) -> int:
@@ -137,10 +119,16 @@ def run(args, console: Console) -> int:
         raise UsageError("--data and --protocol belong together: give both, or neither")
     if args.data is None and (args.samples > 1 or args.together or args.limit):
         raise UsageError("--samples, --together and --limit are of --data; give --data DIR")
+    if args.json:
+        check_file(args.json, "--json")
+    if args.report:
+        check_folder(args.report, "--report")
+    if args.ddit:
+        return _run_ddit(args, console)
     if args.data is not None:
-        return _run_on_data(args, console)
+        return run_on_data(args, console)
     if args.competitor is not None:
-        return _finish(args, console, _run_competitor(args, console))
+        return _finish(args, console, run_competitor(args, console))
     return _finish(args, console, _run_on_scenes(args, console))
 
 
@@ -162,21 +150,6 @@ def _run_on_scenes(args, console: Console) -> Report:
         )
 
 
-def _run_competitor(args, console: Console) -> Report:
-    title, infer = load_competitor(args.competitor)
-    with console.bar("evaluating", "scene") as update:
-        return evaluate_maps(
-            infer,
-            title,
-            scenes=args.scenes,
-            first_seed=args.first_seed,
-            size=args.size or 64,
-            batch=args.batch,
-            training_scenes=args.baseline_scenes,
-            progress=update,
-        )
-
-
 def _finish(args, console: Console, report: Report) -> int:
     console.result(report.summary())
     console.note(f"{args.scenes} scenes in {report.values['seconds']} s")
@@ -188,35 +161,21 @@ def _finish(args, console: Console, report: Report) -> int:
     return 0
 
 
-def _run_on_data(args, console: Console) -> int:
-    title, infer, settings = _choose_maker(args)
-    begun = time.perf_counter()
-    with console.bar("evaluating", "picture") as update:
-        values, each = evaluate_folder(
-            args.data, args.protocol, infer, limit=args.limit, progress=update
+def _run_ddit(args, console: Console) -> int:
+    """The scores of ddit-nano."""
+    began = time.monotonic()
+    pipeline = load_embedded_pipeline(str(choose_device(args.device)), parse_dtype(args.dtype))
+    with console.bar("evaluating", "part") as update:
+        report = evaluate_nano(
+            pipeline,
+            load_reader().read,
+            scenes=args.scenes,
+            first_seed=args.first_seed,
+            progress=update,
         )
-    seconds = time.perf_counter() - begun
-    facts = {"model": title, **settings, "seconds": round(seconds, 1)}
-    facts["seconds_per_picture"] = round(seconds / len(each), 4)
-    facts["peak_memory_mb"] = measure_peak_memory(args.device if "cuda" in args.device else "cpu")
-    report = FolderReport({**values, **facts}, each, args.data, PROTOCOLS[args.protocol], infer)
     console.result(report.summary())
+    console.note(f"{args.scenes} scenes in {time.monotonic() - began:.1f} s")
     if args.json:
-        report.write_json(args.json)
+        write_text(args.json, json.dumps(report.values, indent=1) + "\n")
         console.result(str(args.json))
-    if args.report:
-        console.result(str(report.write(args.report)))
     return 0
-
-
-def _choose_maker(args) -> tuple[str, Infer, dict]:
-    """Whose maps are scored: title, maker, settings."""
-    if args.competitor is not None:
-        if args.samples > 1 or args.together:
-            raise UsageError("--samples and --together are of a Jodi, not of a competitor")
-        return *load_competitor(args.competitor), {}
-    pipeline = load_pipeline(args)
-    steps = args.steps or pipeline.facts.perception_steps
-    infer = make_perceiver(pipeline, steps=steps, samples=args.samples, together=args.together)
-    settings = {"steps": steps, "samples": args.samples, "together": args.together}
-    return pipeline.facts.title, infer, settings

@@ -59,7 +59,7 @@ def add_model_options(parser) -> None:
     )
     group.add_argument(
         "--text-encoder",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="text encoder of a model made by `jodi train export`",
     )
@@ -84,6 +84,11 @@ def add_device_options(group) -> None:
         action="store_true",
         help="torch.compile the network: slower at first, for many runs of one kind on a GPU",
     )
+
+
+def add_device_choice(parser) -> None:
+    """--device of commands that train."""
+    parser.add_argument("--device", default="auto", help="cpu or cuda (default: cuda if there)")
 
 
 def add_sampling_options(parser, *, text: bool) -> None:
@@ -140,7 +145,7 @@ def add_text_options(parser, sampling) -> None:
     group.add_argument("--negative", default="", metavar="TEXT", help="what should not be there")
     group.add_argument(
         "--text-features",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="prompt of a model that brings no text encoder: a safetensors file with `caption` "
         "(B, 1, S, channels), the text encoder's output, and `mask` (B, S), 1 for tokens to read; "
@@ -148,7 +153,7 @@ def add_text_options(parser, sampling) -> None:
     )
     group.add_argument(
         "--negative-features",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="the same for the negative prompt",
     )
@@ -158,7 +163,7 @@ def add_output_options(parser, command: str, *, restored: bool) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
         "--out",
-        type=Path,
+        type=parse_path,
         default=Path("output") / command,
         metavar="DIR",
         help=f"folder for results (default: output/{command})",
@@ -249,6 +254,20 @@ def parse_pixels(text: str) -> int | tuple[int, int]:
     return sides[0] if len(sides) == 1 else (sides[1], sides[0])
 
 
+def parse_filled(text: str) -> str:
+    """The text, unless it is empty: a variable of the shell that is not set must choose nothing."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            "it is empty (an unset variable of the shell?); give a name, or leave it out"
+        )
+    return text
+
+
+def parse_path(text: str) -> Path:
+    """A path that is not empty."""
+    return Path(parse_filled(text))
+
+
 def parse_positive(text: str) -> int:
     """A whole number of at least 1."""
     if not text.strip().isdigit() or int(text) < 1:
@@ -267,12 +286,28 @@ def parse_finite(text: str) -> float:
     return value
 
 
+def parse_above_zero(text: str) -> float:
+    """A parse_finite number above zero."""
+    value = parse_finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above zero, got {text!r}")
+    return value
+
+
 def parse_share(text: str) -> float:
     """A number from 0 to 1."""
     value = parse_finite(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return value
+
+
+def parse_named_file(text: str) -> tuple[str, Path]:
+    """Read NAME=FILE."""
+    name, equals, path = text.partition("=")
+    if not (name.strip() and equals and path.strip()):
+        raise argparse.ArgumentTypeError(f"expected NAME=FILE, got {text!r}")
+    return name.strip(), Path(path.strip())
 
 
 def parse_names(text: str) -> list[str]:

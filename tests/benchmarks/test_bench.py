@@ -224,8 +224,8 @@ def test_figures_are_written_after_every_case():
 
 
 def test_a_place_that_cannot_be_written_is_found_out_first(tmp_path, capsys):
-    assert main(["bench", "--case", "step", "--json", str(tmp_path)]) == 1
-    assert "cannot be written" in capsys.readouterr().err
+    assert main(["bench", "--case", "step", "--json", str(tmp_path)]) == 2
+    assert "this is a folder" in capsys.readouterr().err
 
 
 def test_no_cache_answers_across_cases(monkeypatch):

@@ -193,13 +193,12 @@ def failure(server, graph, *parts: str) -> None:
 @pytest.fixture(scope="module")
 def wrong(server):
     """Files of other kinds in every folder, by what they are."""
-    rows = torch.ones(2, 4)
     tensors = {
         "t5": ddit_files.t5_tensors(width=32),
         "sdxl": {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(320, 4, 3, 3),
                  "model.diffusion_model.label_emb.0.0.weight": torch.ones(1280, 2816)},
-        "sd3": {"joint_blocks.0.context_block.attn.qkv.weight": rows,
-                "joint_blocks.0.x_block.attn.qkv.weight": rows},
+        "sd3": {f"joint_blocks.0.{part}_block.attn.qkv.weight": torch.ones(2, 4)
+                for part in ("context", "x")},
     }  # fmt: skip
     for folder in ("diffusion_models", "text_encoders", "vae"):
         for name, content in tensors.items():
