@@ -11,6 +11,7 @@ Source of ranges and crops: github prs-eth/Marigold, src/dataset; github pdollar
 benchmark's SceneParsing files.
 """
 
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,7 +201,7 @@ def _find(folder: Path, name: str, endings: tuple[str, ...] = PICTURES) -> Path 
 def _load_array(path: Path, dims: int) -> np.ndarray:
     try:
         array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ImageError(f"{path} cannot be read as a NumPy array: {error}") from None
     if array.ndim != dims or array.dtype.kind not in "biuf" or 0 in array.shape:
         raise ImageError(
