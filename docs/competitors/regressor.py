@@ -10,6 +10,7 @@ then the seven labels in Jodi's order.
 """
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
