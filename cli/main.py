@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ..kit.errors import Interrupted, JodiError, KernelError, RoleError
 from . import bench as bench_command
 from . import control as control_command
-from . import convert, evaluate, generate, info, perceive, train, verify
+from . import convert, evaluate, generate, info, label, perceive, train, verify
 from . import demo as demo_command
 from .options import Parser, UsageError
 from .progress import Console
@@ -28,6 +28,7 @@ COMMANDS = (
     convert,
     evaluate,
     train,
+    label,
     bench_command,
 )
 FAILED, USAGE, STOPPED = 1, 2, 130
