@@ -101,9 +101,10 @@ def run(args, console: Console) -> int:
     begun = read_plan(root)
     if not found and begun is None:
         return report_problems(problems or [(str(folder), "holds no pictures")], console)
-    job = pack_job(args, folder, root)
+    job = pack_job(args, folder, root, begun.fingerprint if begun else {})
     with stoppable(console) as stop, locked(root), _engine(args, console, stop) as ask:
         job["fingerprint"] = {**_fingerprint(job, ask), "batch": args.batch}
+        job["threads"] = job["fingerprint"]["threads"]
         plan = _plan(root, begun, job["fingerprint"], name_sources(found, begun), console)
         there = {file for file, _ in found}
         standing = look(root, plan, there)
@@ -115,12 +116,12 @@ def run(args, console: Console) -> int:
 
 
 def _fingerprint(job: Mapping, ask: Ask) -> Mapping:
-    """What the workers compute with. Raises: JodiError for a model or labels that cannot be."""
+    """What the workers compute with. Raises: UsageError, JodiError where that cannot be."""
     told = next(ask(job, [None]), None)
     if told is None:
         raise Interrupted("stopped before the model was open")
     if "error" in told:
-        raise JodiError(told["error"])
+        raise (UsageError if told.get("usage") else JodiError)(told["error"])
     return told["fingerprint"]
 
 

@@ -48,11 +48,11 @@ class EngineError(JodiError):
 class Engine:
     """Answers of `label_worker.answer` from the workers of a cluster.
 
-    threads: of torch in each worker; None takes as many as the worker was started with. where: the
+    threads: of torch in each worker; 0 takes as many as the worker was started with. where: the
     cluster, in words. say: for what the user should know.
     """
 
-    def __init__(self, client: Client, threads: int | None, where: str, say: Say):
+    def __init__(self, client: Client, threads: int, where: str, say: Say):
         self._client, self._threads, self._where, self._say = client, threads, where, say
         self._package = f"jodi_of_{digest_code()}"
 
@@ -99,7 +99,7 @@ class Engine:
             return {"number": request["number"], "error": told, "ends": BATCH}
 
 
-def _answer_on_worker(root: str, package: str, job: dict, request, threads: int | None) -> dict:
+def _answer_on_worker(root: str, package: str, job: dict, request, threads: int) -> dict:
     """Runs in a worker, where only this function's own code is: this package is loaded by its path.
 
     Its name there holds the code's digest, so that a cluster that outlives a change of the code
@@ -163,7 +163,7 @@ def remote_engine(address: str, say: Say) -> Iterator[Engine]:
         except (OSError, ValueError) as error:
             raise EngineError(f"{where} cannot be reached ({error}); is it running?") from error
         try:
-            yield Engine(client, None, where, say)
+            yield Engine(client, 0, where, say)
         finally:
             with contextlib.suppress(Exception):  # of a scheduler that is gone
                 client.close(timeout=5)

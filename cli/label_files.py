@@ -81,14 +81,17 @@ def locked(root: Path) -> Iterator[None]:
     try:
         if not _take(file):
             raise JodiError(f"another `jodi label` is at work in {root}; wait for it, or stop it")
+    except JodiError:
+        file.close()
+        raise
+    try:
         yield
     finally:
         file.close()
-    with contextlib.suppress(OSError):
-        path.unlink()
-    with contextlib.suppress(OSError):  # not empty: lines of an interrupted run
-        path.parent.rmdir()
-        root.rmdir()
+        with contextlib.suppress(OSError):
+            path.unlink()
+            path.parent.rmdir()  # fails where an interrupted run left its lines
+            root.rmdir()  # fails but where nothing was begun
 
 
 def _take(file) -> bool:

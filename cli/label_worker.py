@@ -19,7 +19,7 @@ from ..jodi_core.labelling.fingerprint import fingerprint
 from ..jodi_core.labelling.layout import OutputError, write_lines
 from ..jodi_core.labelling.plan import STATE, Source, done_lines, part_path, require_same
 from ..jodi_core.pipeline import JodiPipeline
-from ..kit.errors import JodiError, KernelError
+from ..kit.errors import JodiError, KernelError, RoleError
 from .label_captions import load_captioner
 from .model import load_pipeline
 from .options import EMBEDDED, UsageError
@@ -33,39 +33,47 @@ OPTIONS = (
 )
 
 
-def pack_job(args, folder: Path, root: Path) -> dict:
-    """What a worker must know: its options, and where the pictures and the data set lie."""
+def pack_job(args, folder: Path, root: Path, begun: Mapping) -> dict:
+    """What a worker must know: its options, and where the pictures and the data set lie.
+
+    begun: the fingerprint of a data set that was begun, else empty.
+    """
     options = {name: getattr(args, name) for name in OPTIONS}
     for name in ("model", "vae", "text_encoder"):
         if options[name] not in (None, EMBEDDED):
             options[name] = str(Path(options[name]).absolute())
-    return {"options": options, "folder": str(folder), "root": str(root), "fingerprint": None}
+    threads = begun.get("threads", 0)
+    return {"options": options, "folder": str(folder), "root": str(root), "threads": threads}
 
 
 def answer(
     job: Mapping,
     request: Mapping | None,
     *,
-    threads: int | None = None,
+    threads: int = 0,
     goes_on: Callable[[], bool] = lambda: True,
 ) -> dict:
     """Do what is asked with the job's model, which is loaded once in a process.
 
     request: None asks for the fingerprint; else a batch, {"number": n, "sources": [...]}.
-    threads: of torch. goes_on: asked after each step, False stops the batch with Interrupted.
+    threads: of torch where the job says none, 0 for torch's own number. The bits of results depend
+    on it, so a job that was begun keeps the first one. goes_on: asked after each step; False stops
+    the batch with Interrupted.
     Returns: {"fingerprint"}; or {"number", "unread"}, where the lines are in the batch's file; or
-    {"number", "error", "ends"} with what the error ends.
+    {"number", "error", "ends"} with what the error ends, and "usage" for a wrong command line.
     """
-    if threads is not None and torch.get_num_threads() != threads:
+    threads = job["threads"] or threads
+    if threads and torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
     number = None if request is None else request["number"]
     try:
         worker = _opened(json.dumps(job["options"]))
         if request is None:
-            return {"fingerprint": worker.fingerprint}
+            return {"fingerprint": {**worker.fingerprint, "threads": torch.get_num_threads()}}
         return worker.label(job, request, goes_on)
     except (UsageError, JodiError, KernelError) as error:
-        return {"number": number, "error": str(error), "ends": STOP}
+        usage = isinstance(error, (UsageError, RoleError))
+        return {"number": number, "error": str(error), "ends": STOP, "usage": usage}
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "memory" in str(error).lower():
             told = "not enough memory; try --batch 1 into a new folder, or fewer workers"

@@ -129,7 +129,7 @@ def _read(
     except JodiError as error:
         raise JodiError(str(error).replace("the given bytes", "the file")) from None
     try:
-        words = words.decode("utf-8-sig").strip()
+        caption = words.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         raise JodiError("the caption in its .txt file is not UTF-8; save it as that") from None
     choice, native, explicit = requested_size(recipe.size, pipeline.native_size)
@@ -142,7 +142,7 @@ def _read(
         mode=recipe.fit,
         names=pipeline.names,
     )
-    return Ready(source, data, picture[0], given.fitted("image"), given.frame, words)
+    return Ready(source, data, picture[0], given.fitted("image"), given.frame, caption)
 
 
 def _of_one_size(ready: Sequence[Ready]) -> list[list[Ready]]:
