@@ -88,15 +88,20 @@ class Engine:
         return self._client.submit(_answer_on_worker, *parts, pure=False)
 
     def _result(self, future: Future, request: Mapping | None) -> dict:
-        try:
+        error = future.exception() if future.status == "error" else None
+        if error is None:
             return future.result()
-        except KilledWorker as error:
-            if request is None:
-                raise EngineError(
-                    f"workers of {self._where} die while they open the model"
-                ) from error
+        if isinstance(error, KilledWorker) and request is not None:
             told = "its workers died, one after the other; is there enough memory for --batch?"
             return {"number": request["number"], "error": told, "ends": BATCH}
+        if isinstance(error, KilledWorker):
+            raise EngineError(f"workers of {self._where} die while they open the model")
+        if isinstance(error, (ImportError, FileNotFoundError)):
+            raise EngineError(
+                f"a worker of {self._where} cannot run this package ({error}); it needs the folder "
+                f"{ROOT} and the packages of its requirements.txt"
+            )
+        raise error
 
 
 def _answer_on_worker(root: str, package: str, job: dict, request, threads: int) -> dict:

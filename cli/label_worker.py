@@ -40,8 +40,9 @@ def pack_job(args, folder: Path, root: Path, begun: Mapping) -> dict:
     """
     options = {name: getattr(args, name) for name in OPTIONS}
     for name in ("model", "vae", "text_encoder"):
-        if options[name] not in (None, EMBEDDED):
-            options[name] = str(Path(options[name]).absolute())
+        given = options[name]
+        if given not in (None, EMBEDDED, Path()) and str(given).strip():
+            options[name] = str(Path(given).absolute())
     threads = begun.get("threads", 0)
     return {"options": options, "folder": str(folder), "root": str(root), "threads": threads}
 
@@ -74,6 +75,8 @@ def answer(
     except (UsageError, JodiError, KernelError) as error:
         usage = isinstance(error, (UsageError, RoleError))
         return {"number": number, "error": str(error), "ends": STOP, "usage": usage}
+    except OSError as error:
+        return {"number": number, "error": str(error), "ends": STOP}
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, MemoryError) or "memory" in str(error).lower():
             told = "not enough memory; try --batch 1 into a new folder, or fewer workers"

@@ -213,6 +213,7 @@ def test_many_pictures_and_a_kill_every_seconds(tmp_path):
     check(out, whole, count)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_the_same_line_goes_on(tmp_path):
     """Ctrl-C reaches the whole group of processes, as from a terminal."""
     photos, out = make_pictures(tmp_path / "photos", 24), tmp_path / "made"
@@ -265,6 +266,7 @@ def scheduler():
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_is_named_and_the_work_goes_on_with_another(tmp_path, scheduler):
     photos, out = make_pictures(tmp_path / "photos", 24), tmp_path / "made"
     process, _, address = scheduler()
@@ -284,6 +286,7 @@ def test_a_lost_scheduler_is_named_and_the_work_goes_on_with_another(tmp_path, s
     assert len((out / "metadata.jsonl").read_text().splitlines()) == 24
 
 
+@pytest.mark.slow
 def test_a_scheduler_that_is_not_there_is_named(tmp_path):
     photos, out = make_pictures(tmp_path / "photos", 1), tmp_path / "made"
     run = Run(photos, out, "--scheduler", "tcp://127.0.0.1:9")
