@@ -9,6 +9,7 @@ import contextlib
 import importlib.util
 import itertools
 import logging
+import signal
 import sys
 import threading
 import warnings
@@ -55,6 +56,7 @@ class Engine:
     def __init__(self, client: Client, threads: int, where: str, say: Say):
         self._client, self._threads, self._where, self._say = client, threads, where, say
         self._package = f"jodi_of_{digest_code()}"
+        self._answer = _ByValue(_answer_on_worker)
 
     def ask(
         self, job: Mapping, requests: Iterable[Mapping | None], goes_on: Callable[[], bool]
@@ -85,7 +87,7 @@ class Engine:
     def _submit(self, job: Mapping, request: Mapping | None) -> Future:
         # not pure: the same request may be asked again, after files of it were removed
         parts = str(ROOT), self._package, dict(job), request, self._threads
-        return self._client.submit(_answer_on_worker, *parts, pure=False)
+        return self._client.submit(self._answer, *parts, pure=False)
 
     def _result(self, future: Future, request: Mapping | None) -> dict:
         error = future.exception() if future.status == "error" else None
@@ -129,27 +131,41 @@ def _answer_on_worker(root: str, package: str, job: dict, request, threads: int)
         return module.answer(job, request, threads=threads or worker.state.nthreads)
 
 
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+class _ByValue:
+    """A function of this file that travels as its code: where it arrives, nobody knows its module."""
+
+    def __init__(self, function: Callable):
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        self._function, self._code = function, cloudpickle.dumps(function)
+        self.__name__ = function.__name__
+
+    def __call__(self, *arguments):
+        return self._function(*arguments)
+
+    def __reduce__(self):
+        return cloudpickle.loads, (self._code,)
 
 
 @contextlib.contextmanager
 def local_engine(count: int, threads: int, say: Say) -> Iterator[Engine]:
     """An engine of `count` processes on this machine, each with `threads` threads of torch."""
+    _quieten()
     shown = importlib.util.find_spec("bokeh") is not None
     settings = {"distributed.scheduler.allowed-failures": FAILURES}
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(settings))
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # of a port for the dashboard that is taken
-        cluster = LocalCluster(
-            n_workers=count,
-            threads_per_worker=1,
-            host="127.0.0.1",
-            dashboard_address=cast(str, DASHBOARD if shown else None),  # None: no server for it
-            # the limit counts weights that are mapped from a file, and would kill for them
-            memory_limit=0,
-            silence_logs=logging.CRITICAL,
-        )
+        with _ctrl_c_blocked():
+            cluster = LocalCluster(
+                n_workers=count,
+                threads_per_worker=1,
+                host="127.0.0.1",
+                dashboard_address=cast(str, DASHBOARD if shown else None),  # None: no server for it
+                # the limit counts weights that are mapped from a file, and would kill for them
+                memory_limit=0,
+                silence_logs=logging.CRITICAL,
+            )
         client = stack.enter_context(Client(stack.enter_context(cluster)))
         if shown:
             say(f"dashboard: {client.dashboard_link}")
@@ -157,11 +173,27 @@ def local_engine(count: int, threads: int, say: Say) -> Iterator[Engine]:
 
 
 @contextlib.contextmanager
+def _ctrl_c_blocked() -> Iterator[None]:
+    """Inside, threads are started that never hear of Ctrl-C, nor do processes which these start.
+
+    A terminal sends it to all processes at once, and it is for this one to end the others.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
 def remote_engine(address: str, say: Say) -> Iterator[Engine]:
     """An engine of the workers of a scheduler that the user started. Raises: EngineError."""
     where = f"the scheduler at {address}"
     settings = {"distributed.comm.timeouts.connect": PATIENCE}
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    _quieten()
     with dask.config.set(settings):
         try:
             client = Client(address, timeout=PATIENCE)
@@ -179,5 +211,14 @@ def _naming_loss(where: str) -> Iterator[None]:
     try:
         yield
     except (OSError, CancelledError) as error:
-        reason = str(error).split("\n")[0] or type(error).__name__
-        raise EngineError(f"{where} is lost ({reason})") from error
+        reason = str(error).split("\n")[0].split(": ")[-1] or type(error).__name__
+        raise EngineError(
+            f"{where} is lost ({reason}); as soon as there is one, the same line goes on"
+        ) from error
+
+
+def _quieten() -> None:
+    """Dask's own messages are of no use to those who did not write this: errors are told here."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.split(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)

@@ -274,7 +274,7 @@ def test_a_lost_scheduler_is_named_and_the_work_goes_on_with_another(tmp_path, s
     wait_for(run, 2)
     process.kill()
     assert run.wait() == 1, run.told
-    assert f"the scheduler at {address} is lost" in run.told.splitlines()[-1]
+    assert f"the scheduler at {address} is lost (" in run.told.splitlines()[-1]
     assert "Traceback" not in run.told
     done = finished(out)
     assert len(done) >= 2
