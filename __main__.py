@@ -1,6 +1,6 @@
 """The `jodi` command without installing anything: `python FOLDER convert ...` runs this file.
 
-For a folder that was copied into `custom_nodes`, whatever its name, with ComfyUI's own Python.
+For a folder of any name that was copied into `custom_nodes`, run with ComfyUI's own Python.
 """
 
 import importlib

@@ -2,8 +2,8 @@
 
 Every condition is encoded, both guidance halves run as one batch of two wherever guidance is not 1,
 all eight domains are sampled, and all eight are decoded and post-processed, one after the other.
-The schedule, the noise and the solver's closed form are shared with ours: they cost next to nothing
-and keep the two comparable.
+The schedule, the noise and the solver's closed form are shared with ours: they cost almost nothing,
+and the two stay comparable.
 Shapes: B rows, L domains, z latent channels, h w latent grid, H W pixels.
 """
 
@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from ..jodi_core.domains import DOMAIN_NAMES
-from ..jodi_core.labels import maps as labels
+from ..jodi_core.labels.maps import postprocess, preprocess
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.text import TextFeatures
-from ..kit.sampling import draw_noise, flow_sigmas, sample_dpmpp_2m
+from ..kit.sampling import draw_noise, make_flow_sigmas, sample_dpmpp_2m
 from .baseline_autoencoder import BaselineAutoencoder
 from .baseline_transformer import BaselineTransformer
 
@@ -61,7 +61,7 @@ class BaselinePipeline:
             velocity = self.velocity(x, sigma, clean, role, text, negative_text, guidance)
             return x - sigma * velocity.float()
 
-        latents = sample_dpmpp_2m(denoise, noise, flow_sigmas(steps))
+        latents = sample_dpmpp_2m(denoise, noise, make_flow_sigmas(steps))
         latents[:, list(plan.conditions)] = clean[:, list(plan.conditions)]
         return self.decode(latents)
 
@@ -93,7 +93,7 @@ class BaselinePipeline:
     @torch.inference_mode()
     def encode_one(self, name: str, picture: Tensor) -> Tensor:
         """One domain's picture (1, 3, H, W) in [0, 1] -> latent (1, z, h, w) float32."""
-        x = labels.preprocess(name, picture).to(self.device, self.dtype)
+        x = preprocess(name, picture).to(self.device, self.dtype)
         return self.autoencoder.encode(x).float()
 
     @torch.inference_mode()
@@ -102,5 +102,5 @@ class BaselinePipeline:
         raw, pictures = {}, {}
         for i, name in enumerate(DOMAIN_NAMES):
             raw[name] = self.autoencoder.decode(latents[:, i].to(self.dtype)).float().cpu()
-            pictures[name] = labels.postprocess(name, raw[name].clamp(-1, 1))
+            pictures[name] = postprocess(name, raw[name].clamp(-1, 1))
         return Result(raw, pictures)

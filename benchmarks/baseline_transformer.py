@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..jodi_core.model.config import TransformerConfig
-from ..jodi_core.model.embeddings import position_table
+from ..jodi_core.model.embeddings import make_position_table
 from ..jodi_core.roles import Role
 from .holder import Holder
 
@@ -27,7 +27,7 @@ ATTENTION_EPS = 1e-8
 
 
 class BaselineTransformer(nn.Module):
-    """Velocity of all domains; those that are not generated carry no meaning."""
+    """Velocity of all domains; only that of generated domains has a meaning."""
 
     def __init__(self, config: TransformerConfig, *, device=None, dtype=None):
         super().__init__()
@@ -83,7 +83,7 @@ class BaselineTransformer(nn.Module):
         x = torch.where((role == Role.CONDITION)[:, :, None, None, None], clean_x, x)
         p = self.config.patch_size
         grid = (x.shape[-2] // p, x.shape[-1] // p)
-        position = position_table(self.config, grid).to(x.device, dtype)
+        position = make_position_table(self.config, grid).to(x.device, dtype)
 
         tokens = []
         for i, embedder in enumerate(self.x_embedders):

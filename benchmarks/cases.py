@@ -17,7 +17,7 @@ import torch
 
 from ..jodi_core.domains import DOMAIN_NAMES
 from ..jodi_core.model.config import JODI_1600M, TransformerConfig
-from ..jodi_core.model.facts import GUIDANCE
+from ..jodi_core.model.facts import RELEASED_GUIDANCE
 from ..jodi_core.roles import RolePlan
 from ..kit.autoencoder.config import DC_AE_F32C32, AutoencoderConfig
 from ..kit.errors import JodiError
@@ -82,7 +82,7 @@ class Case:
 
     @property
     def guidance(self) -> float:
-        return GUIDANCE if self.kind.endswith("_guided") else 1.0
+        return RELEASED_GUIDANCE if self.kind.endswith("_guided") else 1.0
 
     @classmethod
     def parse(cls, key: str) -> "Case":

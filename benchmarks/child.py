@@ -11,7 +11,7 @@ from .subjects import SIDES
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The package has whatever name it was loaded by; the child loads it by path under the same one.
+# The child loads the package by path, under the name that it has here.
 START = """
 import importlib, importlib.util, sys
 root, name, key, side = sys.argv[1:]

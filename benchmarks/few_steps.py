@@ -19,7 +19,7 @@ from ..jodi_core.evaluation.scores import Tally, make_tally
 from ..jodi_core.labels.maps import postprocess
 from ..jodi_core.model.facts import PERCEPTION_STEPS
 from ..jodi_core.pipeline import JodiPipeline
-from ..kit.scenes.render import evaluation_seeds, render_scenes
+from ..kit.scenes.render import check_evaluation_seeds, render_scenes
 
 Say = Callable[[str], None]
 
@@ -49,7 +49,7 @@ def measure(scenes: int, chunk: int, *, seed: int, say: Say, keep: Callable[[dic
     power: dict[str, float] = {}
     begun = time.perf_counter()
     for start in range(0, scenes, chunk):
-        seeds = list(evaluation_seeds(seed, scenes)[start : start + chunk])
+        seeds = list(check_evaluation_seeds(seed, scenes)[start : start + chunk])
         truth = render_scenes(seeds, pipeline.native_size)
         image = truth.pictures[:, pipeline.names.index("image")]
         reference: dict[str, Tensor] = {}

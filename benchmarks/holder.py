@@ -1,10 +1,10 @@
-"""A module that names others, for both baseline networks."""
+"""A module that gives other modules names, for both baseline networks."""
 
 from torch import Tensor, nn
 
 
 class Holder(nn.Module):
-    """Names other modules, as the released keys want. Has those that it was given."""
+    """Holds modules under the names of the released keys; it has only the modules it was given."""
 
     main: nn.Module
     conv: nn.Module

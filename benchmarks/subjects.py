@@ -18,7 +18,7 @@ from ..jodi_core.pipeline import JodiPipeline
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.text import TextFeatures
 from ..kit.autoencoder.checkpoint import AUTOENCODER
-from ..kit.sampling import flow_sigmas
+from ..kit.sampling import make_flow_sigmas
 from ..kit.weights.loading import load_state
 from .baseline_autoencoder import BaselineAutoencoder
 from .baseline_pipeline import BaselinePipeline
@@ -98,7 +98,7 @@ class Subject:
             },
             text=TextFeatures(normal(1, 1, length, self.config.caption_channels), mask),
             negative=TextFeatures(normal(1, 1, length, self.config.caption_channels), mask),
-            sigma=flow_sigmas(steps)[repetition % steps],
+            sigma=make_flow_sigmas(steps)[repetition % steps],
             seed=seed,
         )
 
@@ -117,7 +117,7 @@ class Subject:
 
     def _step_ours(self, inputs: Inputs, plan: RolePlan, case: Case):
         role = plan.as_tensor(1).to(self.device)
-        sigmas = flow_sigmas(TASK_STEPS[case.task])
+        sigmas = make_flow_sigmas(TASK_STEPS[case.task])
         model = self.ours.transformer
         with torch.inference_mode():
             if case.guidance != 1:

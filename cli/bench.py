@@ -7,9 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ..kit.errors import JodiError
-from ..kit.weights.write import atomic_file
+from ..kit.weights.write import replace_weights_file
 from .model import choose_device
-from .options import UsageError, add_command, finite, positive
+from .options import UsageError, add_command, parse_finite, parse_positive
 from .progress import Console
 
 try:  # the archive for ComfyUI leaves the folder out
@@ -54,9 +54,15 @@ def add(commands) -> None:
     parser.add_argument("--size", action="append", choices=SIZES, help="with --case; default: 512")
     parser.add_argument("--dtype", action="append", choices=DTYPES, help="with --case; bf16")
     parser.add_argument("--device", default="auto", help="cpu or cuda; auto takes cuda if there")
-    parser.add_argument("--repeat", type=positive, metavar="N", help="pairs of each case, at most")
     parser.add_argument(
-        "--budget", type=finite, default=45.0, metavar="MIN", help="minutes in all (default: 45)"
+        "--repeat", type=parse_positive, metavar="N", help="pairs of each case, at most"
+    )
+    parser.add_argument(
+        "--budget",
+        type=parse_finite,
+        default=45.0,
+        metavar="MIN",
+        help="minutes in all (default: 45)",
     )
     parser.add_argument(
         "--memory", action="store_true", help="with --case: peak memory too, in processes apart"
@@ -121,7 +127,7 @@ def _kept(path: Path | None, console: Console) -> Iterator[Callable[[dict], None
 
     def keep(figures: dict) -> None:
         nonlocal written
-        with atomic_file(path, force=True) as file:
+        with replace_weights_file(path, force=True) as file:
             file.write((json.dumps(figures, indent=1) + "\n").encode())
         written = True
 

@@ -1,12 +1,12 @@
-"""`jodi control`: labels, and the picture too if wanted, to whatever is asked for."""
+"""`jodi control`: from labels, and from the picture too where it is given, to any other domains."""
 
 import logging
 from pathlib import Path
 
 from ..jodi_core.domains import DOMAIN_NAMES, DOMAINS
-from .inputs import Job, paired_maps
+from .inputs import Job, pair_maps
 from .jobs import check_out, report_problems, run_jobs
-from .model import load_pipeline, read_text_features, require_text, text_for
+from .model import load_pipeline, read_text_features, require_text, take_text
 from .options import (
     UsageError,
     add_command,
@@ -14,7 +14,7 @@ from .options import (
     add_output_options,
     add_sampling_options,
     add_source_options,
-    names_list,
+    parse_names,
 )
 from .pictures import INVERTIBLE
 from .progress import Console
@@ -48,7 +48,7 @@ def add(commands) -> None:
         )
     parser.add_argument(
         "--generate",
-        type=names_list,
+        type=parse_names,
         default=["image"],
         metavar="NAMES",
         help=f"what to make (default: image): {', '.join(DOMAIN_NAMES)}",
@@ -68,7 +68,7 @@ def run(args, console: Console) -> int:
             "nothing is given; name at least one map, as in --depth FILE (for a prompt alone, use "
             "`jodi generate`)"
         )
-    sets, problems = paired_maps(given)
+    sets, problems = pair_maps(given)
     if not sets:
         return report_problems(problems, console)
     pipeline = load_pipeline(args)
@@ -95,8 +95,8 @@ def run(args, console: Console) -> int:
                     maps,
                     args.prompt,
                     seed,
-                    text_for(text, number, len(sets), "sets of maps"),
-                    text_for(negative, number, len(sets), "sets of maps"),
+                    take_text(text, number, len(sets), "sets of maps"),
+                    take_text(negative, number, len(sets), "sets of maps"),
                 )
             )
     return run_jobs(pipeline, plan, jobs, args, console, problems)

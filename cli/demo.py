@@ -6,18 +6,22 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..jodi_core.domains import DOMAIN_NAMES, domain
-from ..jodi_core.embedded import Sample, read_samples, stacked
-from ..jodi_core.evaluation.baselines import BaselineBoard, TrainingStatistics, training_statistics
+from ..jodi_core.domains import DOMAIN_NAMES, find_domain
+from ..jodi_core.embedded import Sample, read_samples, stack_samples
+from ..jodi_core.evaluation.baselines import (
+    BaselineBoard,
+    TrainingStatistics,
+    average_training_scenes,
+)
 from ..jodi_core.evaluation.report import HEADLINES
 from ..jodi_core.evaluation.scores import make_tally
 from ..jodi_core.pipeline import JodiPipeline, Result
-from ..kit.pictures.contact_sheet import Cell, contact_sheet
+from ..kit.pictures.contact_sheet import Cell, draw_contact_sheet
 from ..kit.pictures.files import save_png
 from ..kit.scenes.render import SceneBatch, render_scenes
 from .model import load_pipeline
 from .options import add_command, add_model_options
-from .progress import Console, stoppable
+from .progress import Console, stop_on_interrupt
 
 EXAMPLES = """
 jodi demo
@@ -84,7 +88,7 @@ def run(args, console: Console) -> int:
         pipeline,
         samples,
         [render_scenes([sample.seed], size) for sample in samples],
-        training_statistics(size, BASELINE_SCENES),
+        average_training_scenes(size, BASELINE_SCENES),
         args.seed,
         console,
     )
@@ -96,25 +100,27 @@ def run(args, console: Console) -> int:
         console.result(line)
     path = args.out / "contact_sheet.png"
     headings, rows = zip(*demo.rows, strict=True)
-    save_png(path, contact_sheet(rows, headings=headings))
+    save_png(path, draw_contact_sheet(rows, headings=headings))
     console.note(f"all done in {time.monotonic() - started:.0f} s; open this picture:")
     console.result(str(path))
     return 0
 
 
 def _picture_to_labels(demo: Demo) -> None:
-    image = stacked(demo.samples, "image")
+    image = stack_samples(demo.samples, "image")
     result = _timed(demo, "1/4 picture to labels", "perceive", image, LABELS)
     for name in LABELS:
         _score(demo, name, result.pictures[name], slice(None))
     for row, sample in enumerate(demo.samples[:2]):
         _show(demo, "picture to labels", result, row)
-        exact = [(f"{domain(name).title}, exact", sample.pictures[name]) for name in DOMAIN_NAMES]
+        exact = [
+            (f"{find_domain(name).title}, exact", sample.pictures[name]) for name in DOMAIN_NAMES
+        ]
         demo.rows.append(("the exact labels", exact))
 
 
 def _labels_to_picture(demo: Demo) -> None:
-    given = {name: stacked(demo.samples[CONTROLLED], name) for name in LABELS}
+    given = {name: stack_samples(demo.samples[CONTROLLED], name) for name in LABELS}
     prompts = demo.prompts(CONTROLLED)
     result = _timed(demo, "2/4 labels to picture", "control", given, prompts)
     _score(demo, "image", result.pictures["image"], CONTROLLED)
@@ -134,7 +140,7 @@ def _prompt_to_both(demo: Demo) -> None:
 
 
 def _maps_to_both(demo: Demo) -> None:
-    given = {name: stacked(demo.samples[FREE], name) for name in ("depth", "normal")}
+    given = {name: stack_samples(demo.samples[FREE], name) for name in ("depth", "normal")}
     prompts = demo.prompts(FREE)
     title = "4/4 depth and normals to picture and segmentation"
     result = _timed(demo, title, "control", given, prompts, ("image", "segmentation"))
@@ -146,7 +152,7 @@ def _maps_to_both(demo: Demo) -> None:
 def _timed(demo: Demo, title: str, task: str, *given, **options) -> Result:
     """Run one task of the pipeline, stopping at Ctrl-C, and say how long it took."""
     started = time.monotonic()
-    with stoppable(demo.console) as stop, demo.console.bar(title) as update:
+    with stop_on_interrupt(demo.console) as stop, demo.console.bar(title) as update:
 
         def after_step(info) -> bool:
             update(info.step, info.steps)
@@ -172,7 +178,10 @@ def _score(demo: Demo, name: str, pictures: Tensor, part: slice, prefix: str = "
 def _show(demo: Demo, heading: str, result: Result, row: int) -> None:
     given = result.plan.condition_names
     cells = [
-        (f"{domain(name).title}{', given' if name in given else ''}", result.pictures[name][row])
+        (
+            f"{find_domain(name).title}{', given' if name in given else ''}",
+            result.pictures[name][row],
+        )
         for name in result.plan.active_names
     ]
     demo.rows.append((heading, cells))

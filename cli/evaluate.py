@@ -10,10 +10,10 @@ from .options import (
     UsageError,
     add_command,
     add_model_options,
-    finite,
-    names_list,
+    parse_finite,
+    parse_names,
     parse_pixels,
-    positive,
+    parse_positive,
 )
 from .progress import Console
 
@@ -35,7 +35,9 @@ def add(commands) -> None:
         "baseline that needs no model and the most that the autoencoder lets through.",
         EXAMPLES,
     )
-    parser.add_argument("--scenes", type=positive, default=512, metavar="N", help="default: 512")
+    parser.add_argument(
+        "--scenes", type=parse_positive, default=512, metavar="N", help="default: 512"
+    )
     parser.add_argument(
         "--first-seed",
         type=int,
@@ -47,31 +49,35 @@ def add(commands) -> None:
     parser.add_argument("--report", type=Path, metavar="DIR", help="write a page with pictures")
     parser.add_argument(
         "--parts",
-        type=names_list,
+        type=parse_names,
         default=list(PARTS),
         metavar="NAMES",
         help=f"default: {','.join(PARTS)}",
     )
     parser.add_argument(
         "--steps",
-        type=positive,
+        type=parse_positive,
         help=f"of perception (default: the model's own, {PERCEPTION_STEPS} where it has none)",
     )
     parser.add_argument(
         "--control-steps",
-        type=positive,
+        type=parse_positive,
         default=STEPS,
         metavar="STEPS",
         help=f"where text or labels are given (default: {STEPS})",
     )
-    parser.add_argument("--guidance", type=finite, help="default: the model's own")
+    parser.add_argument("--guidance", type=parse_finite, help="default: the model's own")
     parser.add_argument("--size", type=parse_pixels, help="WIDTHxHEIGHT or one side")
     parser.add_argument(
-        "--batch", type=positive, default=32, metavar="N", help="scenes at a time (default: 32)"
+        "--batch",
+        type=parse_positive,
+        default=32,
+        metavar="N",
+        help="scenes at a time (default: 32)",
     )
     parser.add_argument(
         "--baseline-scenes",
-        type=positive,
+        type=parse_positive,
         default=256,
         metavar="N",
         help="training scenes that the baselines are averaged over (default: 256)",

@@ -1,8 +1,8 @@
 """`jodi generate`: a prompt to a picture, alone or together with labels."""
 
-from .inputs import Job, slug
+from .inputs import Job, make_slug
 from .jobs import check_out, run_jobs
-from .model import load_pipeline, read_text_features, require_text, text_for
+from .model import load_pipeline, read_text_features, require_text, take_text
 from .options import (
     DOMAIN_HELP,
     UsageError,
@@ -10,7 +10,7 @@ from .options import (
     add_model_options,
     add_output_options,
     add_sampling_options,
-    names_list,
+    parse_names,
 )
 from .progress import Console
 
@@ -36,7 +36,7 @@ def add(commands) -> None:
     )
     parser.add_argument(
         "--labels",
-        type=names_list,
+        type=parse_names,
         default=[],
         metavar="NAMES",
         help=f"made together with the picture; `all` for all; {DOMAIN_HELP}",
@@ -65,11 +65,11 @@ def run(args, console: Console) -> int:
         for seed in range(args.seed, args.seed + args.count):
             jobs.append(
                 Job(
-                    f"{slug(prompt)}_seed{seed}",
+                    f"{make_slug(prompt)}_seed{seed}",
                     prompt="" if text is not None else prompt,
                     seed=seed,
-                    text=text_for(text, number, len(prompts), "prompts"),
-                    negative_text=text_for(negative, number, len(prompts), "prompts"),
+                    text=take_text(text, number, len(prompts), "prompts"),
+                    negative_text=take_text(negative, number, len(prompts), "prompts"),
                 )
             )
     return run_jobs(pipeline, plan, jobs, args, console)

@@ -15,9 +15,9 @@ from ..jodi_core.model.facts import ModelFacts
 from ..kit.autoencoder.checkpoint import AUTOENCODER
 from ..kit.autoencoder.config import AutoencoderConfig
 from ..kit.config import parse_json
-from ..kit.errors import CheckpointError, JodiError, few
+from ..kit.errors import CheckpointError, JodiError, shorten
 from ..kit.pictures.palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
-from ..kit.pictures.png import without_large_chunks
+from ..kit.pictures.png import drop_large_chunks
 from ..kit.weights.kinds import WORDS, FileKind, identify
 from ..kit.weights.loading import FLOATS, FP8, Checked, Format, check, check_values, name_dtype
 from ..kit.weights.read import StateFile, read_state_dict
@@ -61,13 +61,13 @@ def run(args, console: Console) -> int:
             problems.append((str(path), str(error)))
             console.result("  not usable; see below")
     if not args.files:
-        for title, value in environment():
+        for title, value in describe_environment():
             console.result(f"{title + ':':<18}{value}")
     return report_problems(problems, console)
 
 
 def describe(path: Path) -> Lines:
-    """Title and value of what is known about a file. Raises: JodiError for what is no use here."""
+    """Lines (title, value) about a file. Raises: JodiError for a file that jodi cannot use."""
     if path.suffix.lower() == ".png" and path.is_file():
         yield from _picture(path)
         return
@@ -86,7 +86,7 @@ def describe(path: Path) -> Lines:
     elif kind is WORDS:
         words = embedded.read_text_encoder(content, str(path)).vocabulary
         yield "what", kind.title
-        yield "words", f"{len(words)}: {few(words, 100)}"
+        yield "words", f"{len(words)}: {shorten(words, 100)}"
     else:
         yield "what", kind.title
         if kind.name in _NOTES:
@@ -161,7 +161,7 @@ def _picture(path: Path) -> Lines:
     try:
         with open(path, "rb") as file:
             # other programs may have added texts that Pillow takes for damage
-            image = Image.open(without_large_chunks(file)[0], formats=["PNG"])
+            image = Image.open(drop_large_chunks(file)[0], formats=["PNG"])
             image.load()
             text, size = dict(getattr(image, "text", {})), image.size
         settings = parse_json(text["jodi"], "what stands in it")
@@ -179,7 +179,7 @@ def _picture(path: Path) -> Lines:
             yield key, value
 
 
-def environment() -> Lines:
+def describe_environment() -> Lines:
     """What the machine offers, and the colours of the classes."""
     yield "python", platform.python_version()
     yield "torch", f"{torch.__version__}, {torch.get_num_threads()} threads"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..jodi_core.domains import domain
+from ..jodi_core.domains import find_domain
 from ..jodi_core.text import TextFeatures
 from ..kit.pictures.files import SUFFIXES, UNREAD_SUFFIXES
 from .options import UsageError
@@ -37,14 +37,14 @@ Problem = tuple[str, str]
 """What failed and why."""
 
 
-def picture_files(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
+def find_pictures(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
     """Files as they are, those of a pattern such as `*.png`, and the pictures in folders, by name.
 
     Folders below a folder are not opened. Pictures of a kind that is not read are left out with a
     warning that names them.
     """
     found: list[Path] = []
-    paths, problems = expanded(paths)
+    paths, problems = expand_patterns(paths)
     for path in paths:
         if not _is_folder(path):
             found.append(path)  # also what does not exist: reading it says so
@@ -70,7 +70,7 @@ def picture_files(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
     return list(dict.fromkeys(found)), problems
 
 
-def expanded(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
+def expand_patterns(paths: Iterable[Path]) -> tuple[list[Path], list[Problem]]:
     """Patterns replaced by the files they match: not every shell does it (Windows' does not)."""
     found: list[Path] = []
     problems: list[Problem] = []
@@ -92,7 +92,7 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def paired_maps(
+def pair_maps(
     given: Mapping[str, Sequence[Path]],
 ) -> tuple[list[tuple[str, dict[str, Path]]], list[Problem]]:
     """Name and maps of every set, from files and folders given for each domain.
@@ -106,12 +106,12 @@ def paired_maps(
     many: dict[str, dict[str, Path]] = {}
     problems: list[Problem] = []
     for name, patterns in given.items():
-        paths, unmatched = expanded(patterns)
+        paths, unmatched = expand_patterns(patterns)
         problems += unmatched
         if len(paths) == 1 and not _is_folder(paths[0]):
             alone[name] = paths[0]
             continue
-        files, empty = picture_files(paths)
+        files, empty = find_pictures(paths)
         problems += empty
         many[name] = _by_name(name, files, endings_only=any(map(_is_folder, paths)))
     if not many:
@@ -143,20 +143,20 @@ def _by_name(name: str, files: list[Path], *, endings_only: bool) -> dict[str, P
 
 def _base(name: str, stem: str) -> tuple[str, bool]:
     """A file's name without the domain at its end, and whether that was there."""
-    of = domain(name)
+    of = find_domain(name)
     for word in sorted((of.name, *of.aliases), key=len, reverse=True):
         if stem.lower().endswith(f"_{word}") and len(stem) > len(word) + 1:
             return stem[: -len(word) - 1], True
     return stem, False
 
 
-def slug(prompt: str, length: int = 48) -> str:
+def make_slug(prompt: str, length: int = 48) -> str:
     """A prompt as the beginning of a file name."""
     words = re.sub(r"[^\w]+", "_", prompt.strip().lower()).strip("_")
     return words[:length].rstrip("_") or "picture"
 
 
-def named_apart(
+def name_apart(
     stems: Sequence[str], endings: Sequence[str], folder: Path, inputs: Iterable[Path]
 ) -> list[str]:
     """The stems, numbered where two would write one file or a file that is an input.

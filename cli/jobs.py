@@ -1,4 +1,4 @@
-"""Running jobs: read, fit, run, save; what fails is told at the end and stops nothing else."""
+"""Running jobs: read, fit, run, save. A job that fails is reported at the end; the others go on."""
 
 import logging
 import os
@@ -10,20 +10,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core.domains import domain
+from ..jodi_core.domains import find_domain
 from ..jodi_core.job.given import Given, prepare
-from ..jodi_core.job.size import requested_size
+from ..jodi_core.job.size import resolve_size
 from ..jodi_core.pipeline import JodiPipeline, Result
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.text import TextFeatures
 from ..kit.errors import JodiError
-from ..kit.pictures.contact_sheet import Cell, contact_sheet, thumbnail
+from ..kit.pictures.contact_sheet import Cell, draw_contact_sheet, draw_thumbnail
 from ..kit.pictures.files import save_png
 from ..kit.pictures.frame import Frame
-from .inputs import LONGEST_NAME, SHEET, Job, Problem, named_apart
+from .inputs import LONGEST_NAME, SHEET, Job, Problem, name_apart
 from .options import UsageError
-from .pictures import Maps, endings, read_picture, save_result, told
-from .progress import Console, Stop, stoppable
+from .pictures import Maps, explain_doubt, list_endings, read_picture, save_result
+from .progress import Console, Stop, stop_on_interrupt
 
 logger = logging.getLogger("jodi")
 
@@ -84,9 +84,11 @@ def run_jobs(
     console.note(plan.summary(pipeline.trained_roles))
     outcome, started = Outcome(problems=list(problems)), time.monotonic()
     inputs = [path for job in jobs for path in job.pictures.values()]
-    stems = named_apart([job.stem for job in jobs], endings(plan.generated_names), args.out, inputs)
+    stems = name_apart(
+        [job.stem for job in jobs], list_endings(plan.generated_names), args.out, inputs
+    )
     starts = {id(job): args.out / stem for job, stem in zip(jobs, stems, strict=True)}
-    with stoppable(console) as stop:
+    with stop_on_interrupt(console) as stop:
         try:
             for group in _groups(pipeline, jobs, args, outcome):
                 if stop.asked:
@@ -160,7 +162,7 @@ def _prepare(pipeline: JodiPipeline, job: Job, args, outcome: Outcome) -> Ready:
     pictures = {name: read_picture(name, path, maps) for name, path in job.pictures.items()}
     given = _fitted(pipeline, pictures, args)
     for doubt in given.doubts:
-        line = f"{job.pictures[doubt.name]}: {told(doubt)}"
+        line = f"{job.pictures[doubt.name]}: {explain_doubt(doubt)}"
         if line not in outcome.doubted:  # several seeds may share the pictures
             outcome.doubted.add(line)
             logger.warning("%s", line)
@@ -172,7 +174,7 @@ def _prepare(pipeline: JodiPipeline, job: Job, args, outcome: Outcome) -> Ready:
 
 def _fitted(pipeline: JodiPipeline, pictures: dict[str, Tensor], args) -> Given:
     """The pictures at the size that the options choose."""
-    choice, native, explicit = requested_size(args.size, pipeline.native_size)
+    choice, native, explicit = resolve_size(args.size, pipeline.native_size)
     return prepare(
         pictures,
         choice,
@@ -239,7 +241,7 @@ def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, arg
         "negative": getattr(args, "negative", ""),
         "width": ready.size[1],
         "height": ready.size[0],
-        # names only: where files lie on somebody's disk is nobody else's business
+        # names only: paths on somebody's disk are private
         "given": {name: path.name for name, path in job.pictures.items()},
         "device": str(pipeline.device),
         "near": args.near,
@@ -261,8 +263,8 @@ def _remember(result: Result, row: int, ready: Ready, stem: str, outcome: Outcom
     cells = []
     for name in result.plan.active_names:
         given = " (given)" if name in ready.job.pictures else ""
-        small = thumbnail(result.pictures[name][row], SHEET_SIDE)
-        cells.append((f"{domain(name).title}{given}", small))
+        small = draw_thumbnail(result.pictures[name][row], SHEET_SIDE)
+        cells.append((f"{find_domain(name).title}{given}", small))
     outcome.rows.append(cells)
     prompt = f": {ready.job.prompt}" if ready.job.prompt and result.plan.uses_text else ""
     outcome.headings.append(f"{stem}{prompt}")
@@ -271,10 +273,10 @@ def _remember(result: Result, row: int, ready: Ready, stem: str, outcome: Outcom
 def _save_sheet(outcome: Outcome, folder: Path, inputs: list[Path], console: Console) -> None:
     if not outcome.rows:
         return
-    (stem,) = named_apart([SHEET], [".png"], folder, inputs)
+    (stem,) = name_apart([SHEET], [".png"], folder, inputs)
     path = folder / f"{stem}.png"
     try:
-        save_png(path, contact_sheet(outcome.rows, headings=outcome.headings))
+        save_png(path, draw_contact_sheet(outcome.rows, headings=outcome.headings))
     except JodiError as error:  # on a full disk the files before it failed too: all are named
         outcome.problems.append((str(path), str(error)))
         return

@@ -14,7 +14,7 @@ from ..jodi_core.labelling.plan import (
     Plan,
     Source,
     Standing,
-    extended,
+    extend_plan,
     look,
     merge,
     read_plan,
@@ -22,10 +22,10 @@ from ..jodi_core.labelling.plan import (
     require_same,
     write_plan,
 )
-from ..kit.errors import Interrupted, JodiError, few
+from ..kit.errors import Interrupted, JodiError, shorten
 from .inputs import Problem
 from .jobs import check_out, report_problems
-from .label_files import list_pictures, locked, name_sources
+from .label_files import hold_lock, list_pictures, name_sources
 from .label_worker import STOP, answer, pack_job
 from .options import (
     DOMAIN_HELP,
@@ -33,10 +33,10 @@ from .options import (
     add_command,
     add_model_options,
     add_sampling_options,
-    names_list,
-    positive,
+    parse_names,
+    parse_positive,
 )
-from .progress import Console, Stop, stoppable
+from .progress import Console, Stop, stop_on_interrupt
 
 EXAMPLES = """
 jodi label photos --out data                                all seven labels, in one process
@@ -66,13 +66,13 @@ def add(commands) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder of pictures")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the data set")
     parser.add_argument(
-        "--labels", type=names_list, metavar="NAMES", help=f"default: all; {DOMAIN_HELP}"
+        "--labels", type=parse_names, metavar="NAMES", help=f"default: all; {DOMAIN_HELP}"
     )
     parser.add_argument("--captions", action="store_true", help="write a caption of each picture")
     where = parser.add_argument_group("processes").add_mutually_exclusive_group()
     where.add_argument(
         "--workers",
-        type=positive,
+        type=parse_positive,
         default=1,
         metavar="N",
         help=f"processes on this machine, each with the model (needs Dask: {INSTALL})",
@@ -102,7 +102,7 @@ def run(args, console: Console) -> int:
     if not found and begun is None:
         return report_problems(problems or [(str(folder), "holds no pictures")], console)
     job = pack_job(args, folder, root, begun.fingerprint if begun else {})
-    with stoppable(console) as stop, locked(root), _engine(args, console, stop) as ask:
+    with stop_on_interrupt(console) as stop, hold_lock(root), _engine(args, console, stop) as ask:
         job["fingerprint"] = {**_fingerprint(job, ask), "batch": args.batch}
         job["threads"] = job["fingerprint"]["threads"]
         plan = _plan(root, begun, job["fingerprint"], name_sources(found, begun), console)
@@ -133,9 +133,9 @@ def _plan(
         require_same(root, begun.fingerprint, now)
         remove_partial(root)
     old = Plan(now, ()) if begun is None else begun
-    plan, changed = extended(root, old, found, now["batch"])
+    plan, changed = extend_plan(root, old, found, now["batch"])
     if changed:
-        console.note(f"changed, and labelled again with what they shared a batch: {few(changed)}")
+        console.note(f"changed; their batches are labelled again: {shorten(changed)}")
     if plan != begun:
         write_plan(root, plan)
     return plan
@@ -165,7 +165,7 @@ def _compute(
                     "pictures are done; the same line goes on from there"
                 )
             if "error" in told:
-                problems.append((few([source.file for source in batch]), told["error"]))
+                problems.append((shorten([source.file for source in batch]), told["error"]))
             problems += [
                 (file, f"could not be opened ({why}); it is labelled when it is back")
                 for file, why in told.get("unread", {}).items()
@@ -181,7 +181,7 @@ def _report(root: Path, standing: Standing, problems: list[Problem], console: Co
     console.note(f"{labelled:,} pictures are labelled: {root / METADATA}")
     if refused:
         console.say(f"{len(refused):,} cannot be labelled, see {root / QUARANTINE}:")
-        console.say(f"  {few([line['file'] for line in refused])}")
+        console.say(f"  {shorten([line['file'] for line in refused])}")
     known = {what for what, _ in problems}
     problems = problems + [
         (file, "is gone, and not labelled; it is labelled when it is back")
@@ -206,10 +206,10 @@ def _engine(args, console: Console, stop: Stop) -> Iterator[Ask]:
     from . import label_dask  # noqa: PLC0415  (an optional package)
 
     if args.scheduler is not None:
-        engine = label_dask.remote_engine(args.scheduler, console.note)
+        engine = label_dask.open_remote_engine(args.scheduler, console.note)
     else:
         threads = max(1, (os.cpu_count() or 1) // args.workers)
-        engine = label_dask.local_engine(args.workers, threads, console.note)
+        engine = label_dask.open_local_engine(args.workers, threads, console.note)
     with engine as cluster:
         yield functools.partial(cluster.ask, goes_on=lambda: not stop.asked)
 

@@ -90,7 +90,8 @@ class Engine:
         return self._client.submit(self._answer, *parts, pure=False)
 
     def _result(self, future: Future, request: Mapping | None) -> dict:
-        error = future.exception() if future.status == "error" else None
+        failed = future.status == "error"
+        error = cast(BaseException, future.exception()) if failed else None
         if error is None:
             return future.result()
         if isinstance(error, KilledWorker) and request is not None:
@@ -132,7 +133,7 @@ def _answer_on_worker(root: str, package: str, job: dict, request, threads: int)
 
 
 class _ByValue:
-    """A function of this file that travels as its code: where it arrives, nobody knows its module."""
+    """A function of this file that travels as its code, as its module is not known elsewhere."""
 
     def __init__(self, function: Callable):
         cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -147,7 +148,7 @@ class _ByValue:
 
 
 @contextlib.contextmanager
-def local_engine(count: int, threads: int, say: Say) -> Iterator[Engine]:
+def open_local_engine(count: int, threads: int, say: Say) -> Iterator[Engine]:
     """An engine of `count` processes on this machine, each with `threads` threads of torch."""
     _quieten()
     shown = importlib.util.find_spec("bokeh") is not None
@@ -189,7 +190,7 @@ def _ctrl_c_blocked() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def remote_engine(address: str, say: Say) -> Iterator[Engine]:
+def open_remote_engine(address: str, say: Say) -> Iterator[Engine]:
     """An engine of the workers of a scheduler that the user started. Raises: EngineError."""
     where = f"the scheduler at {address}"
     settings = {"distributed.comm.timeouts.connect": PATIENCE}

@@ -11,7 +11,7 @@ from ..jodi_core.labelling.layout import OutputError
 from ..jodi_core.labelling.plan import WORK, Plan, Source
 from ..kit.errors import JodiError
 from ..kit.pictures.files import SUFFIXES
-from .inputs import Problem, named_apart, picture_files
+from .inputs import Problem, find_pictures, name_apart
 from .options import UsageError
 
 LOCK = "lock"
@@ -35,7 +35,7 @@ def list_pictures(folder: Path, root: Path) -> tuple[list[tuple[str, int]], list
     for place, folders, files in os.walk(folder, onerror=failed):
         folders[:] = [f for f in folders if f[0] != "." and Path(place, f).absolute() != root]
         if any(Path(name).suffix.lower() in SUFFIXES for name in files):
-            found += picture_files([Path(place)])[0]
+            found += find_pictures([Path(place)])[0]
     pictures = []
     for path in found:
         try:
@@ -55,7 +55,7 @@ def name_sources(found: Sequence[tuple[str, int]], begun: Plan | None) -> list[S
     stems = {} if begun is None else {source.file: source.stem for source in begun.sources}
     new = [file for file, _ in found if file not in stems]
     wanted = [*stems.values(), *(_stem(file) for file in new)]
-    apart = named_apart(wanted, [ENDING], Path(), [])
+    apart = name_apart(wanted, [ENDING], Path(), [])
     stems |= dict(zip(new, apart[len(stems) :], strict=True))
     return [Source(file, size, stems[file]) for file, size in found]
 
@@ -67,7 +67,7 @@ def _stem(file: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(root: Path) -> Iterator[None]:
+def hold_lock(root: Path) -> Iterator[None]:
     """Keeps a second run out of a data set; the lock of a run that was killed is none.
 
     Raises: JodiError when another run holds it, OutputError when the folder cannot be written to.

@@ -15,9 +15,9 @@ import torch
 
 from ..jodi_core.embedded import AUTOENCODER, TRANSFORMER
 from ..jodi_core.labelling.batch import Caption, Recipe, label_batch
-from ..jodi_core.labelling.fingerprint import fingerprint
+from ..jodi_core.labelling.fingerprint import compute_fingerprint
 from ..jodi_core.labelling.layout import OutputError, write_lines
-from ..jodi_core.labelling.plan import STATE, Source, done_lines, part_path, require_same
+from ..jodi_core.labelling.plan import STATE, Source, find_done, name_part, require_same
 from ..jodi_core.pipeline import JodiPipeline
 from ..kit.errors import JodiError, KernelError, RoleError
 from .label_captions import load_captioner
@@ -112,7 +112,7 @@ class _Worker:
             self.caption, captions = captioner.write, captioner.name
             files += captioner.files
         self.fingerprint = {
-            **fingerprint(self.pipeline, self.recipe, files),
+            **compute_fingerprint(self.pipeline, self.recipe, files),
             "compiled": args.compile,
             "captions": captions,
         }
@@ -121,7 +121,7 @@ class _Worker:
         folder, root, number = Path(job["folder"]), Path(job["root"]), request["number"]
         self._check(job, folder, root)
         batch = tuple(Source(**source) for source in request["sources"])
-        before = done_lines(root, self.recipe.labels, number, batch, {})
+        before = find_done(root, self.recipe.labels, number, batch, {})
         if len(before) == len(batch):
             # its answer was lost on the way, with the worker that gave it
             return {"number": number, "unread": {}}
@@ -138,7 +138,7 @@ class _Worker:
             raise OutputError(f"the folder {folder} is gone; bring it back")
         # the labels of a picture that is gone stay what they are
         kept = [line for file, line in before.items() if file in unread]
-        write_lines(part_path(root, number), [*kept, *lines])
+        write_lines(name_part(root, number), [*kept, *lines])
         return {"number": number, "unread": unread}
 
     def _check(self, job: Mapping, folder: Path, root: Path) -> None:

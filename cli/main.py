@@ -9,8 +9,10 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 
 from ..kit.errors import Interrupted, JodiError, KernelError, RoleError
+from ..kit.kernel_choices import remember_kernels_in
 from . import bench as bench_command
 from . import control as control_command
 from . import convert, evaluate, generate, info, label, perceive, train, verify
@@ -53,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return USAGE
     console = Console()
     console.quiet = getattr(args, "quiet", False)
+    remember_kernels_in(_cache_folder())
     with console.logging():
         return _guarded(args, console)
 
@@ -80,7 +83,7 @@ def _guarded(args, console: Console) -> int:
     except (JodiError, KernelError) as error:
         _explain(console, args, str(error))
     except BrokenPipeError:
-        # the reader of our output went away; nothing more can be said there
+        # the reader of our output went away, so nothing more can be written there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         kind = type(error).__name__
@@ -93,6 +96,15 @@ def _explain(console: Console, args, message: str) -> None:
     if args.debug:
         traceback.print_exc()
     console.say(f"jodi {args.command}: error: {message}")
+
+
+def _cache_folder() -> Path | None:
+    """Where this system keeps what programs can make again; None for a user without a home."""
+    place = {"darwin": "Library/Caches", "win32": "AppData/Local"}.get(sys.platform, ".cache")
+    try:
+        return Path.home() / place / "jodi"
+    except RuntimeError:
+        return None
 
 
 def _version() -> str:

@@ -125,7 +125,7 @@ def read_text_features(path: Path | None, channels: int) -> TextFeatures | None:
     return TextFeatures(caption.float(), (mask != 0).long())
 
 
-def text_for(features: TextFeatures | None, row: int, rows: int, what: str) -> TextFeatures | None:
+def take_text(features: TextFeatures | None, row: int, rows: int, what: str) -> TextFeatures | None:
     """The features of one of `rows` results: its own row, or the only one there is.
 
     Raises: UsageError when there are neither one nor `rows`.

@@ -1,4 +1,4 @@
-"""Options that several commands share, and what becomes of them."""
+"""Options that several commands share, and how their values are read."""
 
 import argparse
 import math
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..jodi_core.domains import DOMAINS
 from ..jodi_core.job.size import DEFAULT_SIZE, SIZE_CHOICES
-from ..jodi_core.labels.foreign import SEGMENTATION_DRAWINGS
+from ..jodi_core.labels.segmentation import SEGMENTATION_DRAWINGS
 from ..kit.sampling import SAMPLERS
 from ..kit.weights.convert import DTYPES
 
@@ -20,7 +20,7 @@ DOMAIN_HELP = "domains: " + "; ".join(f"{d.name} ({d.description})" for d in DOM
 
 
 class UsageError(Exception):
-    """The command line asks for something that cannot be; exit status 2."""
+    """The command line asks for something impossible; exit status 2."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -91,7 +91,7 @@ def add_sampling_options(parser, *, text: bool) -> None:
     group.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
     group.add_argument(
         "--steps",
-        type=positive,
+        type=parse_positive,
         help="network evaluations (default: 10 with a picture, else 20); 2 with a picture is "
         "a quick look, see docs/few_steps.md",
     )
@@ -108,14 +108,14 @@ def add_sampling_options(parser, *, text: bool) -> None:
     )
     group.add_argument(
         "--batch",
-        type=positive,
+        type=parse_positive,
         default=1,
         metavar="N",
         help="results computed at once: faster on a GPU, needs memory, changes nothing else",
     )
     group.add_argument(
         "--tile",
-        type=positive,
+        type=parse_positive,
         metavar="PIXELS",
         help="encode and decode in tiles of this side, for sizes too large for memory",
     )
@@ -125,11 +125,13 @@ def add_sampling_options(parser, *, text: bool) -> None:
 
 def add_text_options(parser, sampling) -> None:
     sampling.add_argument(
-        "--guidance", type=finite, help="how strictly to follow the prompt (default: the model's)"
+        "--guidance",
+        type=parse_finite,
+        help="how strictly to follow the prompt (default: the model's)",
     )
     sampling.add_argument(
         "--count",
-        type=positive,
+        type=parse_positive,
         default=1,
         metavar="N",
         help="variants, of seeds SEED, SEED+1, ...",
@@ -148,7 +150,7 @@ def add_text_options(parser, sampling) -> None:
         "--negative-features",
         type=Path,
         metavar="FILE",
-        help="the same for what should not be there",
+        help="the same for the negative prompt",
     )
 
 
@@ -216,7 +218,7 @@ def add_source_options(parser) -> None:
     group.add_argument(
         "--invert",
         dest="inverted",
-        type=names_list,
+        type=parse_names,
         default=[],
         metavar="NAMES",
         help="lineart or edge files with their tones the other way round",
@@ -247,14 +249,14 @@ def parse_pixels(text: str) -> int | tuple[int, int]:
     return sides[0] if len(sides) == 1 else (sides[1], sides[0])
 
 
-def positive(text: str) -> int:
+def parse_positive(text: str) -> int:
     """A whole number of at least 1."""
     if not text.strip().isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
     return int(text)
 
 
-def finite(text: str) -> float:
+def parse_finite(text: str) -> float:
     """A number that is neither infinite nor NaN."""
     try:
         value = float(text)
@@ -265,15 +267,15 @@ def finite(text: str) -> float:
     return value
 
 
-def share(text: str) -> float:
+def parse_share(text: str) -> float:
     """A number from 0 to 1."""
-    value = finite(text)
+    value = parse_finite(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return value
 
 
-def names_list(text: str) -> list[str]:
+def parse_names(text: str) -> list[str]:
     """Comma-separated names; the model checks them, as it knows its own."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     if not names:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .inputs import Job, picture_files
+from .inputs import Job, find_pictures
 from .jobs import check_out, report_problems, run_jobs
 from .model import load_pipeline
 from .options import (
@@ -11,7 +11,7 @@ from .options import (
     add_model_options,
     add_output_options,
     add_sampling_options,
-    names_list,
+    parse_names,
 )
 from .progress import Console
 
@@ -38,7 +38,7 @@ def add(commands) -> None:
         "pictures", nargs="+", type=Path, metavar="PICTURE|DIR", help="picture files or folders"
     )
     parser.add_argument(
-        "--labels", type=names_list, metavar="NAMES", help=f"default: all; {DOMAIN_HELP}"
+        "--labels", type=parse_names, metavar="NAMES", help=f"default: all; {DOMAIN_HELP}"
     )
     add_model_options(parser)
     add_sampling_options(parser, text=False)
@@ -47,7 +47,7 @@ def add(commands) -> None:
 
 def run(args, console: Console) -> int:
     check_out(args.out)
-    files, problems = picture_files(args.pictures)
+    files, problems = find_pictures(args.pictures)
     if not files:
         return report_problems(problems, console)
     pipeline = load_pipeline(args)

@@ -8,11 +8,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core.domains import domain
+from ..jodi_core.domains import find_domain
 from ..jodi_core.job.plausible import Doubt
-from ..jodi_core.job.restore import restored
-from ..jodi_core.labels import foreign
-from ..jodi_core.labels import maps as labels
+from ..jodi_core.job.restore import restore_map
+from ..jodi_core.labels.depth import convert_depth, make_depth_map
+from ..jodi_core.labels.maps import postprocess
+from ..jodi_core.labels.normals import make_normal_map, read_normals
+from ..jodi_core.labels.segmentation import (
+    colorize,
+    convert_class_numbers,
+    find_classes,
+    read_classes,
+)
 from ..kit.errors import ImageError
 from ..kit.pictures.files import load_image, load_numbers, save_png
 from ..kit.pictures.frame import Frame
@@ -20,17 +27,16 @@ from ..kit.pictures.frame import Frame
 INDEX_ENDING = "_segmentation_index.png"
 
 DEPTH_SOURCES = ("near-white", "near-black", "metres", "millimetres")
-SEGMENTATION_SOURCES = foreign.SEGMENTATION_DRAWINGS
 INVERTIBLE = ("lineart", "edge")
 
-# What shows through where a picture is transparent: nothing, in each domain's own way.
+# The colour behind transparent pixels: each domain's own colour for "nothing here".
 _BACKGROUNDS = {
     **dict.fromkeys(("edge", "depth", "segmentation", "openpose"), (0.0, 0.0, 0.0)),
     "normal": (0.5, 0.5, 0.5),
 }
 _WHITE = (1.0, 1.0, 1.0)
 
-# Where a doubt about a given picture is set right on the command line.
+# The option that corrects what is odd about a given picture.
 _WAYS = {
     ("depth", "inverted"): "--depth-source near-black, metres or millimetres",
     ("depth", "flat"): "--depth-source, if it holds distances",
@@ -73,7 +79,7 @@ def read_picture(name: str, path: Path, maps: Maps) -> Tensor:
     as colours, in files that store class numbers too.
     Raises: ImageError for unreadable files, or numbers that are no map as the options describe it.
     """
-    kind = domain(name).kind
+    kind = find_domain(name).kind
     if kind == "palette":
         return _read_classes(path, maps.segmentation_source)
     if kind == "depth":
@@ -81,7 +87,7 @@ def read_picture(name: str, path: Path, maps: Maps) -> Tensor:
     picture = _picture(name, path)
     if kind == "normal":
         source = maps.normal_source or maps.normals
-        return picture if source == "model" else foreign.normal_from_foreign(picture, source)
+        return picture if source == "model" else read_normals(picture, source)
     return 1 - picture if name in maps.inverted else picture
 
 
@@ -105,7 +111,7 @@ def _read_depth(path: Path, maps: Maps) -> Tensor:
         return _drawn(path, plane, "distance")
     if numbers is None or numbers.indexed or numbers.top in (1, 255):
         return plane if source == "near-white" else 1 - plane
-    # more bits have no usual range: it is the map's own
+    # numbers of more bits have no usual range: the map's own range counts
     known = plane[plane.isfinite()]
     if maps.depth_source is None and bool(((known < 0) | (known > 1)).any()):
         low, high = float(known.min()), float(known.max())
@@ -118,7 +124,7 @@ def _read_depth(path: Path, maps: Maps) -> Tensor:
 
 def _drawn(path: Path, plane: Tensor, source: str) -> Tensor:
     try:
-        return foreign.convert_depth(plane, source)[:, None].expand(-1, 3, -1, -1)
+        return convert_depth(plane, source)[:, None].expand(-1, 3, -1, -1)
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
 
@@ -137,29 +143,29 @@ def _read_classes(path: Path, drawn: str) -> Tensor:
             values = values.to(torch.int64)
         return _colored(path, values, drawn)
     picture = _picture("segmentation", path)
-    index = foreign.read_classes(picture, drawn)
+    index = read_classes(picture, drawn)
     if numbers is not None and numbers.indexed and drawn == "jodi":
         # a file of places in a palette: its colours count if they are the model's
-        strange = (picture - labels.colorize(index)).abs().amax(dim=1) > 0.2
+        strange = (picture - colorize(index)).abs().amax(dim=1) > 0.2
         if float(strange.float().mean()) > 0.1:
             try:
                 return _colored(path, numbers.values, drawn)
             except ImageError:
                 return picture
     if drawn == "ade20k":
-        return labels.colorize(index)
+        return colorize(index)
     return picture  # the job takes it for the nearest colours, and says where they are others
 
 
 def _colored(path: Path, numbers: Tensor, drawn: str) -> Tensor:
     try:
-        return labels.colorize(foreign.classes_of_numbers(numbers, drawn))
+        return colorize(convert_class_numbers(numbers, drawn))
     except ImageError as error:
         raise ImageError(f"{path}: {error}") from None
 
 
-def told(doubt: Doubt) -> str:
-    """A doubt about a given picture, with the option that sets it right."""
+def explain_doubt(doubt: Doubt) -> str:
+    """A doubt about a given picture, with the option that corrects it."""
     way = _WAYS.get((doubt.name, doubt.kind))
     return doubt.text if way is None else f"{doubt.text} ({way})"
 
@@ -172,25 +178,25 @@ def save_result(
     raw: (1, 3, H, W) decoder output. frame: of the original to lay it back into, or None. Depth has
     16 bits; segmentation comes in colours and, in a second file, as class numbers.
     """
-    of, path = domain(name), start.with_name(f"{start.name}_{name}.png")
+    of, path = find_domain(name), start.with_name(f"{start.name}_{name}.png")
     text = {"jodi": json.dumps({**settings, "domain": name})}
-    raw = raw if frame is None else restored(of, raw, [frame])
+    raw = raw if frame is None else restore_map(of, raw, [frame])
     if of.kind == "palette":
-        index = labels.segmentation_index(raw)
+        index = find_classes(raw)
         numbers = start.with_name(start.name + INDEX_ENDING)
-        save_png(path, labels.colorize(index)[0], text=text)
+        save_png(path, colorize(index)[0], text=text)
         save_png(numbers, index[0], text=text)
         return [path, numbers]
     if of.kind == "depth":
-        save_png(path, labels.depth_map(raw, near=maps.near)[0], bits=16, text=text)
+        save_png(path, make_depth_map(raw, near=maps.near)[0], bits=16, text=text)
     elif of.kind == "normal":
-        save_png(path, labels.normal_map(raw, maps.normals)[0], text=text)
+        save_png(path, make_normal_map(raw, maps.normals)[0], text=text)
     else:
-        save_png(path, labels.postprocess(name, raw)[0], text=text)
+        save_png(path, postprocess(name, raw)[0], text=text)
     return [path]
 
 
-def endings(names: tuple[str, ...]) -> list[str]:
+def list_endings(names: tuple[str, ...]) -> list[str]:
     """What `save_result` puts behind a stem for these domains."""
     found = [f"_{name}.png" for name in names]
-    return found + [INDEX_ENDING] * any(domain(name).kind == "palette" for name in names)
+    return found + [INDEX_ENDING] * any(find_domain(name).kind == "palette" for name in names)

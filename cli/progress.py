@@ -107,16 +107,16 @@ class _LogHandler(logging.Handler):
 
 
 class Stop:
-    """Whether Ctrl-C was pressed inside `stoppable`."""
+    """Whether Ctrl-C was pressed inside `stop_on_interrupt`."""
 
     def __init__(self):
         self.asked = False
 
 
 @contextlib.contextmanager
-def stoppable(console: Console) -> Iterator[Stop]:
-    """Inside, the first Ctrl-C sets `asked`, to be looked at after each step; the second one
-    interrupts at once, as does the first where nobody looked until the end.
+def stop_on_interrupt(console: Console) -> Iterator[Stop]:
+    """Inside, the first Ctrl-C sets `asked`, which is checked after each step; the second Ctrl-C
+    interrupts at once. At the end an unchecked Ctrl-C interrupts too.
 
     Raises: KeyboardInterrupt.
     """

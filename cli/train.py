@@ -16,18 +16,20 @@ from ..jodi_core.model.transformer import JodiTransformer
 from ..jodi_core.training.export import Parts, export
 from ..jodi_core.training.run import PICTURE_SHARES, TrainingRun
 from ..jodi_core.training.samples import write_samples
-from ..jodi_core.training.transformer import TrainingSettings, nano_config, train_transformer
+from ..jodi_core.training.transformer import TrainingSettings, make_nano_config, train_transformer
 from ..kit.autoencoder.checkpoint import load_autoencoder
 from ..kit.autoencoder.dcae import DCAE
 from ..kit.errors import JodiError
-from ..kit.pictures.contact_sheet import contact_sheet
+from ..kit.pictures.contact_sheet import draw_contact_sheet
 from ..kit.pictures.files import save_png
-from ..kit.precision import training_dtype
+from ..kit.precision import choose_training_dtype
+from ..kit.reader.reader import Reader
 from ..kit.scenes.store import SceneStore
-from ..kit.training.autoencoder import round_trip_psnr, train_autoencoder
+from ..kit.training.autoencoder import measure_round_trip, train_autoencoder
 from ..kit.training.curves import plot_curves
 from ..kit.training.distributed import is_first, run_processes
 from ..kit.training.loop import Report
+from ..kit.training.reader import measure_reader, prepare_lessons, train_reader, write_reader
 from ..kit.training.state import RunFolder
 from ..kit.weights.convert import DTYPES
 from ..kit.weights.loading import cast
@@ -38,7 +40,7 @@ from .options import EMBEDDED
 from .progress import Console
 from .train_options import add_stages
 
-Model = TypeVar("Model", DCAE, JodiTransformer)
+Model = TypeVar("Model", DCAE, JodiTransformer, Reader)
 
 
 def add(commands) -> None:
@@ -93,7 +95,7 @@ def autoencoder(args, console: Console) -> int:
     model = _training(run, run.autoencoder, args.steps, work, console)
     record = {**train, "scenes": len(store), "size": store.size}
     _write(model, run.vae, {"kind": "dcae", "training": json.dumps(record, sort_keys=True)})
-    psnr = round_trip_psnr(model, store, list(PICTURE_SHARES), min(64, len(store)))
+    psnr = measure_round_trip(model, store, list(PICTURE_SHARES), min(64, 1 + len(store) // 8))
     console.note(f"round trip, PSNR in dB: {psnr}")
     console.result(str(run.vae))
     return 0
@@ -179,7 +181,7 @@ def _train(request: _Request, report: Report | None = None) -> JodiTransformer:
             f"{origin} reads text of {start.config.caption_channels} channels, the run's words "
             f"make {text.channels}; continue from a model of the same words"
         )
-    config = start.config if start else nano_config(text, z.shape[2])
+    config = start.config if start else make_nano_config(text, z.shape[2])
     if is_first():
         run.begin_transformer(config, request.settings, origin)
     return train_transformer(
@@ -241,12 +243,39 @@ def samples(args, console: Console) -> int:
     paths = write_samples(args.to)
     made = read_samples(args.to)
     rows = [[(d.title, sample.pictures[d.name]) for d in DOMAINS] for sample in made]
-    sheet = contact_sheet(rows, headings=[sample.caption for sample in made])
+    sheet = draw_contact_sheet(rows, headings=[sample.caption for sample in made])
     if args.sheet:
         save_png(args.sheet, sheet)
         console.result(str(args.sheet))
     total = sum(path.stat().st_size for path in paths)
     console.note(f"{len(made)} samples, {len(paths)} files, {total:,} bytes")
+    console.result(str(args.to))
+    return 0
+
+
+def reader(args, console: Console) -> int:
+    """Train the independent network that reads what pictures of scenes show."""
+    run = TrainingRun(args.run_folder)
+    store, vae = run.store(), _vae(run, args.vae)
+    decoder, _ = load_autoencoder(vae, dtype=torch.float32)
+    with console.bar("looking", "scene") as update:
+        path = run.reader / "lessons.npz"
+        lessons = prepare_lessons(store, decoder, path, most=args.scenes, progress=update)
+
+    def work(report):
+        seconds = _seconds(args.minutes)
+        return train_reader(
+            lessons, run.reader, steps=args.steps, seconds=seconds, seed=args.seed, report=report
+        )
+
+    made = _training(run, run.reader, args.steps, work, console)
+    errors = measure_reader(made, decoder, args.held_out)
+    record = {"minutes": args.minutes, "steps": args.steps, "scenes": len(lessons)}
+    metadata = {"errors": json.dumps(errors), "training": json.dumps(record, sort_keys=True)}
+    args.to.parent.mkdir(parents=True, exist_ok=True)
+    write_reader(made, args.to, metadata)
+    for name in ("rendered", "round_trip"):
+        console.note(f"{name}, precision and recall on {args.held_out} scenes: {errors[name]}")
     console.result(str(args.to))
     return 0
 
@@ -260,6 +289,7 @@ STAGES: dict[str, Callable] = {
     "export": export_model,
     "curves": curves,
     "samples": samples,
+    "reader": reader,
 }
 
 
@@ -313,7 +343,7 @@ def _seconds(minutes: float | None) -> float | None:
 
 
 def _dtype_of(given: str, device) -> torch.dtype:
-    return training_dtype(device) if given == "auto" else DTYPES[given]
+    return choose_training_dtype(device) if given == "auto" else DTYPES[given]
 
 
 def _vae(run: TrainingRun, given: Path | None) -> Path:

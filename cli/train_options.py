@@ -8,8 +8,9 @@ from pathlib import Path
 from ..jodi_core.embedded import ASSETS, SAMPLES
 from ..jodi_core.training.export import NANO_GUIDANCE, TITLE
 from ..jodi_core.training.transformer import TrainingSettings
+from ..kit.reader.reader import WEIGHTS as READER
 from ..kit.weights.convert import DTYPES
-from .options import EMBEDDED, add_command, finite, positive, share
+from .options import EMBEDDED, add_command, parse_finite, parse_positive, parse_share
 
 EXAMPLES = """
 jodi train nano        --run runs/nano
@@ -48,6 +49,7 @@ def add_stages(commands, stages: Mapping[str, Callable]) -> None:
     _transformer(add["transformer"])
     _export(add["export"])
     _samples(add["samples"])
+    _reader(add["reader"])
 
 
 def _no_stage(parent) -> int:
@@ -74,9 +76,9 @@ def _nano(parser, stages: Mapping[str, argparse.ArgumentParser]) -> None:
     parser.set_defaults(stages=stages)
     parser.add_argument(
         "--minutes",
-        type=finite,
+        type=parse_finite,
         metavar="M",
-        help="the best that can be done in so many (default: all that jodi-nano itself took)",
+        help="end after about so many minutes (default: as much training as jodi-nano itself)",
     )
     parser.add_argument(
         "--to",
@@ -93,7 +95,7 @@ def _nano(parser, stages: Mapping[str, argparse.ArgumentParser]) -> None:
 def _processes(parser, default: int) -> None:
     parser.add_argument(
         "--processes",
-        type=positive,
+        type=parse_positive,
         default=default,
         metavar="N",
         help="that share an update of the transformer on a CPU, one thread each "
@@ -107,17 +109,22 @@ def _device(parser) -> None:
 
 def _minutes(parser) -> None:
     parser.add_argument(
-        "--minutes", type=finite, metavar="M", help="of training, after which it ends in any case"
+        "--minutes",
+        type=parse_finite,
+        metavar="M",
+        help="of training, after which it ends in any case",
     )
 
 
 def _scenes(parser) -> None:
-    parser.add_argument("--count", type=positive, required=True, metavar="N", help="how many")
-    parser.add_argument("--size", type=positive, default=64, metavar="PIXELS", help="default: 64")
+    parser.add_argument("--count", type=parse_positive, required=True, metavar="N", help="how many")
+    parser.add_argument(
+        "--size", type=parse_positive, default=64, metavar="PIXELS", help="default: 64"
+    )
     parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="default: 0")
     parser.add_argument(
         "--workers",
-        type=positive,
+        type=parse_positive,
         default=max(1, os.cpu_count() or 1),
         metavar="N",
         help="processes (default: one for each processor)",
@@ -126,11 +133,11 @@ def _scenes(parser) -> None:
 
 def _autoencoder(parser) -> None:
     _steps(parser)
-    parser.add_argument("--batch", type=positive, default=16, metavar="N", help="default: 16")
+    parser.add_argument("--batch", type=parse_positive, default=16, metavar="N", help="default: 16")
     for name, value, what in (("muon-lr", 0.003, "dense convolutions"), ("lr", 7e-4, "all else")):
         parser.add_argument(
             f"--{name}",
-            type=finite,
+            type=parse_finite,
             default=value,
             help=f"learning rate of {what} (default: {value})",
         )
@@ -151,13 +158,13 @@ def _transformer(parser) -> None:
     _steps(parser)
     parser.add_argument(
         "--tokens",
-        type=positive,
+        type=parse_positive,
         default=DEFAULTS.tokens,
         help=f"of one micro-batch; its rows follow (default: {DEFAULTS.tokens})",
     )
     parser.add_argument(
         "--micro-batches",
-        type=positive,
+        type=parse_positive,
         default=DEFAULTS.micro_batches,
         metavar="N",
         help=f"before each update (default: {DEFAULTS.micro_batches})",
@@ -167,13 +174,13 @@ def _transformer(parser) -> None:
         title = f"learning rate {what}" if what else "decay of the averaged weights"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            type=finite,
+            type=parse_finite,
             default=value,
             help=f"{title} (default: {value})",
         )
     parser.add_argument(
         "--full-noise",
-        type=share,
+        type=parse_share,
         default=DEFAULTS.full_noise,
         metavar="SHARE",
         help="of the rows that make labels, trained to be read in one evaluation "
@@ -197,12 +204,15 @@ def _export(parser) -> None:
     parser.add_argument("--title", default=TITLE, help=f"default: {TITLE}")
     parser.add_argument(
         "--guidance",
-        type=finite,
+        type=parse_finite,
         default=NANO_GUIDANCE,
         help=f"what the model uses unless told otherwise (default: {NANO_GUIDANCE})",
     )
     parser.add_argument(
-        "--native-size", type=positive, metavar="PIXELS", help="default: that of the run's scenes"
+        "--native-size",
+        type=parse_positive,
+        metavar="PIXELS",
+        help="default: that of the run's scenes",
     )
     _dtype(parser, "float16")
     parser.add_argument("--force", action="store_true", help="replace existing files")
@@ -219,9 +229,41 @@ def _samples(parser) -> None:
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw them all on one picture")
 
 
+def _reader(parser) -> None:
+    parser.add_argument(
+        "--steps", type=parse_positive, default=2000, help="at most (default: 2000)"
+    )
+    parser.add_argument(
+        "--scenes",
+        type=parse_positive,
+        metavar="N",
+        help="of the run that are used, the first ones (default: all)",
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=READER,
+        metavar="FILE",
+        help="where it goes (default: the file that comes with this program)",
+    )
+    parser.add_argument(
+        "--held-out",
+        type=parse_positive,
+        default=512,
+        metavar="N",
+        help="scenes that its own errors are stated on (default: 512)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    _vae(parser)
+    _minutes(parser)
+
+
 def _steps(parser) -> None:
     parser.add_argument(
-        "--steps", type=positive, required=True, help="in all; the rate decays towards the end"
+        "--steps",
+        type=parse_positive,
+        required=True,
+        help="in all; the rate decays towards the end",
     )
 
 
@@ -229,7 +271,7 @@ def _seed_and_saves(parser, save_every: int) -> None:
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
     parser.add_argument(
         "--save-every",
-        type=positive,
+        type=parse_positive,
         default=save_every,
         metavar="N",
         help=f"steps that a kill can lose at most (default: {save_every})",

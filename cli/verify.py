@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..ddit_core.evaluation.verify import SUITES as DDIT_SUITES
 from ..jodi_core.evaluation.verify import SUITES as JODI_SUITES
-from ..kit.vectors import verify
+from ..kit.vectors import verify_folder
 from .model import choose_device
 from .options import add_command
 from .progress import Console
@@ -42,7 +42,7 @@ def add(commands) -> None:
 def run(args, console: Console) -> int:
     folder = args.folder or ROOT.parent / "shared" / "reference"
     counts = {"PASS": 0, "FAIL": 0, "SKIP": 0}
-    for case in verify(folder, SUITES, str(choose_device(args.device))):
+    for case in verify_folder(folder, SUITES, str(choose_device(args.device))):
         console.result(" ".join(str(case).split()))
         counts[case.status] += 1
     console.result(f"{counts['PASS']} passed, {counts['FAIL']} failed")

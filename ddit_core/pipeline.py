@@ -13,16 +13,18 @@ from torch import Tensor
 
 from ..kit.errors import JodiError, ShapeError
 from ..kit.sampling import StepCallback, draw_noise, sample_euler
-from .model.denoiser import GUIDANCE, SHIFT, STEPS, prepare_denoiser, published_sigmas
+from ..kit.threads import short_waits
+from .model.config import DDiTConfig
+from .model.denoiser import GUIDANCE, SHIFT, STEPS, make_published_sigmas, prepare_denoiser
 from .model.transformer import DDiTTransformer
 from .picture import SIDE, fit_picture, scale_latents, unscale_latents
 from .text.draft import (
     Draft,
     Tokenizer,
-    caption_draft,
-    fill_draft,
-    prompt_ids,
-    question_draft,
+    draft_caption,
+    draft_question,
+    draft_template,
+    tokenize_prompt,
 )
 from .text.sampler import TextOptions, TextStep, sample_text
 
@@ -33,6 +35,12 @@ HOLE = "_"
 # ids (R, L) int64 on the CPU, padded with end tokens and with the mask id at masked places ->
 # features (R, L, D). It embeds the mask id by the model's own mask vector.
 Encode = Callable[[Tensor], Tensor]
+
+
+def picture_limits(config: DDiTConfig) -> dict[str, int]:
+    """What sides a network can take, as `picture.fit_picture` asks for it."""
+    multiple = VAE_FACTOR * config.patch_size
+    return {"multiple": multiple, "longest": multiple * config.position_size}
 
 
 @dataclass(frozen=True)
@@ -112,25 +120,30 @@ class DDiTPipeline:
         rows = len(prompts) if batch is None else batch
         text = self._encode_prompts(prompts, length)
         unguided = self._encode_prompts([negative], length) if guidance > 1 else None
-        sigmas = published_sigmas(steps, shift)
+        sigmas = make_published_sigmas(steps, shift)
         denoise = prepare_denoiser(
             self.transformer, text, unguided, rows=rows, sigmas=sigmas, guidance=guidance
         )
         grid = [side // VAE_FACTOR for side in size]
         noise = draw_noise((rows, self.transformer.config.latent_channels, *grid), seed)
-        latents = sample_euler(denoise, noise.to(text.device), sigmas, callback)
+
+        def denoise_step(x: Tensor, sigma: float) -> Tensor:
+            with short_waits(text.device):
+                return denoise(x, sigma)
+
+        latents = sample_euler(denoise_step, noise.to(text.device), sigmas, callback)
         return self.vae_decode(unscale_latents(latents)).float().clamp(0, 1)
 
     def caption(self, pictures: Tensor, question: str | None = None, **options) -> TextResult:
         """A caption for each picture.
 
         question: None lets the model write freely, as the base model was trained; the fine-tuned
-        one is asked, for example by `text.draft.CAPTION_QUESTION`. Else as `write`.
+        model needs a question, for example `text.draft.CAPTION_QUESTION`. Else as `write`.
         """
         if question is None:
-            draft = caption_draft(self.length, self.tokenizer)
+            draft = draft_caption(self.length, self.tokenizer)
         else:
-            draft = question_draft(question, self.length, self.tokenizer, short=False)
+            draft = draft_question(question, self.length, self.tokenizer, short=False)
         return self.write(pictures, [draft], **options)
 
     def ask(
@@ -144,11 +157,11 @@ class DDiTPipeline:
     ) -> TextResult:
         """An answer to each question; one picture may serve all, or one question all pictures.
 
-        short, answer_tokens: see `text.draft.question_draft`. Else as `write`.
+        short, answer_tokens: see `text.draft.draft_question`. Else as `write`.
         """
         questions = [questions] if isinstance(questions, str) else list(questions)
         form = {"short": short, "answer_tokens": answer_tokens}
-        drafts = [question_draft(q, self.length, self.tokenizer, **form) for q in questions]
+        drafts = [draft_question(q, self.length, self.tokenizer, **form) for q in questions]
         return self.write(pictures, drafts, **options)
 
     def fill(
@@ -161,11 +174,11 @@ class DDiTPipeline:
     ) -> TextResult:
         """Each template with its blanks filled in, all other words unchanged.
 
-        See `text.draft.fill_draft`. Else as `write`.
+        See `text.draft.draft_template`. Else as `write`.
         """
         templates = [templates] if isinstance(templates, str) else list(templates)
         form = {"blank_tokens": blank_tokens}
-        drafts = [fill_draft(t, self.length, self.tokenizer, **form) for t in templates]
+        drafts = [draft_template(t, self.length, self.tokenizer, **form) for t in templates]
         return self.write(pictures, drafts, **options)
 
     @torch.inference_mode()
@@ -181,15 +194,14 @@ class DDiTPipeline:
     ) -> TextResult:
         """Drafts filled in from pictures (B, 3, H, W) in [0, 1].
 
-        As many of each, or one picture or one draft for all. Of a picture that is no square the
-        middle is seen; whole: see `picture.fit_picture`.
+        As many pictures as drafts, or a single picture or draft for all. A picture that is not
+        square is cropped to its middle; whole: see `picture.fit_picture`.
         options: how words are drawn. Row i uses seed + i, or its own of a list.
         Raises: ShapeError where the numbers do not match; Interrupted when the callback stopped it.
         """
         if self.vae_encode is None:
             raise JodiError("reading pictures needs a VAE; pass vae_encode=")
-        multiple = VAE_FACTOR * self.transformer.config.patch_size
-        fitted = fit_picture(pictures, multiple=multiple, whole=whole)
+        fitted = fit_picture(pictures, whole=whole, **picture_limits(self.transformer.config))
         latents = scale_latents(self.vae_encode(fitted))
         return self.write_from_latents(
             latents, drafts, options=options, seed=seed, callback=callback
@@ -219,7 +231,8 @@ class DDiTPipeline:
         def predict(ids: Tensor, chosen: Tensor, positions: Tensor) -> Tensor:
             features = self.encode(ids).to(like)
             seen = context.select(chosen.to(like.device))
-            return self.transformer.logits(features, seen, positions.to(like.device))
+            with short_waits(like.device):
+                return self.transformer.logits(features, seen, positions.to(like.device))
 
         def read(ids: Tensor, hole: str = "") -> tuple[str, ...]:
             pairs = zip(drafts, ids.tolist(), strict=True)
@@ -240,5 +253,5 @@ class DDiTPipeline:
         return TextResult(read(sample.ids), sample.ids, sample.evaluations)
 
     def _encode_prompts(self, prompts: Sequence[str], length: int) -> Tensor:
-        ids = [prompt_ids(prompt, length, self.tokenizer) for prompt in prompts]
+        ids = [tokenize_prompt(prompt, length, self.tokenizer) for prompt in prompts]
         return self.encode(torch.tensor(ids)).to(self.transformer.context_embedder.weight)

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from ..kit.errors import JodiError, RoleError
-from .domains import DOMAIN_NAMES, domain_index
+from .domains import DOMAIN_NAMES, find_domain_index
 from .roles import Role, RolePlan
 
 AUTO = "auto"
@@ -53,14 +53,14 @@ def choose_roles(
     return plan
 
 
-def kept_domains(plan: RolePlan, wired: Collection[str]) -> tuple[int, ...]:
+def find_kept_domains(plan: RolePlan, wired: Collection[str]) -> tuple[int, ...]:
     """Generated domains with a picture: outside a repaint mask they keep it."""
     return tuple(i for i in plan.generated if plan.names[i] in wired)
 
 
 def _index(name: str, names: Sequence[str]) -> int:
     try:
-        return domain_index(name, names)
+        return find_domain_index(name, names)
     except JodiError as error:
         raise RoleError(str(error)) from None
 

@@ -85,15 +85,15 @@ _NAME_OF: dict[str, str] = {
 }
 
 
-def domain(name_or_index: str | int) -> Domain:
+def find_domain(name_or_index: str | int) -> Domain:
     """The domain of that name, alias or index. Case, spaces and hyphens do not matter.
 
     Raises: JodiError, listing the names, when there is none.
     """
-    return DOMAINS[domain_index(name_or_index)]
+    return DOMAINS[find_domain_index(name_or_index)]
 
 
-def domain_index(name_or_index: str | int, names: Sequence[str] = DOMAIN_NAMES) -> int:
+def find_domain_index(name_or_index: str | int, names: Sequence[str] = DOMAIN_NAMES) -> int:
     """Place of a domain among `names`, which may be fewer or more than the eight.
 
     Raises: JodiError, listing `names`, when there is none.
@@ -115,16 +115,16 @@ def domain_index(name_or_index: str | int, names: Sequence[str] = DOMAIN_NAMES) 
     return name_or_index
 
 
-def names_of(count: int) -> tuple[str, ...]:
-    """Names of `count` domains where nothing says them: the eight, then `domain 9` and so on."""
+def name_domains(count: int) -> tuple[str, ...]:
+    """Names for a model that does not name its domains: the eight, then `domain 9` and so on."""
     return (
         *DOMAIN_NAMES[:count],
         *(f"domain {n}" for n in range(len(DOMAIN_NAMES) + 1, count + 1)),
     )
 
 
-def domain_of(name: str, index: int) -> Domain:
-    """The domain of that name; one that only an extended model has is read as plain colour."""
+def find_model_domain(name: str, index: int) -> Domain:
+    """The domain of that name; a domain that only an extended model has is read as plain colour."""
     if name in DOMAIN_NAMES:
-        return domain(name)
+        return find_domain(name)
     return Domain(name, index, name.replace("_", " ").capitalize(), "color", "")

@@ -11,12 +11,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..kit.config import parse_json
-from ..kit.errors import CheckpointError, JodiError, few
+from ..kit.errors import CheckpointError, JodiError, shorten
 from ..kit.pictures.files import load_image
 from ..kit.weights.kinds import WORDS, require_kind
 from ..kit.weights.loading import FLOATS, name_dtype
 from ..kit.weights.read import StateFile, read_state_dict
-from ..kit.weights.write import atomic_file
+from ..kit.weights.write import replace_weights_file
 from .domains import DOMAIN_NAMES
 from .text import ClosedVocabularyEncoder
 
@@ -32,7 +32,7 @@ def save_text_encoder(encoder: ClosedVocabularyEncoder, path: Path) -> None:
     Raises: CheckpointError when the place cannot be written to.
     """
     table = {"table": encoder.table.half().contiguous()}
-    with atomic_file(path, force=True) as file:
+    with replace_weights_file(path, force=True) as file:
         file.write(save(table, describe_text_encoder(encoder)))
 
 
@@ -66,7 +66,7 @@ def read_text_encoder(content: StateFile, source: str) -> ClosedVocabularyEncode
         length = content.metadata.get("caption_length", "nothing")
         if not re.fullmatch(r"[0-9]{1,4}", length) or not 2 <= int(length) <= _LONGEST_CAPTION:
             raise JodiError(
-                f"caption_length is {few([length])}, expected a number of tokens from 2 to "
+                f"caption_length is {shorten([length])}, expected a number of tokens from 2 to "
                 f"{_LONGEST_CAPTION}"
             )
         # A row for every word, for the begin token and for the padding.
@@ -136,6 +136,6 @@ def read_samples(folder: Path = SAMPLES) -> list[Sample]:
     ]
 
 
-def stacked(samples: Sequence[Sample], name: str) -> Tensor:
+def stack_samples(samples: Sequence[Sample], name: str) -> Tensor:
     """One domain of all samples: (B, 3, H, W)."""
     return torch.stack([sample.pictures[name] for sample in samples])

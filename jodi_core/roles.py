@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ..kit.errors import JodiError, RoleError
-from .domains import DOMAIN_NAMES, domain_index
+from .domains import DOMAIN_NAMES, find_domain_index
 
 
 class Role(enum.IntEnum):
@@ -112,7 +112,7 @@ class RolePlan:
         roles: dict[int, Role] = {}
         for name, role in pairs:
             try:
-                index = domain_index(name, names)
+                index = find_domain_index(name, names)
             except JodiError as error:
                 raise RoleError(str(error)) from None
             if roles.setdefault(index, role) != role:

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from ..kit.autoencoder.cache import EncodeCache
 from ..kit.autoencoder.dcae import DCAE
-from ..kit.autoencoder.tiling import within_memory
+from ..kit.autoencoder.tiling import run_within_memory
 from ..kit.errors import JodiError, RoleError, ShapeError, TextError
-from ..kit.sampling import SAMPLERS, StepCallback, draw_noise, flow_sigmas, hold_region
-from .domains import Domain, domain_index, domain_of
-from .labels import maps as labels
+from ..kit.sampling import SAMPLERS, StepCallback, draw_noise, hold_region, make_flow_sigmas
+from ..kit.threads import short_waits
+from .domains import Domain, find_domain_index, find_model_domain
+from .labels.maps import preprocess
 from .model.compilation import CompiledBlocks
 from .model.config import JODI_1600M
 from .model.denoiser import prepare_denoiser
@@ -43,8 +44,8 @@ class Stages:
     ):
         """metadata: of the transformer's file; source: its name, and the title where it has none.
 
-        A file that does not say which latents its model works on takes those of this autoencoder,
-        but for the released model.
+        A file that does not say which latents its model works on takes this autoencoder's, unless
+        it is the released model.
         Raises: CheckpointError for metadata that cannot be true, ShapeError for parts that do not
         belong together.
         """
@@ -84,8 +85,8 @@ class Stages:
         return self.facts.trained_roles
 
     def domain(self, name: str) -> Domain:
-        """One of this model's domains; one beyond the eight is read as plain colour."""
-        return domain_of(name, domain_index(name, self.names))
+        """A domain of this model; a domain beyond the eight is read as plain colour."""
+        return find_model_domain(name, find_domain_index(name, self.names))
 
     def plan(self, generate: Iterable[str], condition: Iterable[str] = ()) -> RolePlan:
         """A role plan over this model's domains."""
@@ -129,11 +130,11 @@ class Stages:
 
         A picture met before is not encoded again, until the autoencoder or its weights change.
         """
-        x = labels.preprocess(self.domain(name), picture).to(self.dtype)
+        x = preprocess(self.domain(name), picture).to(self.dtype)
 
         def encode() -> Tensor:
             pixels = x.shape[-2] * x.shape[-1]
-            return within_memory(
+            return run_within_memory(
                 self.autoencoder.encode,
                 x.to(self.device),
                 bytes_per_row=self.autoencoder.peak_memory(pixels, x.element_size()),
@@ -149,9 +150,9 @@ class Stages:
     ) -> TextFeatures:
         """Text features of one or more prompts.
 
-        A model without an encoder of its own knows only the empty prompt, through its stored null
-        text, all of which is read: so the model met it in training. like: features of the other
-        half of the guidance; the null text is cut to their length, so that one mask fits both.
+        A model without a text encoder reads only the empty prompt, which is its stored null text
+        with every token readable, as in training. like: features of the other half of the guidance;
+        the null text is cut to their length, so that one mask fits both.
         Raises: TextError when a prompt needs an encoder that is not there.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -211,7 +212,7 @@ class Stages:
         if round_timestep is None:
             released = self.transformer.config == JODI_1600M
             round_timestep = released and self.dtype == torch.bfloat16
-        sigmas = flow_sigmas(steps, shift, start=start)
+        sigmas = make_flow_sigmas(steps, shift, start=start)
         if self._compiled is not None:
             active = len(plan.generated), len(plan.conditions)
             self._compiled.admit((clean.shape, active, plan.uses_text, guidance == 1))
@@ -238,7 +239,12 @@ class Stages:
                 "starting below full noise or holding a region needs latents to start from; pass "
                 "`init`"
             )
-        x = SAMPLERS[sampler](denoise, x, sigmas, callback)
+
+        def denoise_step(x: Tensor, sigma: float) -> Tensor:
+            with short_waits(self.device):
+                return denoise(x, sigma)
+
+        x = SAMPLERS[sampler](denoise_step, x, sigmas, callback)
         for index in plan.conditions:
             x[:, index] = clean[:, index]
         x[:, list(plan.ignored)] = 0
@@ -255,10 +261,10 @@ class Stages:
         names = list(names)
         if not names:
             return {}
-        chosen = latents[:, [domain_index(name, self.names) for name in names]]
+        chosen = latents[:, [find_domain_index(name, self.names) for name in names]]
         rows = rearrange(chosen, "b l z h w -> (l b) z h w").to(self.device, self.dtype)
         pixels = rows[0, 0].numel() * self.autoencoder.config.factor**2
-        pictures = within_memory(
+        pictures = run_within_memory(
             self.autoencoder.decode,
             rows,
             bytes_per_row=self.autoencoder.peak_memory(pixels, rows.element_size()),

@@ -69,12 +69,8 @@ class TokenWindow:
     mask: tuple[int, ...]
     select: tuple[int, ...]
 
-    @property
-    def selected_mask(self) -> tuple[int, ...]:
-        return tuple(self.mask[i] for i in self.select)
 
-
-def prompt_window(
+def take_prompt_window(
     prompt: str,
     encode: Callable[[str], Sequence[int]],
     *,
@@ -90,13 +86,13 @@ def prompt_window(
     longer than the window is cut. An empty `prefix` tokenises the prompt alone.
     """
     if not prefix:
-        return negative_window(prompt, encode, pad_id=pad_id, length=length)
+        return take_negative_window(prompt, encode, pad_id=pad_id, length=length)
     total = len(encode(prefix)) + length - 2
     ids, mask = _pad(encode(prefix + prompt.strip()), total, pad_id)
     return TokenWindow(ids, mask, (0, *range(total - length + 1, total)))
 
 
-def negative_window(
+def take_negative_window(
     prompt: str, encode: Callable[[str], Sequence[int]], *, pad_id: int, length: int
 ) -> TokenWindow:
     """Tokens of a negative or empty prompt: no prefix, exactly `length` of them, all kept."""
@@ -116,8 +112,7 @@ class ClosedVocabularyEncoder(nn.Module):
     A token's feature is its word's vector followed by that of the word before it, so that an
     adjective stays tied to its noun. Position 0 is the begin token; all pad rows are equal, as in
     the released null text. Unknown words are left out, with a warning that names them. A prompt
-    without a known word is the null text, all of which may be read: so the model met it in
-    training.
+    without a known word is the null text with every token readable, as in training.
     """
 
     BEGIN, PAD = "<begin>", "<pad>"
@@ -144,7 +139,8 @@ class ClosedVocabularyEncoder(nn.Module):
             square = torch.randn(count, count, dtype=torch.float64, generator=generator)
             orthonormal = torch.linalg.qr(square).Q
             table = orthonormal * count**0.5
-        # A host writes buffers as they lie in memory, and files hold them row by row.
+        # Contiguous, because a host saves buffers in memory order, while files hold them row by
+        # row.
         rows = torch.as_tensor(table, dtype=torch.float32).contiguous()
         self.register_buffer("table", rows)
 
@@ -164,7 +160,8 @@ class ClosedVocabularyEncoder(nn.Module):
         return TextFeatures(torch.cat([word, before], dim=-1).unsqueeze(1), mask)
 
     def _tokens(self, prompt: str) -> list[int]:
-        words = re.findall(r"[^\W_]+", prompt.lower())  # of any script, so that none goes unsaid
+        # of any script, so that every unknown word is named
+        words = re.findall(r"[^\W_]+", prompt.lower())
         unknown = sorted({w for w in words if w not in self._ids})
         if unknown:
             logger.warning(

@@ -1,13 +1,14 @@
-"""The seam between the cores and the implementations of each hot operation.
+"""The hot operations, as the cores call them.
 
-The cores call these names; `selection` decides per call whether plain torch (`reference`, where
-each operation is specified) or a Triton kernel answers. Triton is imported when a kernel first
-runs, never before.
+`selection` decides per call whether plain torch (`reference`, where each operation is specified) or
+a Triton kernel computes the result. Triton is imported when a kernel first runs, never before.
 """
+
+from typing import Any
 
 from torch import Tensor
 
-from . import reference
+from .implementations import kernel, plain
 from .reference import gated_residual
 from .selection import kernel_answers
 
@@ -25,20 +26,14 @@ def relu_linear_attention(
     q: Tensor, k: Tensor, v: Tensor, eps: float, key_mask: Tensor | None = None
 ) -> Tensor:
     """See `reference.relu_linear_attention`."""
-    if kernel_answers("relu_linear_attention", q.shape[-1], q, k, v):
-        from . import triton_linear_attention
-
-        return triton_linear_attention.relu_linear_attention(q, k, v, eps, key_mask)
-    return reference.relu_linear_attention(q, k, v, eps, key_mask)
+    arguments = (q, k, v, eps, key_mask)
+    return _answer("relu_linear_attention", q.shape[-1], (q, k, v), arguments)
 
 
 def layer_norm_modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """See `reference.layer_norm_modulate`."""
-    if kernel_answers("layer_norm_modulate", x.shape[-1], x, shift, scale):
-        from . import triton_layer_norm
-
-        return triton_layer_norm.layer_norm_modulate(x, shift, scale, eps)
-    return reference.layer_norm_modulate(x, shift, scale, eps)
+    operands = (x, shift, scale)
+    return _answer("layer_norm_modulate", x.shape[-1], operands, (*operands, eps))
 
 
 def gated_residual_norm_modulate(
@@ -46,20 +41,13 @@ def gated_residual_norm_modulate(
 ) -> tuple[Tensor, Tensor]:
     """See `reference.gated_residual_norm_modulate`."""
     operands = (x, update, gate, shift, scale)
-    if kernel_answers("gated_residual_norm_modulate", x.shape[-1], *operands):
-        from . import triton_layer_norm
-
-        return triton_layer_norm.gated_residual_norm_modulate(x, update, gate, shift, scale, eps)
-    return reference.gated_residual_norm_modulate(x, update, gate, shift, scale, eps)
+    return _answer("gated_residual_norm_modulate", x.shape[-1], operands, (*operands, eps))
 
 
 def depthwise_conv3x3_glu(x: Tensor, weight: Tensor, bias: Tensor, grid: tuple[int, int]) -> Tensor:
     """See `reference.depthwise_conv3x3_glu`."""
-    if kernel_answers("depthwise_conv3x3_glu", x.shape[-1], x, weight, bias):
-        from . import triton_depthwise
-
-        return triton_depthwise.depthwise_conv3x3_glu(x, weight, bias, grid)
-    return reference.depthwise_conv3x3_glu(x, weight, bias, grid)
+    operands = (x, weight, bias)
+    return _answer("depthwise_conv3x3_glu", x.shape[-1], operands, (*operands, grid))
 
 
 def rms_norm_channels(
@@ -71,8 +59,12 @@ def rms_norm_channels(
     activation: str | None = None,
 ) -> Tensor:
     """See `reference.rms_norm_channels`."""
-    if kernel_answers("rms_norm_channels", x.shape[1], x, weight, bias, residual):
-        from . import triton_rms_norm
+    arguments = (x, weight, bias, eps, residual, activation)
+    return _answer("rms_norm_channels", x.shape[1], (x, weight, bias, residual), arguments)
 
-        return triton_rms_norm.rms_norm_channels(x, weight, bias, eps, residual, activation)
-    return reference.rms_norm_channels(x, weight, bias, eps, residual, activation)
+
+def _answer(operation: str, channels: int, operands: tuple, arguments: tuple) -> Any:
+    """The result of whoever `selection` chooses. operands: those that decide about a kernel."""
+    if kernel_answers(operation, channels, operands, arguments):
+        return kernel(operation)(*arguments)
+    return plain(operation)(*arguments)

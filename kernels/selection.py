@@ -2,7 +2,7 @@
 
 Three choices, made by `choose`, `use` or the environment variable JODI_KERNELS:
 
-    auto       a kernel where it was measured faster than torch on that device, else torch
+    auto       on a CUDA device whichever is faster there (see `trials`), elsewhere torch
     reference  always torch
     triton     always a kernel, or an error that says why not
 
@@ -19,14 +19,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from . import choices, trials
+
 MODES = ("auto", "reference", "triton")
 ENVIRONMENT = "JODI_KERNELS"
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-
-# (operation, name of the device as CUDA gives it) -> the fewest rows from which the kernel was
-# measured faster than torch. `jodi bench kernels` gives the figures; kernels/README.md keeps them.
-# Empty: no GPU has been measured yet, so `auto` stays with torch everywhere.
-MEASURED: dict[tuple[str, str], int] = {}
 
 # The most channels (of a head, a row, a pixel) that fit the registers of one program.
 WIDEST = {
@@ -36,6 +33,7 @@ WIDEST = {
     "rms_norm_channels": 16384,
 }
 
+TRIED_ON = ("cuda",)  # kinds of device on which `auto` tries kernels
 OLDEST_CARD = (8, 0)  # the first with bfloat16
 OLDEST_TRITON = (3, 2)  # that of torch 2.6; older ones refuse masks that these kernels load by
 
@@ -78,19 +76,24 @@ def use(mode: str) -> Iterator[None]:
         _mode = before
 
 
-def kernel_answers(operation: str, channels: int, *tensors: Tensor | None) -> bool:
-    """Whether a kernel is to answer this call. Asks the device nothing, so it never waits for one.
+def kernel_answers(
+    operation: str, channels: int, operands: tuple[Tensor | None, ...], arguments: tuple
+) -> bool:
+    """Whether a kernel is to answer this call.
 
-    channels: of a row of the first operand. tensors: the operands; None for one left out.
+    channels: of a row of the first operand. operands: the tensors that a kernel reads as numbers;
+    None for one left out. arguments: of the whole call. With `auto`, the first calls of a kind on a
+    CUDA device lead to its trial; else the device is asked nothing, so that nobody waits for it.
     Raises: KernelError when `triton` is chosen and no kernel can answer, with the reason.
     """
-    mode = chosen()
-    if mode == "reference" or (mode == "auto" and not MEASURED):
+    mode, first = chosen(), operands[0]
+    assert first is not None
+    if mode == "reference" or (mode == "auto" and first.device.type not in TRIED_ON):
         return False
-    operands = [t for t in tensors if t is not None]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in operands):
+    given = [t for t in operands if t is not None]
+    if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         return False
-    reason = _obstacle(operation, channels, operands)
+    reason = _obstacle(operation, channels, given)
     if mode == "triton":
         if reason:
             raise KernelError(
@@ -98,10 +101,20 @@ def kernel_answers(operation: str, channels: int, *tensors: Tensor | None) -> bo
                 f"set {ENVIRONMENT}=auto (or reference) to let torch compute it"
             )
         return True
-    if reason or operands[0].device.type != "cuda":
-        return False
-    fewest = MEASURED.get((operation, _device_name(operands[0].device.index)))
-    return fewest is not None and operands[0].numel() >= fewest * channels
+    return not reason and _is_faster(operation, channels, operands, arguments)
+
+
+def _is_faster(operation: str, channels: int, operands, arguments: tuple) -> bool:
+    """Whether the kernel won its trial. A compiler and a graph capture only look it up: they
+    record one answer and must not meet a measurement."""
+    index = _index(operands[0].device)
+    shape = choices.shape_class(operation, channels, operands)
+    choice = choices.decided(index, shape)
+    if choice is None and not torch.compiler.is_compiling() and not _is_capturing(index):
+        choice = trials.advance(index, shape, operation, arguments)
+        if choice is not None:
+            choices.decide(index, shape, choice)
+    return choice is not None and choice.winner == choices.KERNEL
 
 
 def obstacle(device: torch.device | str) -> str | None:
@@ -152,7 +165,6 @@ def _checked(mode: str, what: str) -> str:
 
 # Plain dicts: torch.compile looks through functools.cache and would ask anew.
 _missing: dict[str, str | None] = {}
-_names: dict[int | None, str] = {}
 _capabilities: dict[int | None, tuple[int, int]] = {}
 
 
@@ -181,7 +193,12 @@ def _capability(device: torch.device) -> tuple[int, int]:
     return _capabilities[device.index]
 
 
-def _device_name(index: int | None) -> str:
-    if index not in _names:
-        _names[index] = torch.cuda.get_device_name(index)
-    return _names[index]
+def _index(device: torch.device) -> int:
+    """A CUDA device's number; -1 for a CPU."""
+    if device.type != "cuda":
+        return -1
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _is_capturing(index: int) -> bool:
+    return index >= 0 and torch.cuda.is_current_stream_capturing()

@@ -33,7 +33,7 @@ def require_positive(config, *names: str):
 
 
 def require_below(config, limit: float, *names: str):
-    """Pass when these fields are below a limit no model comes near. Raises: JodiError."""
+    """Pass when these fields are below a limit that no real model reaches. Raises: JodiError."""
     for name in names:
         value = getattr(config, name)
         if value >= limit:

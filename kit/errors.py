@@ -11,7 +11,7 @@ __all__ = [
     "RoleError",
     "ShapeError",
     "TextError",
-    "few",
+    "shorten",
 ]
 
 
@@ -43,7 +43,7 @@ class Interrupted(Exception):  # noqa: N818  (a request that was met, not an err
     """Sampling was stopped on request."""
 
 
-def few(names, count: int = 5, width: int = 100) -> str:
+def shorten(names, count: int = 5, width: int = 100) -> str:
     """The first names of many, each cut to `width` letters, and how many more there are."""
     names = list(names)
     shown = (str(name) for name in names[:count])

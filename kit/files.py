@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 
 @contextlib.contextmanager
-def replaced_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
+def replace_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A binary file that takes the name `path` when the block ends, and vanishes if it fails.
 
     It is flushed to the disk before it gets its name, so that a crash leaves the old file or the
@@ -32,5 +32,5 @@ def replaced_file(path: str | os.PathLike) -> Iterator[BinaryIO]:
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Replace a text file in one step; folders are made. Raises: OSError as the system does."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with replaced_file(path) as file:
+    with replace_file(path) as file:
         file.write(text.encode("utf-8"))

@@ -23,9 +23,9 @@ def make_pointwise_conv(operations):
 def make_expanding_conv(operations):
     """A pointwise Conv2d class of tokens, for the widest tensor of a block: (B, T, C) -> (B, T, F).
 
-    On a CPU, without gradients, a result is good only until the next one of this class on this
-    thread, whichever layer's: all share one block of memory. A C library gives large blocks back to
-    the system, and faulting in new ones, page by page, costs up to 4 % of a step.
+    On a CPU, without gradients, a result is valid only until the next call of any layer of this
+    class on this thread: all of them share one block of memory. A C library gives large blocks back
+    to the system, and faulting in new ones, page by page, costs up to 4 % of a step.
     """
     return _make_expanding_conv(operations.Conv2d)
 

@@ -1,4 +1,4 @@
-"""What bfloat16 is worth on this machine, and which precision a training computes in."""
+"""How fast bfloat16 is on this machine, and which precision a training computes in."""
 
 import functools
 import statistics
@@ -8,17 +8,17 @@ import torch
 import torch.nn.functional as F
 
 
-def training_dtype(device: str | torch.device) -> torch.dtype:
+def choose_training_dtype(device: str | torch.device) -> torch.dtype:
     """bfloat16 on a GPU and on CPUs that multiply it faster, float32 elsewhere.
 
     A CPU without instructions for bfloat16 is five times slower with it than with float32.
     """
-    fast = torch.device(device).type != "cpu" or bfloat16_gain() > 1
+    fast = torch.device(device).type != "cpu" or measure_bfloat16_gain() > 1
     return torch.bfloat16 if fast else torch.float32
 
 
 @functools.cache
-def bfloat16_gain() -> float:
+def measure_bfloat16_gain() -> float:
     """How many times as fast as float32 this CPU multiplies bfloat16 matrices; takes 0.1 s.
 
     Flags do not tell: AMX gives 6, AVX-512 BF16 about 2.4, and without either it is a loss.

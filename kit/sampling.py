@@ -39,7 +39,7 @@ class StepInfo:
 StepCallback = Callable[[StepInfo], bool | None]
 
 
-def flow_sigmas(steps: int, shift: float = 3.0, *, start: float = 1.0) -> list[float]:
+def make_flow_sigmas(steps: int, shift: float = 3.0, *, start: float = 1.0) -> list[float]:
     """Timestep-shifted linear flow schedule.
 
     Returns steps + 1 levels, descending, the last exactly 0; the first is 0.99966639 at shift 3.

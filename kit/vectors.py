@@ -40,7 +40,7 @@ class CaseResult:
 Suites = Mapping[str, Callable[[Path, str], Iterator[CaseResult]]]
 
 
-def verify(folder: Path, suites: Suites, device: str = "cpu") -> Iterator[CaseResult]:
+def verify_folder(folder: Path, suites: Suites, device: str = "cpu") -> Iterator[CaseResult]:
     """Run every case below `folder`, one result at a time.
 
     suites: for each sub-folder's name, what runs its cases. A sub-folder that is not among them
@@ -75,7 +75,7 @@ def relative_rms(ours: Tensor, reference: Tensor) -> float:
     return float(difference / reference.double().square().mean().sqrt())
 
 
-def check(name: str, bound: float, run: Callable[[], tuple[Tensor, Tensor]]) -> CaseResult:
+def check_case(name: str, bound: float, run: Callable[[], tuple[Tensor, Tensor]]) -> CaseResult:
     """The result of one case. run: gives ours and the reference; what it raises is a FAIL."""
     try:
         with torch.inference_mode():
@@ -86,7 +86,7 @@ def check(name: str, bound: float, run: Callable[[], tuple[Tensor, Tensor]]) -> 
     return CaseResult(name, "PASS" if error <= bound else "FAIL", error, bound)
 
 
-def load(loader, path: Path, device: str):
+def load_network(loader, path: Path, device: str):
     """The network of a weight file in float32, or a failed CaseResult that says why not."""
     try:
         model, _ = loader(path, device=device, dtype=torch.float32)

@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension
 from .ddit import loaders as ddit_loaders
 from .ddit import text as ddit_text
 from .ddit import words as ddit_words
+from .host.user_folder import remember_kernels
 from .jodi import decode, labels, loaders, overview, roles, sampling, text
 
 _JODI = (loaders, text, roles, sampling, decode, labels, overview)
@@ -15,4 +16,5 @@ class JodiExtension(ComfyExtension):
     """What ComfyUI asks for the pack's nodes."""
 
     async def get_node_list(self) -> list:
+        remember_kernels()  # here, because not every ComfyUI calls `on_load`
         return [node for module in (*_JODI, *_DDIT) for node in module.NODES]

@@ -1,1 +1,1 @@
-"""How well it does: stored vectors, answer accuracy, evaluations counted."""
+"""Quality and cost: stored vectors, the accuracy of answers, counts of evaluations."""

@@ -1,4 +1,4 @@
-"""Questions and captions of data sets on disk: VQA v2's two JSON files, or one in COCO's style."""
+"""Questions and captions of data sets on disk: VQA v2's two files, or a file in COCO's style."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def read_questions(
 
     questions, annotations: the two files of VQA v2 (`questions`, and `annotations` with answers),
     or one COCO file whose annotations have a question and answers. Questions whose picture is not
-    in the folder are left out, so that part of a data set will do.
+    in the folder are left out, so that part of a data set is enough.
     Raises: JodiError for a file that is neither, and where no question has its picture.
     """
     data = _read_json(questions)

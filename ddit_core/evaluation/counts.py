@@ -1,7 +1,7 @@
 """How often the network runs for one text: by the published sampler, and by this one.
 
-Nothing but the sampler's own rules decides it: the length, the steps, and how soon the text ends.
-So the network is replaced by one that knows the text, and the real sampler counts.
+The count follows from the length, the steps, and how soon the text ends. So a stand-in that knows
+the text replaces the network, and the real sampler counts.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..text.draft import Blank, Draft
 from ..text.sampler import TextOptions, draw_uniforms, sample_text
-from ..text.schedule import draw_reveal_steps, published_evaluations
+from ..text.schedule import count_published_evaluations, draw_reveal_steps
 from ..text.vocabulary import Vocabulary
 
 _VOCABULARY = Vocabulary(6, sentinels=1)  # of any size: no count depends on it
@@ -51,10 +51,10 @@ def count_evaluations(
     published, stopping = [], []
     for seed in seeds:
         plan = draw_reveal_steps(draw_uniforms(seed, length)[0], steps)[given:]
-        published.append(published_evaluations(plan, steps))
+        published.append(count_published_evaluations(plan, steps))
         # The text is final once its words and the first end token, if any, are there.
         last = int(plan[: words + 1].max())
-        stopping.append(published_evaluations(plan, steps, last=last))
+        stopping.append(count_published_evaluations(plan, steps, last=last))
     return Counts(*(sum(n) / len(seeds) for n in (published, stopping, sample.evaluations)))
 
 

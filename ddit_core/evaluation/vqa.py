@@ -17,7 +17,7 @@ _FULL_STOPS_DROPPED = 32
 _ARTICLES = ("a", "an", "the")
 _DIGIT_OF = {"none": "0", **{word: str(i) for i, word in enumerate(NUMBERS)}}
 
-# Shortened words with all their apostrophes; each is also known with any one of them left out.
+# Shortened words with all their apostrophes; each is also known without any single apostrophe.
 _SHORTENED = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
 haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't
@@ -42,8 +42,8 @@ def _spellings() -> dict[str, str]:
 _APOSTROPHES = _spellings()
 
 
-def answer_accuracy(answer: str, people: Sequence[str]) -> float:
-    """How well an answer agrees with those that people gave, 0 to 1.
+def score_answer(answer: str, people: Sequence[str]) -> float:
+    """How well an answer agrees with people's answers, 0 to 1.
 
     The mean, over leaving out each person in turn, of min(1, people who agree / 3). Answers are
     normalised first, unless all people gave the same.
@@ -66,7 +66,7 @@ def _one_line(text: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-    """A mark parts words, but is dropped beside a space and where a number has a comma."""
+    """Punctuation separates words, but is dropped beside a space and where a number has a comma."""
     out, in_number = text, _THOUSANDS.search(text) is not None
     for mark in _PUNCTUATION:
         beside_space = f"{mark} " in text or f" {mark}" in text

@@ -15,14 +15,14 @@ from torch import nn
 
 from ...kit.errors import CheckpointError
 from ...kit.weights.faults import KeyFaults, explain_common, find_lost, join_ranges
-from ...kit.weights.kinds import DDIT
-from ...kit.weights.loading import Format, State, load
+from ...kit.weights.kinds import DDIT, State
+from ...kit.weights.loading import Format, load
 from ...kit.weights.sizes import (
     build_config,
     check_claims,
     compare_sizes,
     count_indices,
-    stored_config,
+    read_stored_config,
 )
 from .config import DDIT_SD3, DDiTConfig
 from .transformer import DDiTTransformer
@@ -67,7 +67,7 @@ _RELEASED_NAMES = {
 }
 
 
-def transformer_sizes(
+def read_sizes(
     state: State, metadata: Mapping[str, str], config: DDiTConfig | None = None
 ) -> DDiTConfig:
     """The sizes, from shapes; the number of heads from the metadata, or 64 channels a head.
@@ -77,23 +77,24 @@ def transformer_sizes(
     Raises: CheckpointError when sources contradict each other, for a table of positions that is
         missing or not square, and where nothing tells the number of heads.
     """
-    facts = transformer_facts(state)
+    facts = read_shapes(state)
     if config is not None:
         _compare(facts, "the config passed", dataclasses.asdict(config))
         return config
-    stored = stored_config(metadata) or {}
+    stored = read_stored_config(metadata) or {}
     claimed = {ours: stored[name] for name, ours in _RELEASED_NAMES.items() if name in stored}
     _compare(facts, "its metadata", claimed)
     values = {**facts, **claimed}
     width = values.get("hidden_size", 0)
     if "num_heads" not in claimed:
-        if width % HEAD_DIM:
+        head = stored.get("attention_head_dim", HEAD_DIM)
+        if not isinstance(head, int) or head < 1 or width % head:
             raise CheckpointError(
-                f"a width of {width} is no multiple of the usual {HEAD_DIM} a head, and the file "
-                "has no `config` in its metadata, which would tell the number of heads: pass "
-                "config=DDiTConfig(...)"
+                f"nothing tells the number of heads: the width of {width} is no multiple of "
+                f"{head}, and the file's metadata has no `config` that states it. Use the file "
+                "that the training exported, or save the model again from where it runs."
             )
-        values["num_heads"] = width // HEAD_DIM
+        values["num_heads"] = width // head
     if width == DDIT_SD3.hidden_size and "depth" not in claimed:
         values["depth"] = max(values.get("depth", 0), DDIT_SD3.depth)
     found = build_config(DDiTConfig, {**dataclasses.asdict(DDIT_SD3), **values})
@@ -101,8 +102,8 @@ def transformer_sizes(
     return found
 
 
-def transformer_facts(state: State) -> dict[str, int]:
-    """What the shapes tell, by field name. A size whose tensors are absent is absent.
+def read_shapes(state: State) -> dict[str, int]:
+    """Sizes read from the shapes, by field name; a size whose tensors are missing is left out.
 
     Raises: CheckpointError for a table of positions that is missing or not square.
     """
@@ -174,7 +175,7 @@ TRANSFORMER: Format[DDiTConfig, None] = Format(
     kind=DDIT,
     fits=(DDIT,),
     config=DDiTConfig,
-    sizes=transformer_sizes,
+    sizes=read_sizes,
     facts=lambda config, metadata, source: None,
     explain=explain_transformer,
     build=DDiTTransformer,

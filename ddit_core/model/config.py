@@ -1,4 +1,4 @@
-"""Every size of the network. A size exists here and nowhere else."""
+"""Every size of the network, and the sizes of the released model."""
 
 import json
 from dataclasses import dataclass
@@ -35,11 +35,12 @@ class DDiTConfig(JsonConfig):
         require_below(self, 1 << 20, *vars(self))
         if self.hidden_size % self.num_heads:
             raise JodiError(
-                f"hidden_size {self.hidden_size} must be divisible by num_heads {self.num_heads}"
+                f"a width of {self.hidden_size} cannot be divided among {self.num_heads} heads"
             )
         if self.frequency_size % 2:
             raise JodiError(
-                f"frequency_size {self.frequency_size} must be even: half cosines, half sines"
+                f"the sinusoid of time has {self.frequency_size} parts, which must be an even "
+                "number: half cosines, half sines"
             )
 
     @property

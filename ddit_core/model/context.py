@@ -12,7 +12,7 @@ from .blocks import Read
 
 @dataclass(frozen=True)
 class Modulations:
-    """What N times do to both streams.
+    """The modulation of both streams at N times.
 
     blocks: for each block, image and text (N, 6, C). image_head: (N, 2, C), scale and shift.
     """
@@ -25,7 +25,7 @@ class Modulations:
         return self._each(lambda part: part[index : index + 1])
 
     def repeated(self, times: int) -> "Modulations":
-        """One modulation a row, repeated for each text; that of one time stays as it is."""
+        """One modulation per row, repeated for each text; that of a single time is not repeated."""
         return self._each(lambda part: part if len(part) == 1 else part.repeat(times, 1, 1))
 
     def _each(self, change) -> "Modulations":
@@ -35,7 +35,7 @@ class Modulations:
 
 @dataclass(frozen=True)
 class TextContext:
-    """For pictures: the text stream (texts * rows, L, C), and the modulation of known levels."""
+    """Context of a picture job: text stream (texts * rows, L, C) and modulation of known levels."""
 
     text: Tensor
     rows: int
@@ -46,9 +46,10 @@ class TextContext:
 
 @dataclass(frozen=True)
 class PictureContext:
-    """For words: image tokens (B, T, C), and what the first block reads of them.
+    """Context of a text job: image tokens (B, T, C), and the first block's queries, keys and values
+    of them.
 
-    read: None for a model of a single block, which reads less.
+    read: None for a model of a single block, which does not need it.
     """
 
     modulations: Modulations
@@ -56,7 +57,7 @@ class PictureContext:
     read: Read | None
 
     def select(self, rows: Tensor) -> "PictureContext":
-        """The pictures of some rows (R,); one picture for all stays that."""
+        """The pictures of some rows (R,); a single picture for all rows stays single."""
         if len(self.image) == 1:
             return self
         return self._each(lambda part: part[rows])

@@ -10,7 +10,7 @@ from .transformer import DDiTTransformer
 STEPS, GUIDANCE, SHIFT = 28, 7.0, 3.0
 
 
-def published_sigmas(steps: int = STEPS, shift: float = SHIFT) -> list[float]:
+def make_published_sigmas(steps: int = STEPS, shift: float = SHIFT) -> list[float]:
     """The noise levels of the published image sampler: steps + 1, descending, the last exactly 0.
 
     It shifts twice: its lowest level is shifted before the levels are spaced out, and all are
@@ -43,7 +43,7 @@ def prepare_denoiser(
     """A function (x, sigma) -> clean estimate, float32, with classifier-free guidance.
 
     text, negative_text: features (rows or 1, L, D). As published, guidance of 1 or less evaluates
-    the prompt alone; so it is where both texts are the same tensor content.
+    the prompt alone; equal texts are evaluated once, too.
     Raises: TextError where guidance needs a negative text and none is given; ShapeError.
     """
     weight = model.context_embedder.weight

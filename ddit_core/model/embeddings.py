@@ -16,7 +16,7 @@ from .config import DDiTConfig
 class PatchEmbed(nn.Module):
     """Image tokens with their positions.
 
-    The table of positions is weights: the released file's own, which no formula is sure to give.
+    The table of positions is read from the file: no formula is sure to give the released values.
     """
 
     pos_embed: Tensor
@@ -76,7 +76,7 @@ class PatchEmbed(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Time as one vector a row. There is no pooled text in it, unlike Stable Diffusion 3."""
+    """Time as one vector a row. Unlike in Stable Diffusion 3, there is no pooled text in it."""
 
     def __init__(self, config: DDiTConfig, operations=nn, device=None, dtype=None):
         super().__init__()

@@ -1,8 +1,8 @@
 """The dual diffusion transformer: velocity of a noisy picture, or words of a clean one.
 
 Attribute names are the keys of the released checkpoint. `forward` is the plain network with both
-heads. The two tasks have a way of their own, exact, which leaves out what the task does not read
-and keeps what does not change from step to step:
+heads. Each task has exact methods of its own, which leave out what the task does not read and keep
+what does not change from step to step:
 
     context = model.prepare_text(prompt, negative, rows=1, sigmas=sigmas)
     velocity, unguided = model.velocities(x, sigma, context)       # text to image
@@ -28,7 +28,7 @@ from .config import DDiTConfig
 from .context import Modulations, PictureContext, TextContext
 from .embeddings import Modulation, PatchEmbed, TimeEmbedding
 
-TEXT_MODE_TIME = 0.0  # the picture is clean, and nothing else is told about the text's state
+TEXT_MODE_TIME = 0.0  # the picture is clean; how much of the text is masked is not told
 
 
 class DDiTTransformer(nn.Module):
@@ -198,7 +198,7 @@ class DDiTTransformer(nn.Module):
         return self.modulations(sigma * 1000, x)
 
     def _first_read(self, image: Tensor, mods: Modulations) -> Read | None:
-        """What the first block reads of the image; None where it is the last block too."""
+        """The first block's queries, keys and values of the image; None in a single-block model."""
         if len(self.transformer_blocks) == 1:
             return None
         return self.transformer_blocks[0].read_image(image, mods.blocks[0][0])

@@ -1,4 +1,4 @@
-"""What an answer says: yes or no, or how many."""
+"""Answers read as yes or no, or as a number."""
 
 import re
 
@@ -15,7 +15,7 @@ def says_yes(answer: str) -> bool:
     return _NO.search(answer.split(".")[0]) is None
 
 
-def count_in(answer: str) -> int | None:
+def read_count(answer: str) -> int | None:
     """The first whole number of an answer, in digits or as a word up to ten; None without any.
 
     "none" and "no" count as 0.

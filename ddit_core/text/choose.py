@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def token_probabilities(
+def compute_token_probabilities(
     logits: Tensor, banned: Tensor, *, temperature: float = 1.0, top_p: float = 1.0
 ) -> Tensor:
     """Logits (N, V) -> probabilities (N, V) in float64.
@@ -28,8 +28,8 @@ def token_probabilities(
 def draw_tokens(p: Tensor, uniforms: Tensor) -> Tensor:
     """Probabilities (N, V) and one number in [0, 1) each (N,) -> tokens (N,).
 
-    By the inverse of the cumulated distribution, so that no probability is too small to be drawn;
-    the published argmax over float32 noise cuts off those below about 1e-6.
+    Drawn by the inverse of the cumulated distribution, so that no probability is too small; the
+    published argmax over float32 noise never draws tokens below about 1e-6.
     """
     cumulated = p.cumsum(-1)
     total = cumulated[:, -1:]

@@ -1,8 +1,8 @@
 """Texts with places to fill: whole captions, answers to questions, blanks between locked words.
 
-A draft is the sequence that the sampler starts from. Locked words never pass through the tokenizer
-on their way out: the result is put together from them as they were typed and from what was filled
-in, so that they come back unchanged in every case.
+A draft is the sequence that the sampler starts from. The result is put together from the locked
+words as they were typed and the words that were filled in: locked words do not pass through the
+tokenizer on the way out, so they always come back unchanged.
 """
 
 import re
@@ -64,7 +64,8 @@ class Draft:
         return tuple(flags)
 
     def read(self, ids: Sequence[int], tokenizer: Tokenizer, hole: str = "") -> str:
-        """The text of a filled draft: locked words as typed, each blank up to its first end token.
+        """The text of a filled draft: locked words as typed, and each blank up to its first end
+        token.
 
         hole: what stands for masked places, a whole run of them.
         """
@@ -99,12 +100,12 @@ def _again(shown: list[str], index: int) -> bool:
     return index >= 2 and shown[index - 2] == shown[index] and not shown[index - 1]
 
 
-def caption_draft(length: int, tokenizer: Tokenizer) -> Draft:
+def draft_caption(length: int, tokenizer: Tokenizer) -> Draft:
     """A caption without any words given: all places masked, as the base model was trained."""
     return Draft((tokenizer.vocabulary.mask,) * length, (Blank(0, length, False),))
 
 
-def question_draft(
+def draft_question(
     question: str,
     length: int,
     tokenizer: Tokenizer,
@@ -125,10 +126,10 @@ def question_draft(
     if answer_tokens is not None and answer_tokens < 1:
         raise TextError(f"an answer needs at least 1 token, got {answer_tokens}")
     asked = f"{question.strip()} {SHORT_ANSWER}" if short else question.strip()
-    ids = word_ids(QUESTION.format(asked), tokenizer)
+    ids = tokenize_words(QUESTION.format(asked), tokenizer)
     room = ANSWER_ROOM if answer_tokens is None else answer_tokens
     if len(ids) + room > length:
-        frame = len(ids) - len(word_ids(question, tokenizer))
+        frame = len(ids) - len(tokenize_words(question, tokenizer))
         raise TextError(
             f"the question is too long: {len(ids) - frame} tokens, where "
             f"{max(length - room - frame, 0)} fit (of {length}, {frame} go to the form of a "
@@ -146,7 +147,9 @@ _HOLE = re.compile(r"\{(blank|rest)(?::(\d+))?\}")
 HOLES = "{blank} for one token, {blank:3} for three, {rest} at the end for an open one"
 
 
-def fill_draft(template: str, length: int, tokenizer: Tokenizer, *, blank_tokens: int = 1) -> Draft:
+def draft_template(
+    template: str, length: int, tokenizer: Tokenizer, *, blank_tokens: int = 1
+) -> Draft:
     """Locked words with blanks between them, for example `a {blank} on a {blank:2} table`.
 
     {blank} is filled with exactly blank_tokens tokens of words, {blank:3} with three. {rest}, at
@@ -183,13 +186,13 @@ def fill_draft(template: str, length: int, tokenizer: Tokenizer, *, blank_tokens
     return Draft((*ids, *(vocabulary.end,) * (length - len(ids))), tuple(parts))
 
 
-def prompt_ids(prompt: str, length: int, tokenizer: Tokenizer) -> tuple[int, ...]:
+def tokenize_prompt(prompt: str, length: int, tokenizer: Tokenizer) -> tuple[int, ...]:
     """A prompt for a picture: its ids, an end token, and end tokens up to the full length.
 
     An empty prompt gives end tokens only, the null text of the training.
     Raises: TextError when it is too long, saying how many tokens fit, and for unknown characters.
     """
-    ids = word_ids(prompt, tokenizer)
+    ids = tokenize_words(prompt, tokenizer)
     if len(ids) > length - 1:
         raise TextError(
             f"the prompt is too long: {len(ids)} tokens, where {length - 1} and an end token fit. "
@@ -198,7 +201,7 @@ def prompt_ids(prompt: str, length: int, tokenizer: Tokenizer) -> tuple[int, ...
     return (*ids, *(tokenizer.vocabulary.end,) * (length - len(ids)))
 
 
-def word_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+def tokenize_words(text: str, tokenizer: Tokenizer) -> list[int]:
     """Ids of words, all of them locked.
 
     Raises: TextError for characters that the tokenizer does not know, named, and for the marks of
@@ -215,9 +218,10 @@ def word_ids(text: str, tokenizer: Tokenizer) -> list[int]:
             if not c.isspace() and vocabulary.unknown in tokenizer.ids(c)
         ]
         named = " ".join(unknown) if unknown else repr(text)
+        blanks = f" (Blanks of D-DiT Fill are written as {HOLES}.)" if "{" in text else ""
         raise TextError(
             f"the text encoder has no token for: {named}. The model can neither read nor write it; "
-            "say it in other characters. (Blanks are written as " + HOLES + ".)"
+            f"say it in other characters.{blanks}"
         )
     marks = [i for i in ids if i in vocabulary.special]
     if marks:
@@ -230,5 +234,5 @@ def word_ids(text: str, tokenizer: Tokenizer) -> list[int]:
 
 def _add_words(text: str, ids: list[int], parts: list, tokenizer: Tokenizer):
     if text:
-        ids += word_ids(text, tokenizer)
+        ids += tokenize_words(text, tokenizer)
         parts.append(text)

@@ -1,7 +1,7 @@
-"""The embedding of a masked place, which the released model's text encoder was given.
+"""The embedding of a masked place, which belongs to the released model's text encoder.
 
-The row of <extra_id_0> in a stock T5's table is another vector; with it everything runs, and the
-words are poor. So the vector is asked for, and never replaced by the stock row.
+The row of <extra_id_0> in a stock T5's table is another vector: everything runs with it, and the
+words are poor. So the vector must be given, and is never replaced by the stock row.
 """
 
 from pathlib import Path
@@ -43,7 +43,9 @@ def _only_tensor(path: Path) -> Tensor:
     try:
         with path.open("rb") as file:
             bare = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception:  # whatever is no pickle of tensors is read, or refused in words, below
+    except (
+        Exception
+    ):  # a file that is not a pickle of tensors is read, or refused with a reason, below
         bare = None
     if isinstance(bare, Tensor):
         return bare

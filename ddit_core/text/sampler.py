@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...kit.errors import Interrupted, JodiError, ShapeError, TextError
-from .choose import draw_tokens, token_probabilities
+from .choose import compute_token_probabilities, draw_tokens
 from .draft import Draft
 from .schedule import draw_reveal_steps, split_evenly
 from .vocabulary import Vocabulary
@@ -29,7 +29,7 @@ class TextOptions:
     """How words are drawn. The defaults are the published rule.
 
     steps: the grid of the text; no more evaluations than this are made. temperature, top_p: see
-    `choose.token_probabilities`. order: "random" reveals places by chance, as published;
+    `choose.compute_token_probabilities`. order: "random" reveals places by chance, as published;
     "confidence" reveals at each step those whose drawn token is the likeliest. words_only: never
     draw pad, unknown or marks. stop_at_end: leave a row as soon as its text is final; the text is
     the same either way.
@@ -138,7 +138,7 @@ def _draw(predict: Predict, rows: "Sequence[_Row]", asking: dict[int, Tensor], o
             f"{(*positions.shape, vocabulary.size)}: its vocabulary is not the tokenizer's"
         )
     closed = torch.cat([rows[i].closed[places] for i, places in asking.items()])
-    p = token_probabilities(
+    p = compute_token_probabilities(
         torch.cat([part[:count] for part, count in zip(logits, counts, strict=True)]),
         _banned(vocabulary, options.words_only)[closed.long()],
         temperature=0.0 if greedy else options.temperature,

@@ -1,8 +1,8 @@
 """When each masked place is revealed.
 
 The published sampler decides at every step, for every masked place, whether it is revealed: with
-probability (t - s) / t between the times t and s, whatever the network says. So the step of each
-place can be drawn beforehand, and the network need only run at steps that reveal something.
+probability (t - s) / t between the times t and s, independent of the network's output. So the step
+of each place can be drawn beforehand, and the network need only run at steps that reveal something.
 """
 
 import itertools
@@ -32,7 +32,7 @@ def draw_reveal_steps(uniforms: Tensor, steps: int) -> Tensor:
     return torch.where(left, steps, drawn)
 
 
-def published_evaluations(reveal_steps: Tensor, steps: int, last: int | None = None) -> int:
+def count_published_evaluations(reveal_steps: Tensor, steps: int, last: int | None = None) -> int:
     """How often the published sampler runs the network for places revealed at these steps.
 
     It runs it at its first step, after each step that revealed something, and once more at the

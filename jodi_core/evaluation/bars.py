@@ -23,7 +23,7 @@ class Bar:
     against: str | None = None
 
     def measure(self, values: Values) -> float | None:
-        """The number that is held against the bar; None where the evaluation has none."""
+        """The number that is compared with the bar; None where the evaluation has no such value."""
         value = values.get(self.key)
         if not isinstance(value, (int, float)):
             return None
@@ -74,10 +74,12 @@ BARS = (
     _share("depth from normals, share of the baseline", "any.depth_from_normal.absrel", 0.4, 0.3),
     Bar("classes of the caption found", "joint.caption_classes.model", "value", 0.75, 0.9),
     Bar("colours of the caption found", "joint.caption_colors.model", "value", 0.75, 0.9),
+    Bar("classes read in the picture", "joint.picture.classes.model", "value", 0.75, 0.9),
+    Bar("colours read in the picture", "joint.picture.colors.model", "value", 0.75, 0.9),
 )
 
 
-def report_card(values: Values) -> list[str]:
+def write_report_card(values: Values) -> list[str]:
     """One line of text for each bar: the number, the bar, and whether it is reached."""
     width = max(len(bar.title) for bar in BARS)
     lines = [f"{'':{width}} {'is':>7} {'bar':>6} {'stretch':>8}"]

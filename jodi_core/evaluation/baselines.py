@@ -1,4 +1,5 @@
-"""What scores without looking: averages of training scenes, constants, copies of the input.
+"""Baselines, which do not look at the picture: averages of training scenes, constants, copies of
+the input.
 
 A model is worth something as far as it beats these. They are made from scenes of training seeds
 only; nothing here sees an evaluation scene beyond what a baseline is allowed to (the input picture,
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
-from ...kit.scenes.render import SceneBatch, render_scenes, training_seeds
-from ..domains import DOMAINS, domain
+from ...kit.scenes.render import SceneBatch, check_training_seeds, render_scenes
+from ..domains import DOMAINS, find_domain
 from . import edges
 from .scores import LineTally, PoseTally, Tally, make_tally
 
@@ -37,12 +38,12 @@ class TrainingStatistics:
     joints: np.ndarray
 
 
-def training_statistics(size: tuple[int, int], scenes: int = 256) -> TrainingStatistics:
+def average_training_scenes(size: tuple[int, int], scenes: int = 256) -> TrainingStatistics:
     """Render the first training scenes at (H, W) and average them.
 
     Raises: JodiError for a count or size that makes no sense.
     """
-    seeds = training_seeds(0, scenes)
+    seeds = check_training_seeds(0, scenes)
     normal, albedo = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
     counts = torch.zeros(len(SEGMENTATION_CLASSES), dtype=torch.int64)
     lines = {d.name: torch.zeros(size) for d in DOMAINS if d.kind == "gray"}
@@ -50,10 +51,12 @@ def training_statistics(size: tuple[int, int], scenes: int = 256) -> TrainingSta
     for start in range(0, scenes, CHUNK):
         batch = render_scenes(seeds[start : start + CHUNK], size)
         normal += batch.normal.double().permute(0, 2, 3, 1)[batch.valid].sum(dim=0)
-        albedo += batch.pictures[:, domain("albedo").index].double().mean(dim=(2, 3)).sum(dim=0)
+        albedo += (
+            batch.pictures[:, find_domain("albedo").index].double().mean(dim=(2, 3)).sum(dim=0)
+        )
         counts += torch.bincount(batch.classes.flatten().long(), minlength=len(counts))
         for name, total in lines.items():
-            total += LineTally(name).strength(batch.pictures[:, domain(name).index]).sum(dim=0)
+            total += LineTally(name).strength(batch.pictures[:, find_domain(name).index]).sum(dim=0)
         points = batch.keypoints.double().numpy()
         seen = points[..., 2:]
         # Places are shares of the size: the centre of the first pixel is half a pixel in.
@@ -122,7 +125,7 @@ def _picture(name: str, key: str, statistics: TrainingStatistics, truth: SceneBa
 
     if name == "image":
         mean = image.mean(dim=(2, 3), keepdim=True).expand(shape)
-        return mean if key == "mean_color" else pictures[:, domain("albedo").index]
+        return mean if key == "mean_color" else pictures[:, find_domain("albedo").index]
     if name == "albedo":
         return plain(statistics.albedo) if key == "mean_color" else image
     if name == "normal":

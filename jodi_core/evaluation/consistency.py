@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
-from ...kit.scenes.captions import COLOR_TOLERANCE, COLOR_WORDS, caption_facts
+from ...kit.scenes.captions import COLOR_TOLERANCE, COLOR_WORDS, read_caption
 from ...kit.scenes.render import linear_to_srgb, srgb_to_linear
 from . import metrics
 
@@ -29,7 +29,7 @@ MIN_SHARE = 0.005
 64 x 64."""
 
 
-def surface_normals(disparity: Tensor, offset: float, tan_half: Tensor | float) -> Tensor:
+def derive_normals(disparity: Tensor, offset: float, tan_half: Tensor | float) -> Tensor:
     """Normals of the surface that a disparity map describes, in the model's axes.
 
     Depth along the viewing axis is 1 / (disparity + offset); its scale does not change normals, so
@@ -55,7 +55,7 @@ def surface_normals(disparity: Tensor, offset: float, tan_half: Tensor | float) 
     return facing * facing.new_tensor([-1.0, 1.0, -1.0]).view(1, 3, 1, 1)
 
 
-def normal_against_depth(
+def compare_normal_with_depth(
     normal: Tensor, depth: Tensor, valid: Tensor, tan_half: Tensor | float = MEAN_TAN_HALF
 ) -> Tensor:
     """Mean angle in degrees between a normal map and the normals of its own depth map.
@@ -70,12 +70,12 @@ def normal_against_depth(
     disparity = depth.mean(dim=1)
     best = torch.full((len(depth),), math.inf, dtype=torch.float64, device=depth.device)
     for offset in OFFSETS:
-        angles = metrics.angular_errors(surface_normals(disparity, offset, tan_half), vectors)
+        angles = metrics.angular_errors(derive_normals(disparity, offset, tan_half), vectors)
         best = torch.minimum(best, metrics.masked_mean(angles, valid).nan_to_num(nan=math.inf))
     return torch.where(torch.isfinite(best), best, math.nan)
 
 
-def picture_against_albedo(
+def compare_picture_with_albedo(
     picture: Tensor, albedo: Tensor, normal: Tensor, classes: Tensor
 ) -> Tensor:
     """PSNR in dB between a picture and its own albedo under the best smooth light.
@@ -101,7 +101,7 @@ def picture_against_albedo(
     return metrics.psnr(rendered, picture)
 
 
-def caption_checks(
+def check_captions(
     captions: list[str], classes: Tensor, albedo: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """How many named classes are in the segmentation, and how many named colours on them.
@@ -115,7 +115,7 @@ def caption_checks(
     """
     counts = torch.zeros(4, len(captions), dtype=torch.float64)
     for b, caption in enumerate(captions):
-        facts = [f for f in caption_facts(caption) if SEGMENTATION_CLASSES[f[2]] != "unlabeled"]
+        facts = [f for f in read_caption(caption) if SEGMENTATION_CLASSES[f[2]] != "unlabeled"]
         for index in {f[2] for f in facts}:
             share = (classes[b] == index).double().mean().item()
             counts[0, b] += share >= MIN_SHARE

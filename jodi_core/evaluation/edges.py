@@ -27,7 +27,7 @@ MIN_CURVATURE = 0.02
 """Least curvature across a line, relative to its height: a band wider than five pixels has none."""
 
 
-def tolerance_pixels(height: int, width: int) -> float:
+def find_tolerance(height: int, width: int) -> float:
     """Distance in pixels within which an edge pixel counts as found."""
     return max(MIN_TOLERANCE, 0.0075 * math.hypot(height, width))
 
@@ -77,7 +77,7 @@ def sobel(picture: Tensor) -> Tensor:
     return magnitude / magnitude.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
 
 
-def class_borders(index: Tensor) -> Tensor:
+def find_class_borders(index: Tensor) -> Tensor:
     """Pixels whose right or lower neighbour has another class: (B, H, W) indices -> bool."""
     index = index.long()
     border = torch.zeros_like(index, dtype=torch.bool)
@@ -86,7 +86,7 @@ def class_borders(index: Tensor) -> Tensor:
     return border
 
 
-def matched_counts(
+def count_matches(
     strength: np.ndarray, truth: np.ndarray, tolerance: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """For each of `THRESHOLDS`: how many predicted edge pixels there are, and how many find a

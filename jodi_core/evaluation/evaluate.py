@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable
 from torch import Tensor
 
 from ...kit.errors import JodiError, ShapeError
-from ...kit.scenes.render import TRAIN_SEED_END, SceneBatch, evaluation_seeds, render_scenes
-from ..domains import DOMAIN_NAMES, domain_index
+from ...kit.reader.reader import load_reader
+from ...kit.scenes.render import TRAIN_SEED_END, SceneBatch, check_evaluation_seeds, render_scenes
+from ..domains import DOMAIN_NAMES, find_domain_index
 from ..labels.maps import postprocess
 from ..model.facts import STEPS
 from ..pipeline import JodiPipeline
 from . import joint
-from .baselines import BaselineBoard, training_statistics
+from .baselines import BaselineBoard, average_training_scenes
+from .reading import ReadingTally
 from .report import Report, Strip
 from .scores import Tally, make_tally
 
@@ -33,7 +35,7 @@ ANY_TO_ANY: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("normal",), ("depth",)),
     (("image", "segmentation"), ("depth", "normal")),
 )
-"""What is made, and from what, without text; none of it is a pattern of the released model."""
+"""Tasks without text: what is made, and from what. The released model was not trained on them."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -58,9 +60,9 @@ def evaluate(
 
     scenes, first_seed: seeds first_seed.. are used, at least 2^24. size: (height, width) or one
     number; the pipeline's own by default. steps: of single-label perception and of all labels at
-    once, always without guidance. control_steps, guidance: of the tasks that read text. None of
-    steps and guidance is the pipeline's own. batch: scenes in memory at a time. parts: which of
-    `PARTS` to do.
+    once, always without guidance. control_steps, guidance: of the tasks that read text. Steps and
+    guidance that are None are the pipeline's own. batch: scenes in memory at a time. parts: which
+    of `PARTS` to do.
     training_scenes: how many the baselines are averaged over. resamples: of the bootstrap. show:
     scenes whose pictures are kept for the report. progress(done, total, what) after every run.
     Row i of a run uses its scene's seed as noise seed, so that results do not depend on `batch`.
@@ -69,7 +71,7 @@ def evaluate(
     Raises: JodiError for training seeds, counts or parts that make no sense; ShapeError for a size
     that the pipeline cannot do.
     """
-    seeds = evaluation_seeds(first_seed, scenes)
+    seeds = check_evaluation_seeds(first_seed, scenes)
     height, width = _checked_size(pipeline, size)
     wanted = _checked_parts(parts)
     steps = pipeline.facts.perception_steps if steps is None else steps
@@ -80,7 +82,7 @@ def evaluate(
         )
     begun = time.perf_counter()
     run = _Evaluation(pipeline, (height, width), steps, control_steps, guidance, show)
-    statistics = training_statistics((height, width), training_scenes)
+    statistics = average_training_scenes((height, width), training_scenes)
     run.baselines = {name: BaselineBoard(name, statistics) for name in run.names}
     total, done = -(-scenes // batch) * len(wanted), 0
     for start in range(0, scenes, batch):
@@ -110,6 +112,7 @@ class _Evaluation:
         self.steps, self.control_steps, self.guidance = steps, control_steps, guidance
         self.names = [n for n in DOMAIN_NAMES if n in pipeline.names]
         self.labels = [n for n in LABELS if n in pipeline.names]
+        self.reader = load_reader()
         self.baselines: dict[str, BaselineBoard] = {}
         self.tallies: dict[tuple[str, str], Tally] = {}
         self.same_baseline: dict[str, str] = {}
@@ -124,7 +127,7 @@ class _Evaluation:
 
     def begin(self, truth: SceneBatch, seeds: list[int]) -> None:
         """What needs no sampling: baselines, the round trip, and the labels through the readers."""
-        true = {name: truth.pictures[:, domain_index(name)] for name in self.names}
+        true = {name: truth.pictures[:, find_domain_index(name)] for name in self.names}
         back = self._round_trip(true)
         room = max(0, self.show - len(self.strips))
         self._fresh = [
@@ -140,9 +143,12 @@ class _Evaluation:
             self.baselines[name].add(truth)
         self._add_joint("labels", true, truth.captions)
         self._add_joint("ceiling", back, truth.captions)
+        self._read("labels", true["image"], truth.captions)
+        self._read("ceiling", back["image"], truth.captions)
         if len(seeds) > 1:
             captions = [*truth.captions[1:], truth.captions[0]]
-            self._add_joint("shuffled", joint.shuffled(true), captions)
+            self._add_joint("shuffled", joint.shuffle_scenes(true), captions)
+            self._read("shuffled", true["image"], captions)
 
     def _perceive_each(self, truth: SceneBatch, seeds: list[int]) -> None:
         """Each label alone from the picture."""
@@ -161,7 +167,7 @@ class _Evaluation:
 
     def _control(self, truth: SceneBatch, seeds: list[int]) -> None:
         """The picture from all labels and the caption."""
-        given = {name: truth.pictures[:, domain_index(name)] for name in self.labels}
+        given = {name: truth.pictures[:, find_domain_index(name)] for name in self.labels}
         result = self.pipeline.control(
             given,
             self._prompts(truth),
@@ -177,7 +183,7 @@ class _Evaluation:
         for generate, condition in ANY_TO_ANY:
             if not {*generate, *condition} <= set(self.names):
                 continue
-            given = {name: truth.pictures[:, domain_index(name)] for name in condition}
+            given = {name: truth.pictures[:, find_domain_index(name)] for name in condition}
             result = self.pipeline.control(
                 given,
                 "",
@@ -212,9 +218,10 @@ class _Evaluation:
         )
         self._keep("everything from the caption", result.pictures)
         self._add_joint("model", result.pictures, truth.captions)
+        self._read("model", result.pictures["image"], truth.captions)
 
     def values(self, resamples: int) -> dict[str, float | None]:
-        """Every measure under its key; None where nothing could be measured."""
+        """All measures by key; None where nothing could be measured."""
         values: dict[str, float | None] = {}
         for (key, whose), tally in self.tallies.items():
             for measure, value in tally.values().items():
@@ -272,6 +279,11 @@ class _Evaluation:
         tally = self.tallies.setdefault(("joint", whose), joint.ConsistencyTally())
         assert isinstance(tally, joint.ConsistencyTally)
         tally.add_maps(maps, captions)
+
+    def _read(self, whose: str, pictures: Tensor, captions: list[str]) -> None:
+        tally = self.tallies.setdefault(("joint.picture", whose), ReadingTally(self.reader))
+        assert isinstance(tally, ReadingTally)
+        tally.add_pictures(pictures, captions)
 
     def _keep(self, row: str, pictures: dict[str, Tensor]) -> None:
         for i, strip in enumerate(self._fresh):

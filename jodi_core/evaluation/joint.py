@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
-from ..labels.maps import segmentation_index
+from ..labels.segmentation import find_classes
 from . import consistency, edges
-from .scores import LineTally, Tally, Values, edge_rows, edge_values, ratio
+from .scores import LineTally, Tally, Values, count_edges, ratio, score_edges
 
 SKY = SEGMENTATION_CLASSES.index("sky")
 MAPS = ("image", "edge", "depth", "normal", "albedo", "segmentation")
@@ -28,16 +28,16 @@ class ConsistencyTally(Tally):
     def add_maps(self, maps: dict[str, Tensor], captions: list[str]) -> None:
         """Maps of one set of scenes, each (B, 3, H, W) in [0, 1]; at least those of `MAPS`."""
         m = {name: maps[name].detach().float().cpu() for name in MAPS}
-        classes = segmentation_index(m["segmentation"] * 2 - 1)
-        angle = consistency.normal_against_depth(m["normal"], m["depth"], classes != SKY)
-        lit = consistency.picture_against_albedo(m["image"], m["albedo"], m["normal"], classes)
+        classes = find_classes(m["segmentation"] * 2 - 1)
+        angle = consistency.compare_normal_with_depth(m["normal"], m["depth"], classes != SKY)
+        lit = consistency.compare_picture_with_albedo(m["image"], m["albedo"], m["normal"], classes)
         grey = torch.full_like(m["albedo"], 0.5)
-        unlit = consistency.picture_against_albedo(m["image"], grey, m["normal"], classes)
-        checks = consistency.caption_checks(captions, classes, m["albedo"])
+        unlit = consistency.compare_picture_with_albedo(m["image"], grey, m["normal"], classes)
+        checks = consistency.check_captions(captions, classes, m["albedo"])
         known = torch.isfinite(angle)
         columns = [angle.nan_to_num(), known.double(), lit, lit - unlit, torch.ones_like(lit)]
         strength = edges.thin(LineTally("edge").strength(m["edge"]))
-        lines = edge_rows(strength, edges.class_borders(classes))
+        lines = count_edges(strength, edges.find_class_borders(classes))
         self._rows.append(
             np.concatenate([torch.stack([*columns, *checks], dim=1).numpy(), lines], axis=1)
         )
@@ -50,11 +50,11 @@ class ConsistencyTally(Tally):
             "picture_albedo_gain": ratio(total[..., 3], count),
             "caption_classes": ratio(total[..., 5], total[..., 6]),
             "caption_colors": ratio(total[..., 7], total[..., 8]),
-            "edge_segmentation_f": edge_values(total[..., 9:])["f"],
+            "edge_segmentation_f": score_edges(total[..., 9:])["f"],
         }
 
 
-def shuffled(maps: dict[str, Tensor]) -> dict[str, Tensor]:
+def shuffle_scenes(maps: dict[str, Tensor]) -> dict[str, Tensor]:
     """Maps of different scenes put together: what the measures say when nothing belongs together.
 
     Image, depth and segmentation stay; edge, normal and albedo come from the next scene.

@@ -45,18 +45,6 @@ def align_disparity(prediction: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
     return (1.0 / fitted).clamp(*DEPTH_RANGE)
 
 
-def align_depth(prediction: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
-    """Depth in metres from an affine-invariant depth map: least squares on depth itself.
-
-    Shapes and Raises as `align_disparity`; clipped to `DEPTH_RANGE`.
-    Source: github prs-eth/Marigold, src/util/alignment.py.
-    """
-    _same_shape(prediction, depth, valid)
-    p, d = prediction.double(), depth.double()
-    scale, shift = _least_squares(p, d, valid)
-    return (scale * p + shift).clamp(*DEPTH_RANGE)
-
-
 def depth_errors(depth: Tensor, truth: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """Per image: mean of |p - d| / d, and the share of pixels with max(p/d, d/p) < 1.25.
 

@@ -33,7 +33,8 @@ KEEP = 0.8
 
 REFERENCE_PIXELS, MIN_REFERENCE = 12, 0.4
 """Scores are relative to the mean of the brightest pixels of a picture, so that a soft drawing is
-read as well as a crisp one; never to less than this, so that nothing is read into a black one."""
+read as well as a crisp drawing; the mean counts as at least this, so that a black picture has no
+joints."""
 
 HUE_SIGMA = 0.25
 """Spread of hues, in units of the brightest channel; neighbouring colours are 1/3 apart."""
@@ -52,7 +53,7 @@ def read_joints(picture: Tensor) -> list[list[np.ndarray]]:
     centre of the first pixel is 0, 0) and score, the best first.
     """
     scale = min(picture.shape[-2:]) / DRAWN_SIZE
-    score = joint_scores(picture.float().cpu(), scale)
+    score = score_joints(picture.float().cpu(), scale)
     reach = max(1, round(2 * scale))
     highest = torch.nn.functional.max_pool2d(score, 2 * reach + 1, 1, reach)
     enough = (KEEP * score.amax(dim=(2, 3), keepdim=True)).clamp(min=MIN_PEAK)
@@ -64,7 +65,7 @@ def read_joints(picture: Tensor) -> list[list[np.ndarray]]:
     ]
 
 
-def joint_scores(picture: Tensor, scale: float) -> Tensor:
+def score_joints(picture: Tensor, scale: float) -> Tensor:
     """How much each pixel looks like each joint: (B, 3, H, W) -> (B, 18, H, W).
 
     scale: of the drawing, 1 where a dot has a radius of 0.8 pixels.
@@ -116,7 +117,7 @@ def count_joints(
     visible 0 or 1. PCK is found / true over a set, precision confirmed / read.
     """
     points = keypoints.cpu().double().numpy()
-    radii = figure_radii(keypoints.cpu(), share).numpy()
+    radii = measure_figures(keypoints.cpu(), share).numpy()
     shown = points[..., 2] > 0.5
     found = confirmed = 0
     for kind, read in enumerate(places):
@@ -126,7 +127,7 @@ def count_joints(
     return JointCounts(int(shown.sum()), found, sum(len(read) for read in places), confirmed)
 
 
-def figure_radii(keypoints: Tensor, share: float = PCK_SHARE) -> Tensor:
+def measure_figures(keypoints: Tensor, share: float = PCK_SHARE) -> Tensor:
     """Pixels within which the joints of each figure count as right: (P, 18, 3) -> (P,)."""
     shown = keypoints[..., 2:] > 0.5
     low = torch.where(shown, keypoints[..., :2], math.inf).amin(dim=1)

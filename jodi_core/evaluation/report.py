@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ...kit.errors import JodiError
 from ...kit.files import write_text
-from ...kit.pictures.contact_sheet import contact_sheet
+from ...kit.pictures.contact_sheet import draw_contact_sheet
 from ...kit.pictures.files import save_png
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
-from ..domains import DOMAIN_NAMES, domain
+from ..domains import DOMAIN_NAMES, find_domain
 from . import consistency, edges, metrics, pose
 
 Value = float | int | str | None
@@ -41,6 +41,8 @@ JOINT_TITLES = {
     "edge_segmentation_f": "Edges against the borders of the own segmentation (F, higher)",
     "caption_classes": "Classes of the caption found in the segmentation (share, higher)",
     "caption_colors": "Colours of the caption found in the albedo (share, higher)",
+    "picture.classes": "Classes of the caption read in the picture (share, higher)",
+    "picture.colors": "Colours of the caption read in the picture (share, higher)",
 }
 JOINT_COLUMNS = ("model", "perceived", "ceiling", "labels", "shuffled")
 
@@ -83,7 +85,7 @@ class Report:
         names = []
         for strip in self.strips:
             names.append(f"pictures/{strip.seed}.png")
-            save_png(folder / names[-1], strip_picture(strip))
+            save_png(folder / names[-1], draw_strip(strip))
         self.write_json(folder / "report.json")
         page = folder / "report.html"
         _write_text(page, _page(self, names))
@@ -99,15 +101,15 @@ class Report:
         return "\n".join(lines)
 
 
-def strip_picture(strip: Strip) -> Tensor:
+def draw_strip(strip: Strip) -> Tensor:
     """All pictures of one scene on one sheet: a column for each domain, (3, H, W)."""
     rows, headings = [], []
     for title, pictures in strip.rows.items():
-        cells = [(domain(n).title, pictures[n]) for n in DOMAIN_NAMES if n in pictures]
+        cells = [(find_domain(n).title, pictures[n]) for n in DOMAIN_NAMES if n in pictures]
         if cells:
             rows.append(cells)
             headings.append(title)
-    return contact_sheet(rows, headings=headings)
+    return draw_contact_sheet(rows, headings=headings)
 
 
 def _page(report: Report, pictures: list[str]) -> str:
@@ -147,7 +149,7 @@ def _page(report: Report, pictures: list[str]) -> str:
             ],
         ),
         "<h2>How it was measured</h2><ul>",
-        *(f"<li>{html.escape(line)}</li>" for line in definitions(v)),
+        *(f"<li>{html.escape(line)}</li>" for line in define_measures(v)),
         "</ul><h2>Pictures</h2>",
     ]
     for strip, name in zip(report.strips, pictures, strict=True):
@@ -202,7 +204,7 @@ def _number(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def definitions(v: dict[str, Value]) -> list[str]:
+def define_measures(v: dict[str, Value]) -> list[str]:
     """How every measure is defined, one sentence or two each, with the values that were used."""
     size = str(v["size"])
     height, width = (int(s) for s in (size.split("x") if "x" in size else (size, size)))
@@ -221,7 +223,7 @@ def definitions(v: dict[str, Value]) -> list[str]:
         "Segmentation: nearest palette colour, one pooled confusion, mean IoU over the 11 classes "
         "without 'unlabeled'. Baseline: the commonest training class everywhere.",
         "Edges and line art: thinned by non-maximum suppression, 99 thresholds, one-to-one "
-        f"matching within {edges.tolerance_pixels(height, width):g} pixels by a maximum matching, "
+        f"matching within {edges.find_tolerance(height, width):g} pixels by a maximum matching, "
         f"true lines where the thinned label is at least {edges.TRUTH_THRESHOLD:g}; F at the best "
         "threshold for the set (ODS). Baseline: the best of an all-edge map, a dot on every other "
         "pixel, and the mean map of training scenes; Sobel on the input is given beside it.",
@@ -233,7 +235,9 @@ def definitions(v: dict[str, Value]) -> list[str]:
         "Fit of maps: 'model' made picture and labels from the caption, 'perceived' all labels at "
         "once from the true picture; 'shuffled' puts exact maps of different scenes together. "
         f"Normals of depth assume a view of tan {consistency.MEAN_TAN_HALF:g} to the side; light "
-        "is fitted per class region as a linear function of the normal.",
+        "is fitted per class region as a linear function of the normal. Classes and colours are "
+        "read in the picture by a small network that was trained on rendered scenes alone; "
+        "'labels' and 'ceiling' say what it reads in true pictures.",
         "95% intervals: bootstrap over images.",
     ]
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
 from ...kit.scenes.render import SceneBatch
-from ..domains import domain
-from ..labels.maps import segmentation_index
+from ..domains import find_domain
+from ..labels.segmentation import find_classes
 from . import edges, metrics, pose
 
 Values = dict[str, np.ndarray]
@@ -26,7 +26,7 @@ class Tally:
     """Adds up images. Subclasses say what one image contributes and what the sum means."""
 
     headline: tuple[str, ...] = ()
-    """Measures that are reported first; the others are extra."""
+    """Names of the measures that are reported first."""
 
     def __init__(self) -> None:
         self._rows: list[np.ndarray] = []
@@ -118,7 +118,7 @@ class ColorTally(Tally):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self._index = domain(name).index
+        self._index = find_domain(name).index
 
     def _measure(self, picture: Tensor, truth: SceneBatch) -> np.ndarray:
         value = metrics.psnr(picture, truth.pictures[:, self._index].cpu())
@@ -138,7 +138,7 @@ class SegmentationTally(Tally):
     headline = ("miou",)
 
     def _measure(self, picture: Tensor, truth: SceneBatch) -> np.ndarray:
-        index = segmentation_index(picture * 2 - 1)
+        index = find_classes(picture * 2 - 1)
         matrix = metrics.confusion(index, truth.classes.cpu(), len(SEGMENTATION_CLASSES))
         return matrix.flatten(1).double().numpy()
 
@@ -162,7 +162,7 @@ class LineTally(Tally):
 
     def __init__(self, name: str, thinned: bool = True) -> None:
         super().__init__()
-        self._index, self._thinned = domain(name).index, thinned
+        self._index, self._thinned = find_domain(name).index, thinned
         self._dark = name == "lineart"
 
     def strength(self, picture: Tensor) -> Tensor:
@@ -174,10 +174,10 @@ class LineTally(Tally):
         true = edges.thin(self.strength(truth.pictures[:, self._index].cpu()))
         strength = self.strength(picture)
         strength = edges.thin(strength) if self._thinned else strength
-        return edge_rows(strength, true >= edges.TRUTH_THRESHOLD)
+        return count_edges(strength, true >= edges.TRUTH_THRESHOLD)
 
     def _summarise(self, total: np.ndarray) -> Values:
-        return edge_values(total)
+        return score_edges(total)
 
 
 class PoseTally(Tally):
@@ -186,14 +186,14 @@ class PoseTally(Tally):
     headline = ("pck",)
 
     def _measure(self, picture: Tensor, truth: SceneBatch) -> np.ndarray:
-        return self.rows_of(pose.read_joints(picture), truth)
+        return self.take_rows(pose.read_joints(picture), truth)
 
     def add_joints(self, found: list[list[np.ndarray]], truth: SceneBatch) -> None:
         """Score joints that were not read from a picture, as `pose.read_joints` returns them."""
-        self._rows.append(self.rows_of(found, truth))
+        self._rows.append(self.take_rows(found, truth))
 
     @staticmethod
-    def rows_of(found: list[list[np.ndarray]], truth: SceneBatch) -> np.ndarray:
+    def take_rows(found: list[list[np.ndarray]], truth: SceneBatch) -> np.ndarray:
         rows = []
         for places, keypoints in zip(found, truth.keypoints, strict=True):
             n = pose.count_joints(places, keypoints)
@@ -219,22 +219,22 @@ def make_tally(name: str) -> Tally:
     }
     if name in special:
         return special[name]()
-    return LineTally(name) if domain(name).kind == "gray" else ColorTally(name)
+    return LineTally(name) if find_domain(name).kind == "gray" else ColorTally(name)
 
 
-def edge_rows(strength: Tensor, truth: Tensor) -> np.ndarray:
-    """Statistics of edge maps against true edge pixels: two (B, H, W) -> rows for `edge_values`."""
-    tolerance = edges.tolerance_pixels(*truth.shape[-2:])
+def count_edges(strength: Tensor, truth: Tensor) -> np.ndarray:
+    """Statistics of edge maps against true edge pixels: two (B, H, W) -> rows for `score_edges`."""
+    tolerance = edges.find_tolerance(*truth.shape[-2:])
     rows = []
     for own, true in zip(strength.cpu().numpy(), truth.cpu().numpy(), strict=True):
-        present, matched = edges.matched_counts(own, true, tolerance)
+        present, matched = edges.count_matches(own, true, tolerance)
         best = int(edges.f_measure(matched, present, true.sum()).argmax())
         rows.append([true.sum(), present[best], matched[best], *present, *matched])
     return np.array(rows, dtype=np.float64)
 
 
-def edge_values(total: np.ndarray) -> Values:
-    """ODS and OIS F from summed `edge_rows`."""
+def score_edges(total: np.ndarray) -> Values:
+    """ODS and OIS F from summed `count_edges`."""
     true, sweep = total[..., :1], total[..., 3:]
     half = sweep.shape[-1] // 2
     curve = edges.f_measure(sweep[..., half:], sweep[..., :half], true)

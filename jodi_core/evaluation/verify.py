@@ -14,7 +14,7 @@ from torch import Tensor
 from ...kit import vectors
 from ...kit.autoencoder.checkpoint import load_autoencoder
 from ...kit.errors import JodiError
-from ...kit.sampling import flow_sigmas, sample_dpmpp_2m
+from ...kit.sampling import make_flow_sigmas, sample_dpmpp_2m
 from ...kit.vectors import EVALUATION_BOUND, SAMPLING_BOUND, CaseResult
 from ..model.checkpoint import load_transformer
 from ..model.denoiser import prepare_denoiser
@@ -23,7 +23,7 @@ from ..text import TextFeatures
 
 
 def _verify_jodi(folder: Path, device: str) -> Iterator[CaseResult]:
-    model = vectors.load(load_transformer, folder / "model.safetensors", device)
+    model = vectors.load_network(load_transformer, folder / "model.safetensors", device)
     if isinstance(model, CaseResult):
         yield model
         return
@@ -33,7 +33,7 @@ def _verify_jodi(folder: Path, device: str) -> Iterator[CaseResult]:
             yield cases
         else:
             for name, case in cases[0].items():
-                yield vectors.check(
+                yield vectors.check_case(
                     f"jodi/{name}", EVALUATION_BOUND, lambda c=case: _evaluate(model, c)
                 )
     if (folder / "sampling.safetensors").exists():
@@ -42,7 +42,7 @@ def _verify_jodi(folder: Path, device: str) -> Iterator[CaseResult]:
             yield runs
         else:
             for name, run in runs[0].items():
-                yield vectors.check(
+                yield vectors.check_case(
                     f"jodi/{name}",
                     SAMPLING_BOUND,
                     lambda n=name, r=run: _sample(model, r, _settings(n, runs[1])),
@@ -71,7 +71,7 @@ def _sample(model, run: dict[str, Tensor], settings: dict) -> tuple[Tensor, Tens
     noise, role = run["noise"], run["role"]
     clean = run["clean_x"].expand_as(noise)
     role = role.expand(len(noise), -1)
-    sigmas = flow_sigmas(settings["steps"], settings["flow_shift"])
+    sigmas = make_flow_sigmas(settings["steps"], settings["flow_shift"])
     mask = run["caption_mask"]
     negative = run.get("negative_caption", run["caption"])
     # The published code masks both halves with the prompt's mask; this one is not read.
@@ -95,7 +95,7 @@ def _sample(model, run: dict[str, Tensor], settings: dict) -> tuple[Tensor, Tens
 def _verify_dcae(folder: Path, device: str) -> Iterator[CaseResult]:
     for path in sorted(folder.glob("*_cases.safetensors")):
         weights = path.with_name(path.name.replace("_cases", ""))
-        model = vectors.load(load_autoencoder, weights, device)
+        model = vectors.load_network(load_autoencoder, weights, device)
         if isinstance(model, CaseResult):
             yield model
             continue
@@ -106,12 +106,12 @@ def _verify_dcae(folder: Path, device: str) -> Iterator[CaseResult]:
             continue
         for name, case in cases[0].items():
             title = f"dcae/{weights.stem}/{name}"
-            yield vectors.check(
+            yield vectors.check_case(
                 f"{title} encode",
                 EVALUATION_BOUND,
                 lambda c=case, m=model, s=scale: (m.encode(c["image"]) / s, c["encoded"]),
             )
-            yield vectors.check(
+            yield vectors.check_case(
                 f"{title} decode",
                 EVALUATION_BOUND,
                 lambda c=case, m=model, s=scale: (m.decode(c["latent"] * s), c["decoded"]),
@@ -122,5 +122,5 @@ SUITES = {"jodi": _verify_jodi, "dcae": _verify_dcae}
 
 
 def verify(folder: Path, device: str = "cpu") -> Iterator[CaseResult]:
-    """The cases of Jodi and of its autoencoder below `folder`: see `vectors.verify`."""
-    return vectors.verify(folder, SUITES, device)
+    """The cases of Jodi and of its autoencoder below `folder`: see `vectors.verify_folder`."""
+    return vectors.verify_folder(folder, SUITES, device)

@@ -12,7 +12,10 @@ Text = str | Sequence[str] | TextFeatures | None
 
 
 def check_pictures(plan: RolePlan, names: Sequence[str], pictures: Mapping[str, Tensor]) -> None:
-    """Raises: RoleError unless the plan is over `names` and has one picture per condition."""
+    """Pass when the plan is over `names` and has one picture per condition.
+
+    Raises: RoleError with what is missing and what is too much.
+    """
     if plan.names != tuple(names):
         raise RoleError(
             f"the plan is for {', '.join(plan.names)}; the model has {', '.join(names)}"
@@ -28,18 +31,19 @@ def check_pictures(plan: RolePlan, names: Sequence[str], pictures: Mapping[str, 
 
 
 def count_rows(pictures: Mapping[str, Tensor], texts: Mapping[str, Text], batch: int | None) -> int:
-    """Rows of a job of these pictures and texts; as `shared_rows`."""
+    """Rows of a job of these pictures and texts; as `agree_on_rows`."""
     counts = {name: len(picture) for name, picture in pictures.items()}
     for name, text in texts.items():
         if isinstance(text, TextFeatures):
             counts[name] = len(text.mask)
         elif text is not None:
             counts[name] = 1 if isinstance(text, str) else len(text)
-    return shared_rows(counts, batch)
+    return agree_on_rows(counts, batch)
 
 
-def shared_rows(counts: Mapping[str, int], batch: int | None = None) -> int:
-    """Rows of a job: `batch`, or as many as its largest part has. Every part has 1 row or all.
+def agree_on_rows(counts: Mapping[str, int], batch: int | None = None) -> int:
+    """The number of rows of a job: `batch`, or that of its largest part. Every part has 1 row or
+    all rows.
 
     counts: rows of each part by its name. Raises: ShapeError naming the parts that differ.
     """
@@ -54,7 +58,7 @@ def shared_rows(counts: Mapping[str, int], batch: int | None = None) -> int:
     return rows
 
 
-def common_size(
+def agree_on_size(
     pictures: Mapping[str, Tensor],
     size: tuple[int, int] | None,
     *,

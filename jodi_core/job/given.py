@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ...kit.pictures.frame import Frame, fit
-from ..domains import DOMAIN_NAMES, domain_of
-from ..labels.foreign import read_classes
-from ..labels.maps import checked_picture, colorize
-from .plausible import Doubt, doubt
+from ..domains import DOMAIN_NAMES, find_model_domain
+from ..labels.checks import check_picture
+from ..labels.segmentation import colorize, read_classes
+from .plausible import Doubt, find_doubt
 from .size import DEFAULT_SIZE, choose_size
 
 FILLED = 0.02
@@ -22,7 +22,7 @@ ONE_TONE = 1.5 / 255
 """Depth that spans less is one step of 8 bits: there is nothing to stretch."""
 
 NOTED_CROP = 0.03
-"""Share of a picture that may be cut off without a word."""
+"""Share of a picture that may be cut off without a warning."""
 
 SAME_PROPORTIONS = 0.02
 
@@ -59,11 +59,11 @@ class Given:
         elif kind == "depth":
             picture = _stretched(picture, rows)
         else:
-            picture = checked_picture(picture[rows], name)
+            picture = check_picture(picture[rows], name)
         return fit(picture, self.size, self.mode, palette=kind == "palette")[0]
 
     def _kind(self, name: str) -> str:
-        return domain_of(name, list(self.names).index(name)).kind
+        return find_model_domain(name, list(self.names).index(name)).kind
 
 
 def prepare(
@@ -85,23 +85,23 @@ def prepare(
     """
     pictures = {name: pictures[name] for name in names if name in pictures}
     for name, picture in pictures.items():
-        checked_picture(picture[:1], name)
+        check_picture(picture[:1], name)
     sizes = {name: (p.shape[-2], p.shape[-1]) for name, p in pictures.items()}
     first = next(iter(sizes.values()), None)
     size = choose_size(choice, first, factor=factor, native=native, explicit=explicit)
     frames = {name: Frame.fitting(shape, size, mode) for name, shape in sizes.items()}
     doubts = [*_cut_off(frames, choice), *_not_over_each_other(frames)]
-    doubts += [odd for name, picture in pictures.items() if (odd := doubt(name, picture))]
+    doubts += [odd for name, picture in pictures.items() if (odd := find_doubt(name, picture))]
     return Given(pictures, size, mode, tuple(names), frames, tuple(doubts))
 
 
-def other_proportions(one: tuple[int, int], other: tuple[int, int]) -> bool:
+def differ_in_proportions(one: tuple[int, int], other: tuple[int, int]) -> bool:
     """Whether two sizes differ in their ratio by more than rounding."""
     return abs(one[0] * other[1] / (one[1] * other[0]) - 1) > SAME_PROPORTIONS
 
 
 def _cut_off(frames: Mapping[str, Frame], choice: str) -> list[Doubt]:
-    """A word on the first picture when much of it is not seen."""
+    """A warning when much of the first picture is cut off."""
     for name, frame in list(frames.items())[:1]:
         lost = 1 - frame.height * frame.width / (frame.resized_h * frame.resized_w)
         if frame.mode == "crop" and lost > NOTED_CROP:
@@ -116,12 +116,12 @@ def _cut_off(frames: Mapping[str, Frame], choice: str) -> list[Doubt]:
 
 
 def _not_over_each_other(frames: Mapping[str, Frame]) -> list[Doubt]:
-    """A word on every picture whose proportions are not those of the first."""
+    """A warning for every picture whose proportions differ from the first picture's."""
     doubts = []
     for name, frame in frames.items():
         first, reference = next(iter(frames.items()))
         size = (frame.original_h, frame.original_w)
-        if other_proportions(size, (reference.original_h, reference.original_w)):
+        if differ_in_proportions(size, (reference.original_h, reference.original_w)):
             done = "cropped" if frame.mode == "crop" else "padded"
             text = (
                 f"{name} of {size[1]} x {size[0]} is {done}; it may not lie over {first} of "
@@ -134,7 +134,7 @@ def _not_over_each_other(frames: Mapping[str, Frame]) -> list[Doubt]:
 def _stretched(picture: Tensor, rows: slice) -> Tensor:
     """Depth (B, 3, H, W) of the rows, from 0 to 1 over the whole batch unless it is flat."""
     low, high = (float(v) for v in picture.aminmax())
-    part = checked_picture(picture[rows], "depth")
+    part = check_picture(picture[rows], "depth")
     if high - low < ONE_TONE or (low <= FILLED and high >= 1 - FILLED):
         return part
     return ((part - low) / (high - low)).clamp_(0, 1)

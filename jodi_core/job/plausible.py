@@ -1,8 +1,8 @@
 """Whether a given picture looks like a map of its domain, as far as a glance can tell.
 
-Never an error: a flat depth or a ceiling seen from below may be meant. Each front end shows the
-doubt and adds where it can be set right there. Thresholds keep clear of what rendered scenes and
-the published examples of the model's training data show.
+A doubt is never an error: a flat depth or a ceiling seen from below may be intended. Each front end
+shows the doubt and adds the option or node that corrects it. Thresholds keep clear of what rendered
+scenes and the published examples of the model's training data show.
 Shapes: B rows, H W pixels.
 """
 
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_PALETTE
-from ..labels.foreign import class_numbers
+from ..labels.segmentation import read_class_numbers
 
 GLANCE = 64  # pixels per side that are looked at
 FLAT = 0.02  # span of values
 COLOURED = 0.03  # mean distance between a pixel's channels; JPEG gives grey pictures less
-POLARITY = 0.5  # mean brightness that parts lines on black from lines on white
+POLARITY = 0.5  # mean brightness between lines on black and lines on white
 UPSIDE_DOWN = -0.2  # brightness of depth, lower third less upper third
 DARK, DARK_SHARE = 0.1, 0.5  # a skeleton's background is black
 DOWNWARD = -0.2  # mean of the vertical axis in the lower half: ground faces up
@@ -39,7 +39,7 @@ class Doubt(NamedTuple):
     text: str
 
 
-def doubt(name: str, picture: Tensor) -> Doubt | None:
+def find_doubt(name: str, picture: Tensor) -> Doubt | None:
     """What is odd about a picture (B, 3, H, W) in [0, 1] of the domain `name`, or None.
 
     Normals are in the model's axes, classes in its colours or as numbers, as `Given` draws them.
@@ -72,8 +72,8 @@ def _depth(seen: Tensor) -> tuple[str, str] | None:
         )
     if _coloured(seen):
         return "colours", (
-            "is in colours, as a photo or a colour map is, and expected is grey, near white; give "
-            "the depth map itself"
+            "is in colours, as a photo or a colour map is; expected a grey map with near white: "
+            "give the depth map itself"
         )
     third = -(-grey.shape[1] // 3)
     rise = grey[:, -third:].mean((1, 2)) - grey[:, :third].mean((1, 2))
@@ -103,45 +103,45 @@ def _normal(seen: Tensor) -> tuple[str, str] | None:
     enough = count > CURVED_SHARE * steps[0].numel()
     if bool((enough & (turning > CURVED_AGREE)).any()):
         return "opengl", (
-            "looks drawn in OpenGL's axes, red facing right, and expected is red facing left; if "
-            "it is, say so when it is read"
+            "looks drawn in OpenGL's axes, where red faces right; expected red facing left: if it "
+            "is OpenGL's, say so when it is read"
         )
     return None
 
 
 def _lineart(seen: Tensor) -> tuple[str, str] | None:
     if bool((seen.mean((1, 2, 3)) < POLARITY).any()):
-        return "polarity", "is mostly dark, and expected are dark lines on white; invert it"
+        return "polarity", "is mostly dark; expected dark lines on white: invert it"
     return _lines(seen)
 
 
 def _edge(seen: Tensor) -> tuple[str, str] | None:
     if bool((seen.mean((1, 2, 3)) > POLARITY).any()):
-        return "polarity", "is mostly bright, and expected are bright edges on black; invert it"
+        return "polarity", "is mostly bright; expected bright edges on black: invert it"
     return _lines(seen)
 
 
 def _lines(seen: Tensor) -> tuple[str, str] | None:
     if _coloured(seen):
-        return "colours", "is in colours, as a photo is, and expected are grey lines"
+        return "colours", "is in colours, as a photo is; expected grey lines"
     return None
 
 
 def _openpose(seen: Tensor) -> tuple[str, str] | None:
     if bool((seen.mean((1, 2, 3)) > 0.6).any()):
         return "background", (
-            "is mostly bright, and expected are coloured skeletons on black; draw it on black"
+            "is mostly bright; expected coloured skeletons on black: draw it on black"
         )
     if bool(((seen.amax(1) < DARK).float().mean((1, 2)) < DARK_SHARE).any()):
         return "photo", (
-            "is a full picture, as a photo is, and expected are coloured skeletons on black; give "
-            "the skeletons alone"
+            "is a full picture, as a photo is; expected coloured skeletons on black: give the "
+            "skeletons alone"
         )
     return None
 
 
 def _segmentation(seen: Tensor) -> tuple[str, str] | None:
-    numbers = class_numbers(seen)
+    numbers = read_class_numbers(seen)
     if numbers is not None:
         if bool((numbers > 0).any()):
             return None

@@ -11,7 +11,7 @@ from ...kit.pictures.frame import fit
 from ..roles import RolePlan
 
 
-def region_on_grid(
+def lay_region_on_grid(
     mask: Tensor, size: tuple[int, int], grid: tuple[int, int], mode: str = "crop"
 ) -> Tensor:
     """A mask laid over the job's pictures, on the latent grid.
@@ -30,11 +30,13 @@ def region_on_grid(
         raise ImageError(f"expected a mask with values in 0..1, got {low:.4g} to {high:.4g}")
     fitted, _ = fit(mask.to(torch.float32).clamp(0, 1)[:, None], size, mode)
     region = F.adaptive_max_pool2d(fitted, grid)[:, 0]
-    # resizing leaves round-off; what is all but kept or free is meant to be exactly so
+    # resizing rounds: values very near 0 or 1 become exactly 0 or 1
     return region.masked_fill(region < 1e-3, 0.0).masked_fill(region > 1 - 1e-3, 1.0)
 
 
-def change_mask(plan: RolePlan, grid: tuple[int, int], regions: Mapping[int, Tensor]) -> Tensor:
+def make_change_mask(
+    plan: RolePlan, grid: tuple[int, int], regions: Mapping[int, Tensor]
+) -> Tensor:
     """Where sampling may change a latent: (M, 1, L, h, w) float32, 1 free, 0 kept.
 
     Generated domains are free, all others kept. regions: for some generated domains (M, h, w),

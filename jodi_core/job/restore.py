@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ...kit.pictures.frame import Frame, restore
 from ..domains import Domain
-from ..labels.maps import colorize, segmentation_index
+from ..labels.segmentation import colorize, find_classes
 
 
-def restored(of: Domain, raw: Tensor, frames: Sequence[Frame], *, exact: bool = True) -> Tensor:
+def restore_map(of: Domain, raw: Tensor, frames: Sequence[Frame], *, exact: bool = True) -> Tensor:
     """Decoder output of one domain, laid over the original pictures.
 
     Shapes: raw (B, 3, h, w), about [-1, 1]; frames: one for each row, all of one original size ->
@@ -24,7 +24,7 @@ def restored(of: Domain, raw: Tensor, frames: Sequence[Frame], *, exact: bool = 
     """
     palette = of.kind == "palette"
     if palette and exact:
-        raw = colorize(segmentation_index(raw)) * 2 - 1
+        raw = colorize(find_classes(raw)) * 2 - 1
     if len(set(frames)) == 1:
         return restore(raw, frames[0], palette)
     parts = [restore(raw[i : i + 1], frame, palette) for i, frame in enumerate(frames)]

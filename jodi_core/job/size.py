@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...kit.errors import JodiError
-from ...kit.pictures.sizes import _positive, snap_size
+from ...kit.pictures.frame import check_positive, snap_size
 
 SIZE_CHOICES = ("trained shape", "picture ratio", "picture size", "width and height")
 """In the order of the node's list, which saved graphs depend on."""
@@ -30,7 +30,7 @@ def choose_size(
     "trained shape" is the nearest of the model's aspect-ratio bins, as published; "picture size"
     is the first picture's own size; "width and height" is `explicit`. Without a first picture
     (`first` None) the first three are the native size.
-    Raises: JodiError for an unknown choice; ShapeError for sides that are not positive.
+    Raises: JodiError for an unknown choice; ShapeError for sides that are not parse_positive.
     """
     if choice not in SIZE_CHOICES:
         raise JodiError(f"size is {choice!r}; use one of {', '.join(SIZE_CHOICES)}")
@@ -42,18 +42,18 @@ def choose_size(
         return snap_size(*first, factor)
     pixels = native[0] * native[1]
     if choice == "picture ratio":
-        return ratio_size(*first, pixels, factor)
-    shape = nearest_bin(*first, scaled_bins(factor, round(math.sqrt(pixels))))
+        return choose_ratio_size(*first, pixels, factor)
+    shape = find_nearest_bin(*first, scale_bins(factor, round(math.sqrt(pixels))))
     return shape.height, shape.width
 
 
-def ratio_size(height: int, width: int, pixels: int, factor: int) -> tuple[int, int]:
+def choose_ratio_size(height: int, width: int, pixels: int, factor: int) -> tuple[int, int]:
     """Multiples of `factor` of about height/width and about `pixels` pixels, at most 8 to 1.
 
     Where the factor is coarse against the size, rounding each side alone would cut off up to a
     seventh of a picture; a few pixels more or fewer matter less.
     """
-    _positive("size, pixels and factor", height, width, pixels, factor)
+    check_positive("size, pixels and factor", height, width, pixels, factor)
     longest = max(height, width)
     ratio = max(height, longest / MAX_RATIO) / max(width, longest / MAX_RATIO)
     middle = math.sqrt(pixels * ratio) / factor
@@ -71,7 +71,7 @@ def ratio_size(height: int, width: int, pixels: int, factor: int) -> tuple[int, 
     return rows * factor, columns * factor
 
 
-def requested_size(
+def resolve_size(
     asked: int | tuple[int, int] | str, native: tuple[int, int]
 ) -> tuple[str, tuple[int, int], tuple[int, int]]:
     """(choice, native, explicit) for `choose_size`, from a size as people ask for it.
@@ -116,23 +116,23 @@ ASPECT_BINS: tuple[AspectBin, ...] = (
 _BIN_FACTOR, _BIN_BASE = 32, 1024
 
 
-def nearest_bin(height: int, width: int, bins: Sequence[AspectBin] = ASPECT_BINS) -> AspectBin:
+def find_nearest_bin(height: int, width: int, bins: Sequence[AspectBin] = ASPECT_BINS) -> AspectBin:
     """The bin whose label is nearest to height/width; the first wins a tie.
 
     The distance is linear in the ratio, as released, which treats tall and wide differently.
     """
-    _positive("picture size", height, width)
+    check_positive("picture size", height, width)
     return min(bins, key=lambda b: abs(float(b.label) - height / width))
 
 
-def scaled_bins(factor: int, base: int | None = None) -> tuple[AspectBin, ...]:
+def scale_bins(factor: int, base: int | None = None) -> tuple[AspectBin, ...]:
     """The bins of a model with another autoencoder factor or working size.
 
     base: side of the square bin in pixels; by default 32 x factor, which keeps the latent grids of
     the released model. Sides are the nearest multiples of `factor`, at least one.
     """
     base = _BIN_FACTOR * factor if base is None else base
-    _positive("factor and base", factor, base)
+    check_positive("factor and base", factor, base)
     scale = base / _BIN_BASE
     return tuple(
         AspectBin(b.label, *snap_size(b.height * scale, b.width * scale, factor))

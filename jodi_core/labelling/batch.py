@@ -20,10 +20,10 @@ from ...kit.pictures.files import load_image
 from ...kit.pictures.frame import Frame
 from ...kit.sampling import StepCallback
 from ..job.given import prepare
-from ..job.restore import restored
-from ..job.size import DEFAULT_SIZE, requested_size
+from ..job.restore import restore_map
+from ..job.size import DEFAULT_SIZE, resolve_size
 from ..pipeline import JodiPipeline
-from .layout import IMAGE, encode_image, encode_map, map_path, record, write_file
+from .layout import IMAGE, encode_image, encode_map, make_record, name_map, write_file
 from .plan import Batch, Source
 
 GIVEN = "given"
@@ -37,7 +37,7 @@ Caption = Callable[[Tensor, int], dict[str, str]]
 class Recipe:
     """What decides the labels of a picture, beside the model.
 
-    size: as `job.size.requested_size` takes it. fit: "crop" or "pad". steps: None is the model's
+    size: as `job.size.resolve_size` takes it. fit: "crop" or "pad". steps: None is the model's
     own. seed: of the data set; each picture has its own, of this and its name. tile: see
     `DCAE.encode`.
     """
@@ -66,7 +66,7 @@ class Ready:
     words: str
 
 
-def picture_seed(seed: int, file: str) -> int:
+def derive_seed(seed: int, file: str) -> int:
     """The seed of a picture: of its name and the data set's, never of its place or company."""
     text = f"{seed}:{file}".encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little")
@@ -132,7 +132,7 @@ def _read(
         caption = words.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
         raise JodiError("the caption in its .txt file is not UTF-8; save it as that") from None
-    choice, native, explicit = requested_size(recipe.size, pipeline.native_size)
+    choice, native, explicit = resolve_size(recipe.size, pipeline.native_size)
     given = prepare(
         {"image": picture},
         choice,
@@ -161,7 +161,7 @@ def _label(
     callback: StepCallback | None,
 ) -> Iterator[tuple[Ready, dict]]:
     """Each picture of a group with its line, after its files are written."""
-    seeds = [picture_seed(recipe.seed, one.source.file) for one in group]
+    seeds = [derive_seed(recipe.seed, one.source.file) for one in group]
     result = pipeline.run(
         pipeline.plan(recipe.labels, ["image"]),
         conditions={"image": torch.cat([one.fitted for one in group])},
@@ -175,8 +175,8 @@ def _label(
         for label, raw in result.raw.items():
             of, stem = pipeline.domain(label), one.source.stem
             assert one.frame is not None
-            over = restored(of, raw[row : row + 1], [one.frame])
-            write_file(root / map_path(label, stem), encode_map(of, over))
+            over = restore_map(of, raw[row : row + 1], [one.frame])
+            write_file(root / name_map(label, stem), encode_map(of, over))
         data, ending = encode_image(one.data, one.picture)
         image = f"{IMAGE}/{one.source.stem}{ending}"
         write_file(root / image, data)
@@ -184,4 +184,4 @@ def _label(
         captions = {GIVEN: one.words} if one.words else {}
         if caption is not None:
             captions |= caption(one.picture[None], seeds[row])
-        yield one, record(image, (height, width), list(result.raw), captions)
+        yield one, make_record(image, (height, width), list(result.raw), captions)

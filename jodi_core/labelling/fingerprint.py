@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CODE = ("kernels", "kit", "jodi_core", "ddit_core")
 
 
-def fingerprint(pipeline: JodiPipeline, recipe: Recipe, files: Iterable[Path]) -> dict:
+def compute_fingerprint(pipeline: JodiPipeline, recipe: Recipe, files: Iterable[Path]) -> dict:
     """Everything that decides the bits of the results, as plain values.
 
     files: the weights. Only what they and this package's code hold counts, not where they lie.

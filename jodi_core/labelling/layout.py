@@ -22,11 +22,13 @@ from PIL import Image
 from torch import Tensor
 
 from ...kit.errors import JodiError
-from ...kit.files import replaced_file
+from ...kit.files import replace_file
 from ...kit.pictures.files import encode_png, to_uint8
 from ...kit.pictures.palettes import SEGMENTATION_PALETTE
 from ..domains import Domain
-from ..labels import maps
+from ..labels.depth import make_depth_map
+from ..labels.maps import postprocess
+from ..labels.segmentation import find_classes
 
 METADATA = "metadata.jsonl"
 IMAGE = "image"
@@ -39,14 +41,14 @@ class OutputError(JodiError):
     """The data set's folder cannot be written to: that ends all work until it is mended."""
 
 
-def key_of(label: str) -> str:
+def name_key(label: str) -> str:
     """The key of a label in a line of metadata, which is its folder too."""
     return f"annotation_{'seg_12colors' if label == 'segmentation' else label}"
 
 
-def map_path(label: str, stem: str) -> str:
+def name_map(label: str, stem: str) -> str:
     """Where the map of a label of a picture lies in the data set."""
-    return f"{key_of(label)}/{stem}.png"
+    return f"{name_key(label)}/{stem}.png"
 
 
 def encode_map(of: Domain, raw: Tensor) -> bytes:
@@ -56,10 +58,10 @@ def encode_map(of: Domain, raw: Tensor) -> bytes:
     normals: unit vectors in the model's axes; segmentation: class numbers with their palette.
     """
     if of.kind == "palette":
-        return encode_png(maps.segmentation_index(raw)[0], palette=SEGMENTATION_PALETTE)
+        return encode_png(find_classes(raw)[0], palette=SEGMENTATION_PALETTE)
     if of.kind == "depth":
-        return encode_png(maps.depth_map(raw)[0], bits=16)
-    picture = maps.postprocess(of, raw)[0]
+        return encode_png(make_depth_map(raw)[0], bits=16)
+    picture = postprocess(of, raw)[0]
     return encode_png(picture[0] if of.kind == "gray" else picture)
 
 
@@ -86,13 +88,13 @@ def write_file(path: Path, data: bytes) -> None:
     """Replace a file in one step; folders are made. Raises: OutputError saying why it failed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_file(path) as file:
+        with replace_file(path) as file:
             file.write(data)
     except OSError as error:
         raise OutputError(f"could not write {path}: {error.strerror or error}") from error
 
 
-def record(
+def make_record(
     image: str, size: tuple[int, int], labels: Sequence[str], captions: Mapping[str, str]
 ) -> dict:
     """A picture's line of metadata.
@@ -104,7 +106,7 @@ def record(
         "image": image,
         "info": {"height": size[0], "width": size[1]},
         "caption": dict(captions),
-        **{key_of(label): map_path(label, stem) for label in labels},
+        **{name_key(label): name_map(label, stem) for label in labels},
     }
 
 
@@ -119,8 +121,8 @@ def is_whole(root: Path, line: Mapping, labels: Sequence[str], source_bytes: int
         size, stem = (info["height"], info["width"]), Path(image).stem
         whole = _ends_as_png(root / image, size) or (root / image).stat().st_size == source_bytes
         return whole and all(
-            line[key_of(label)] == map_path(label, stem)
-            and _ends_as_png(root / map_path(label, stem), size)
+            line[name_key(label)] == name_map(label, stem)
+            and _ends_as_png(root / name_map(label, stem), size)
             for label in labels
         )
     except (OSError, KeyError, TypeError, ValueError):

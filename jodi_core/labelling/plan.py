@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ...kit.config import parse_json
-from ...kit.errors import JodiError, few
+from ...kit.errors import JodiError, shorten
 from .layout import IMAGE, METADATA, OutputError, is_whole, read_lines, write_file, write_lines
 
 STATE = "label.json"
@@ -61,9 +61,10 @@ def read_plan(root: Path) -> Plan | None:
     path = root / STATE
     if not path.exists():
         others = [p.name for p in root.iterdir() if p.name != WORK] if root.is_dir() else []
+        others = shorten(sorted(others), 3)
         if others:
             raise JodiError(
-                f"{root} holds other things ({few(sorted(others), 3)}) and no {STATE}, so it is no "
+                f"{root} holds other things ({others}) and no {STATE}, so it is no "
                 "data set of this command; choose a folder that is new or empty"
             )
         return None
@@ -94,7 +95,7 @@ def require_same(root: Path, begun: Mapping, now: Mapping) -> None:
     changed = [key for key in {**begun, **now} if begun.get(key) != now.get(key)]
     if changed:
         told = "; ".join(
-            f"{key} was {few([begun.get(key)], width=60)}, now {few([now.get(key)], width=60)}"
+            f"{key} was {shorten([begun.get(key)])}, now {shorten([now.get(key)])}"
             for key in changed
         )
         raise JodiError(
@@ -103,7 +104,9 @@ def require_same(root: Path, begun: Mapping, now: Mapping) -> None:
         )
 
 
-def extended(root: Path, plan: Plan, found: Sequence[Source], size: int) -> tuple[Plan, list[str]]:
+def extend_plan(
+    root: Path, plan: Plan, found: Sequence[Source], size: int
+) -> tuple[Plan, list[str]]:
     """The plan with new pictures in batches behind the others, and names of those that changed.
 
     found: what the given folder holds now. size: of a batch. A picture whose size in bytes is
@@ -133,7 +136,7 @@ def _remove_image(root: Path, stem: str) -> None:
             raise OutputError(f"could not remove a file of {root}: {error}") from error
 
 
-def part_path(root: Path, number: int) -> Path:
+def name_part(root: Path, number: int) -> Path:
     """The file of the lines of a batch."""
     return root / WORK / f"{number:06}.jsonl"
 
@@ -154,11 +157,11 @@ def look(root: Path, plan: Plan, there: set[str]) -> Standing:
     A batch of which anything is missing is to be computed whole; a picture that is gone does not
     count, as it cannot be read.
     """
-    merged = lines_by_file(plan.sources, _merged_lines(root))
+    merged = index_lines(plan.sources, _merged_lines(root))
     lines, todo, missing = {}, [], []
     for number, batch in enumerate(plan.batches):
         kept = {s.file: merged[s.file] for s in batch if s.file in merged}
-        done = done_lines(root, plan.labels, number, batch, kept)
+        done = find_done(root, plan.labels, number, batch, kept)
         lines |= done
         lacking = [source.file for source in batch if source.file not in done]
         if any(file in there for file in lacking):
@@ -168,14 +171,14 @@ def look(root: Path, plan: Plan, there: set[str]) -> Standing:
     return Standing(lines, todo, missing)
 
 
-def done_lines(
+def find_done(
     root: Path, labels: Sequence[str], number: int, batch: Batch, merged: Mapping[str, dict]
 ) -> dict[str, dict]:
     """Lines of the pictures of a batch that are done, by file; merged: those of an earlier run.
 
     Only what is whole on the disk counts.
     """
-    known = {**merged, **lines_by_file(batch, read_lines(part_path(root, number)))}
+    known = {**merged, **index_lines(batch, read_lines(name_part(root, number)))}
     return {
         source.file: known[source.file]
         for source in batch
@@ -187,7 +190,7 @@ def _merged_lines(root: Path) -> list[dict]:
     return [*read_lines(root / METADATA), *read_lines(root / QUARANTINE)]
 
 
-def lines_by_file(sources: Sequence[Source], lines: Sequence[dict]) -> dict[str, dict]:
+def index_lines(sources: Sequence[Source], lines: Sequence[dict]) -> dict[str, dict]:
     """Lines of metadata and of the quarantine by the file of the picture; others are left out."""
     stems, files = {s.stem: s.file for s in sources}, {s.file for s in sources}
     found = {}

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
-from ..domains import Domain, domain
-from . import foreign
-from . import maps as labels
+from ..domains import Domain, find_domain
+from .checks import check_picture
+from .depth import FLAT_SPAN
+from .normals import find_normals, make_normal_map, read_normals
+from .segmentation import colorize, find_classes
 
 BLOCK = 1 << 22
 """Values (samples x pixels) worked on at a time in double precision: about 32 MB."""
@@ -27,7 +29,7 @@ class Ensemble:
 
 
 def combine(of: str | int | Domain, samples: Tensor) -> Ensemble:
-    """The consensus of samples (N, 3, H, W) in [0, 1] of one domain, drawn as that domain is.
+    """The consensus of samples (N, 3, H, W) in [0, 1] of one domain, as a picture of that domain.
 
     depth: aligned to each other by scale and offset, averaged, stretched to [0, 1]; uncertainty is
     the standard deviation in that range. normal: mean direction; uncertainty is 1 - length of the
@@ -36,8 +38,8 @@ def combine(of: str | int | Domain, samples: Tensor) -> Ensemble:
     the standard deviation, averaged over colours.
     Raises: ImageError for samples that are no pictures, JodiError for an unknown domain.
     """
-    kind = (of if isinstance(of, Domain) else domain(of)).kind
-    samples = labels.checked_picture(samples, "samples")
+    kind = (of if isinstance(of, Domain) else find_domain(of)).kind
+    samples = check_picture(samples, "samples")
     if kind == "depth":
         return _depth(samples.mean(dim=1))
     if kind == "normal":
@@ -54,17 +56,16 @@ def align_affine(maps: Tensor) -> Tensor:
     """Maps that agree up to scale and offset, brought to one scale and offset.
 
     Shapes: (N, H, W) -> (N, H, W) float32, about zero mean. Each map is centred and fitted by
-    least squares to the consensus r, the unit map that keeps the most of all of them: it is the
-    first principal component of the maps brought to unit length. A map that runs against it is
-    left out of it and becomes flat, and so counts as disagreeing; a flat map stays flat. The
-    consensus has standard deviation 1.
+    least squares to the consensus r, which is the first principal component of the maps at unit
+    length. A map with a negative correlation to r is left out of r and becomes flat, so that it
+    counts as disagreeing; a flat map stays flat. The consensus has standard deviation 1.
     """
     flat = maps.to(torch.float32).flatten(1)
     # brightness is of order 1, so float32 is exact enough once the mean is gone
     centred = flat - flat.mean(dim=1, keepdim=True)
     # The few numbers of the fit are double, on the CPU: some devices have no such numbers.
     length = torch.linalg.vector_norm(centred, dim=1).cpu().double()
-    known = length > labels.FLAT_SPAN * flat.shape[1] ** 0.5
+    known = length > FLAT_SPAN * flat.shape[1] ** 0.5
     unit = torch.where(known, 1 / length.clamp_min(1e-300), 0.0)
     agreement = _agreement(_gram(centred) * unit[:, None] * unit[None, :])
     # |r| = 1 there; times sqrt(pixels) gives it standard deviation 1
@@ -102,7 +103,7 @@ def _depth(maps: Tensor) -> Ensemble:
     aligned = align_affine(maps)
     mean = aligned.mean(dim=0)
     low, high = mean.min(), mean.max()
-    if float(high - low) <= labels.FLAT_SPAN:
+    if float(high - low) <= FLAT_SPAN:
         flat = torch.zeros_like(mean)
         return Ensemble(flat.expand(3, -1, -1).contiguous(), flat)
     picture = ((mean - low) / (high - low)).expand(3, -1, -1).contiguous()
@@ -113,17 +114,17 @@ def _depth(maps: Tensor) -> Ensemble:
 def _normals(samples: Tensor) -> Ensemble:
     mean = torch.zeros_like(samples[:1])
     for sample in samples.split(1):
-        mean += labels.normal_vectors(foreign.normal_from_foreign(sample, "model") * 2 - 1)
+        mean += find_normals(read_normals(sample, "model") * 2 - 1)
     mean /= len(samples)
     length = torch.linalg.vector_norm(mean[0], dim=0)
-    return Ensemble(labels.normal_map(mean)[0], (1 - length).clamp(0, 1))
+    return Ensemble(make_normal_map(mean)[0], (1 - length).clamp(0, 1))
 
 
 def _votes(samples: Tensor) -> Ensemble:
-    index = labels.segmentation_index(samples * 2 - 1)
+    index = find_classes(samples * 2 - 1)
     winner, most = torch.zeros_like(index[0]), torch.zeros_like(index[0], dtype=torch.int32)
     for number in range(len(SEGMENTATION_CLASSES)):
         votes = (index == number).sum(dim=0, dtype=torch.int32)
         winner = torch.where(votes > most, number, winner).to(torch.uint8)
         most = torch.maximum(votes, most)
-    return Ensemble(labels.colorize(winner[None])[0], 1 - most / len(samples))
+    return Ensemble(colorize(winner[None])[0], 1 - most / len(samples))

@@ -101,7 +101,8 @@ class TwoKeys:
 
 
 class TextCrossAttention(nn.Module):
-    """Softmax attention from every token to the text. What the text adds is prepared once a job.
+    """Softmax attention from every token to the text. The text's keys and values are prepared once
+    per job.
 
     Source: github VIPL-GENUN/Jodi @ c21bdcb, MultiHeadCrossAttention.
     """
@@ -117,11 +118,11 @@ class TextCrossAttention(nn.Module):
     def prepare(self, text_BSC: Tensor, bias: Tensor | None) -> TextKeys | TwoKeys:
         """Text (B, S, C) and an additive bias on its scores (B or 1, 1, 1, S) or None.
 
-        Texts of two keys are folded, except where gradients flow: folding would differentiate
-        through more work than it saves.
+        Texts of two keys are folded. Where gradients flow only one that all rows share is: folding
+        many would differentiate through more work than it saves.
         """
         k, v = self.kv_linear(text_BSC).chunk(2, dim=-1)
-        if text_BSC.shape[1] == 2 and not torch.is_grad_enabled():
+        if text_BSC.shape[1] == 2 and (len(text_BSC) == 1 or not torch.is_grad_enabled()):
             return self._fold(k, v, bias)
         if bias is not None:
             bias = bias.to(k.dtype)

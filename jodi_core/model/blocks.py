@@ -17,8 +17,8 @@ from .config import TransformerConfig
 Texts = tuple[TextKeys | TwoKeys, ...]
 Part = tuple[int, slice]
 
-# glibc gives blocks of 32 MB and more back to the system at once, and a new one is faulted in page
-# by page, about 1 ms a MB: as long as the arithmetic on it. Below that, memory is used again.
+# glibc returns blocks of 32 MB and more to the system at once, and the next such block is faulted
+# in page by page, about 1 ms per MB: as long as the arithmetic on it. Smaller blocks are reused.
 CPU_PART_BYTES = 24 * 2**20
 
 
@@ -113,8 +113,8 @@ class JodiBlock(nn.Module):
         return out
 
     def _split_work(self, x: Tensor, kept: int) -> list[Part]:
-        """Rows and runs of domains to walk over, the kept domains apart from the others; [] where
-        the whole tensor is small enough."""
+        """Slices of rows and domains to work on one after another, kept domains apart from the
+        others; [] where the whole tensor is small enough."""
         if x.device.type != "cpu" or torch.is_grad_enabled():
             return []
         domain_bytes = x.shape[2] * self.mlp.expanded * x.element_size()

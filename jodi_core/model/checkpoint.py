@@ -8,7 +8,6 @@ import math
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import nn
 
 from ...kit.errors import CheckpointError
@@ -19,15 +18,15 @@ from ...kit.weights.faults import (
     has_lost_all,
     join_ranges,
 )
-from ...kit.weights.kinds import JODI
-from ...kit.weights.loading import Format, State, load
+from ...kit.weights.kinds import JODI, State
+from ...kit.weights.loading import Format, load
 from ...kit.weights.sizes import (
     ONCE_MORE,
     build_config,
     check_claims,
     compare_sizes,
     count_indices,
-    stored_config,
+    read_stored_config,
 )
 from .config import JODI_1600M, TransformerConfig
 from .facts import ModelFacts, read_facts
@@ -44,25 +43,6 @@ def load_transformer(
     return loaded.model, loaded.metadata
 
 
-def null_text_is_two_rows(state: State) -> bool:
-    """Whether the stored null text has the structure of an encoded empty prompt.
-
-    An empty prompt has one row for its start token and one for all padding, so rows 1.. of
-    `y_embedder.y_embedding` (S, Cc) are equal, bit for bit. A file where they differ was trained
-    with other null features, and its guidance pass should read those instead.
-
-    Raises: CheckpointError when the file has no null text.
-    Source: github VIPL-GENUN/Jodi @ c21bdcb, utils/checkpoint.py (Gemma's features of "").
-    """
-    rows = state.get("y_embedder.y_embedding")
-    if rows is None or rows.ndim != 2:
-        raise CheckpointError(
-            "y_embedder.y_embedding, the null text (tokens, channels), is missing or no matrix. "
-            "Expected the weights of a Jodi transformer; load them from the complete file."
-        )
-    return torch.equal(rows[1:], rows[1:2].expand_as(rows[1:]))
-
-
 # The published sizes by width: depth and cross-attention heads. No others are registered.
 # Source: github VIPL-GENUN/Jodi @ c21bdcb, model/nets/jodi.py.
 _PUBLISHED = {
@@ -71,10 +51,10 @@ _PUBLISHED = {
 }
 
 
-def transformer_sizes(
+def read_sizes(
     state: State, metadata: Mapping[str, str], config: TransformerConfig | None = None
 ) -> TransformerConfig:
-    """The transformer's sizes: those passed, else its metadata's, else a released size.
+    """The transformer's sizes: from `config`, else from the metadata, else of a released model.
 
     Shapes tell most sizes, and whatever is passed or stored must agree with them. They do not tell
     how a width is cut into heads, nor the base of the positional table.
@@ -82,14 +62,14 @@ def transformer_sizes(
     Raises: CheckpointError when sources contradict each other (both values are named), when the
         metadata cannot be read or claims more than the file holds, or when nothing tells a size.
     """
-    facts = transformer_facts(state)
+    facts = read_shapes(state)
     if config is not None:
-        check_transformer_facts(config, facts, "the config passed")
+        check_shapes(config, facts, "the config passed")
         return config
-    stored = stored_config(metadata)
+    stored = read_stored_config(metadata)
     if stored is not None:
         config = build_config(TransformerConfig, {**_config_values(facts), **stored})
-        check_transformer_facts(config, facts, "its metadata")
+        check_shapes(config, facts, "its metadata")
         # A block has fifteen tensors, a domain four.
         check_claims({"depth": (config.depth, len(state) // 12)})
         check_claims({"num_labels": (config.num_labels, len(state) // 4)})
@@ -137,10 +117,10 @@ _SOURCES = (
 )
 
 
-def transformer_facts(state: State) -> dict[str, int]:
-    """What the shapes tell, by field name (`mlp_size` and `domains` stand for what they imply).
+def read_shapes(state: State) -> dict[str, int]:
+    """Sizes read from the shapes, by field name; a size whose tensors are missing is left out.
 
-    A size whose tensors are absent is absent.
+    `mlp_size` and `domains` stand for the fields that follow from them.
     """
     facts: dict[str, int] = {}
     for field, pattern, axis in _SOURCES:
@@ -157,7 +137,7 @@ def transformer_facts(state: State) -> dict[str, int]:
     return facts
 
 
-def check_transformer_facts(config: TransformerConfig, facts: Mapping[str, int], origin: str):
+def check_shapes(config: TransformerConfig, facts: Mapping[str, int], origin: str):
     """Pass when the shapes agree with `config`.
 
     Raises: CheckpointError naming both values of the first few sizes that differ. Too few blocks
@@ -193,8 +173,8 @@ def explain_transformer(faults: KeyFaults, config: TransformerConfig) -> str:
     missing, unexpected = faults.missing, faults.unexpected
     if has_lost_all(faults, "final_layers.") or has_lost_all(faults, "x_embedders."):
         return (
-            "Whole input or output layers are missing: this is what is left when a Sana checkpoint "
-            "is taken for Jodi, or a start of training. Give the trained Jodi file."
+            "Whole input or output layers are missing: the file is a Sana checkpoint, or a start "
+            "for training. Give the trained Jodi file."
         )
     lost = find_lost(faults, r"blocks\.(\d+)\.")
     if lost:
@@ -258,7 +238,7 @@ TRANSFORMER: Format[TransformerConfig, ModelFacts] = Format(
     kind=JODI,
     fits=(JODI,),
     config=TransformerConfig,
-    sizes=transformer_sizes,
+    sizes=read_sizes,
     facts=read_facts,
     explain=explain_transformer,
     build=JodiTransformer,

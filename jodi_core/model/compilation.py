@@ -8,7 +8,7 @@ from .transformer import JodiTransformer
 
 
 class CompiledBlocks:
-    """Compiles every block in place; keeps what was compiled for a bounded number of job kinds.
+    """Compiles every block in place, and keeps the compiled code of a bounded number of job kinds.
 
     The first step of a new kind of job (number of active domains, grid, guidance) compiles, which
     takes from seconds to minutes; later ones run what is there. Results differ from the eager ones
@@ -16,10 +16,10 @@ class CompiledBlocks:
     """
 
     def __init__(self, transformer: JodiTransformer, *, kinds: int = 6, backend: str = "inductor"):
-        """kinds: how many kinds of job stay compiled. A further kind makes torch compile all anew.
+        """kinds: how many kinds of job stay compiled.
 
-        For torch can only forget everything that it compiled in this process, other networks
-        included.
+        One kind more makes torch forget all that it compiled in this process, other networks
+        included, and compile it again.
         """
         self.kinds = kinds
         self.seen: set[Hashable] = set()
@@ -35,7 +35,7 @@ class CompiledBlocks:
             self.seen.clear()
         self.seen.add(kind)
         # The first, the middle and the last block compile apart, and again when the length of the
-        # text turns out to vary. At torch's own limit it would give up compiling without a word.
+        # text turns out to vary. At its own limit torch would stop compiling without a warning.
         config = torch._dynamo.config
         name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
         setattr(config, name, max(getattr(config, name), 8 * self.kinds))

@@ -1,4 +1,4 @@
-"""Every size of the transformer. A size exists here and nowhere else."""
+"""Every size of the transformer, and the sizes of the released model."""
 
 from dataclasses import dataclass
 
@@ -58,10 +58,6 @@ class TransformerConfig(JsonConfig):
     @property
     def num_domains(self) -> int:
         return 1 + self.num_labels
-
-    @property
-    def linear_heads(self) -> int:
-        return self.hidden_size // self.linear_head_dim
 
     @property
     def mlp_size(self) -> int:

@@ -1,4 +1,4 @@
-"""What one job holds constant over its sampling steps, and how its rows are grouped."""
+"""Everything that stays constant over the sampling steps of a job, and how its rows are grouped."""
 
 from dataclasses import dataclass, field
 
@@ -26,7 +26,7 @@ class PreparedContext:
         role_vector: Tensor  # (A, C)
         role_modulation: Tensor  # (A, 6, C)
         condition_tokens: Tensor | None  # (R, conditions, T, C)
-        texts: list[tuple[TextKeys | TwoKeys, ...]]  # of every block: one, or one for each text
+        texts: list[tuple[TextKeys | TwoKeys, ...]]  # of every block: of all texts, or of each
 
     groups: list[Group]
     shape: tuple[int, ...]  # of the latents: (B, L, z, h, w)

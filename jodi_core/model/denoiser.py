@@ -10,7 +10,7 @@ from ...kit.errors import TextError
 from ...kit.sampling import Denoise
 from ..roles import Role
 from ..text import TextFeatures
-from .text_cache import same_tensor
+from .text_cache import are_equal_tensors
 from .transformer import JodiTransformer
 
 
@@ -47,7 +47,7 @@ def prepare_denoiser(
                 f"guidance {guidance} needs text and negative text; pass both, or guidance 1"
             )
         second = (negative_text.caption, negative_text.mask if own_mask else mask)
-        if same_tensor(text.caption, second[0]) and same_tensor(mask, second[1]):
+        if are_equal_tensors(text.caption, second[0]) and are_equal_tensors(mask, second[1]):
             second = None
     context = model.prepare(
         role,

@@ -80,7 +80,7 @@ class _CaptionMLP(nn.Module):
     fc2: nn.Module
 
 
-def position_table(config: TransformerConfig, grid: tuple[int, int]) -> Tensor:
+def make_position_table(config: TransformerConfig, grid: tuple[int, int]) -> Tensor:
     """Sine-cosine table (T, C) float64 on the CPU; the same for every domain. Do not write to it.
 
     Coordinates are scaled so that every grid spans [0, base) on both axes; the column takes the
@@ -91,8 +91,8 @@ def position_table(config: TransformerConfig, grid: tuple[int, int]) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _position_table(width: int, base: int, interpolation: float, rows: int, columns: int) -> Tensor:
-    # Outside inference mode, whoever asks first: the cached table may serve training next. And
-    # on the CPU by name: a caller's default device may lack float64.
+    # Outside inference mode, since the cached table may be used in training later; on the CPU by
+    # name, since the default device may lack float64.
     with torch.inference_mode(False), torch.device("cpu"):
         quarter = width // 4
         omega = 10000.0 ** -(torch.arange(quarter, dtype=torch.float64) / quarter)

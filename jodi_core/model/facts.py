@@ -1,7 +1,7 @@
 """What a weight file says about its model beyond its tensors: read and checked here, once.
 
-A file without a word is the released model's. Whatever a file does say is checked when it is
-opened, so that no lie comes up later as a wrong picture or an error far from its cause.
+A file without metadata is taken for the released model. All metadata is checked when the file is
+opened, so that a false entry does not show later as a wrong picture or a distant error.
 """
 
 import functools
@@ -18,13 +18,13 @@ from safetensors import safe_open
 from ...kit.autoencoder.config import DC_AE_F32C32, AutoencoderConfig
 from ...kit.config import parse_json
 from ...kit.errors import CheckpointError, JodiError, ShapeError
-from ..domains import DOMAIN_NAMES, names_of
+from ..domains import DOMAIN_NAMES, name_domains
 from ..embedded import AUTOENCODER
 from .config import JODI_1600M, TransformerConfig
 
 # Of the released model.
 RELEASED_SIDE = 1024
-GUIDANCE = 4.5
+RELEASED_GUIDANCE = 4.5
 PERCEPTION_STEPS = 10
 STEPS = 20
 
@@ -48,7 +48,7 @@ class VAEFacts:
         return cls(config.latent_channels, config.factor, config.scaling_factor)
 
     def equals(self, other: "VAEFacts") -> bool:
-        """Whether latents of one are read by the other; scales are often stored rounded."""
+        """Whether two VAEs have the same latents; scales are often stored rounded."""
         sizes = (self.latent_channels, self.factor) == (other.latent_channels, other.factor)
         return sizes and math.isclose(self.latent_scale, other.latent_scale, rel_tol=1e-4)
 
@@ -98,15 +98,15 @@ def read_facts(
 ) -> ModelFacts:
     """The facts of a transformer, from its sizes and its file's metadata.
 
-    source: names the file, and is its title where it has none. vae: what the latents are of where
-    the metadata does not say; None takes the released autoencoder for a model that reads Gemma's
-    text, and the built-in one for others.
+    source: names the file, and is the title where the metadata has none. vae: the VAE where the
+    metadata does not say; None is the released autoencoder for a model that reads Gemma's text,
+    else the built-in autoencoder.
     Raises: CheckpointError with a sentence for each fact that cannot be true.
     """
     released = config.caption_channels == JODI_1600M.caption_channels
     guessed = vae is None and not released and "vae_factor" not in metadata
     if released or vae is None:
-        vae = VAEFacts.of(DC_AE_F32C32 if released else embedded_autoencoder())
+        vae = VAEFacts.of(DC_AE_F32C32 if released else read_embedded_config())
 
     def read(key: str, parse: Callable[[str], Value], expected: str, default: Value) -> Value:
         if key not in metadata:
@@ -135,7 +135,7 @@ def read_facts(
             "domains",
             lambda text: _names(text, config.num_domains),
             f"a JSON list of {config.num_domains} names in the order of its layers",
-            names_of(config.num_domains),
+            name_domains(config.num_domains),
         ),
         factor=factor,
         vae_factor=vae_factor,
@@ -144,7 +144,7 @@ def read_facts(
         caption_channels=config.caption_channels,
         caption_length=config.caption_length,
         native_size=(side, side),
-        guidance=read("guidance", _strength, "a number from 0 to 1000", GUIDANCE),
+        guidance=read("guidance", _strength, "a number from 0 to 1000", RELEASED_GUIDANCE),
         trained_roles=read("trained_roles", _roles, " or ".join(ROLES), ROLES[0]),
         perception_steps=read(
             "perception_steps",
@@ -174,7 +174,7 @@ def write_facts(config: TransformerConfig, facts: ModelFacts) -> dict[str, str]:
 def check_vae(model: ModelFacts, vae: VAEFacts, belongs: str = "") -> None:
     """Pass when a VAE makes the latents that a model works on.
 
-    belongs: where the right one is had, a sentence. Raises: ShapeError naming both.
+    belongs: a sentence that says where to find the right VAE. Raises: ShapeError naming both.
     """
     wanted = model.vae
     if vae.equals(wanted):
@@ -187,7 +187,7 @@ def check_vae(model: ModelFacts, vae: VAEFacts, belongs: str = "") -> None:
 
 def name_vae(wanted: VAEFacts) -> str:
     """Which VAE makes such latents."""
-    if wanted.equals(VAEFacts.of(embedded_autoencoder())):
+    if wanted.equals(VAEFacts.of(read_embedded_config())):
         return "the built-in one"
     if wanted.equals(VAEFacts.of(DC_AE_F32C32)):
         return "dc-ae-f32c32-sana-1.0"
@@ -195,7 +195,7 @@ def name_vae(wanted: VAEFacts) -> str:
 
 
 @functools.cache
-def embedded_autoencoder() -> AutoencoderConfig:
+def read_embedded_config() -> AutoencoderConfig:
     """Sizes of the built-in autoencoder."""
     with safe_open(AUTOENCODER, "pt") as file:
         return AutoencoderConfig.from_dict(json.loads(file.metadata()["config"]))
@@ -272,7 +272,7 @@ def _names(text: str, count: int) -> tuple[str, ...]:
         raise JodiError(f"{twice[0]} stands there twice")
     if names[0] != DOMAIN_NAMES[0]:
         raise JodiError(f"the first must be {DOMAIN_NAMES[0]}")
-    # All of the known names in another order are a mistake: labels would be silently exchanged.
+    # The eight known names in another order are a mistake: labels would be exchanged silently.
     known = tuple(name for name in names if name in DOMAIN_NAMES)
     if len(known) == len(DOMAIN_NAMES) and known != DOMAIN_NAMES:
         raise JodiError(f"these eight stand in the order {', '.join(DOMAIN_NAMES)}")

@@ -27,9 +27,9 @@ class TextCache:
         self._known: list[tuple[Inputs, Prepared]] = []
 
     def get(self, inputs: Inputs, make: Callable[[], Prepared]) -> Prepared:
-        """The prepared text of these inputs: the one that is kept, or else what `make` returns."""
+        """The prepared text of these inputs, from the cache or else from `make`."""
         for i, (known, value) in enumerate(self._known):
-            if all(map(same_tensor, known, inputs)):
+            if all(map(are_equal_tensors, known, inputs)):
                 self._known.append(self._known.pop(i))
                 return value
         value = make()
@@ -39,7 +39,7 @@ class TextCache:
         return value
 
     def made_with(self, weights: Hashable) -> None:
-        """Say which weights are in use. Texts that other weights prepared are forgotten."""
+        """Tell which weights are in use. Texts that other weights prepared are dropped."""
         if weights != self._weights:
             self.clear()
         self._weights = weights
@@ -54,7 +54,7 @@ class TextCache:
         return sum(text.nbytes for _, value in self._known for text in value)
 
 
-def same_tensor(a: Tensor | None, b: Tensor | None) -> bool:
+def are_equal_tensors(a: Tensor | None, b: Tensor | None) -> bool:
     """Whether two tensors agree in shape, dtype, device and every value; None agrees with None."""
     if a is None or b is None:
         return a is b

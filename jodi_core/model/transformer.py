@@ -23,7 +23,7 @@ from .attention import TextKeys, TwoKeys
 from .blocks import FinalLayer, JodiBlock
 from .config import TransformerConfig
 from .context import PreparedContext, group_rows, merge_equal_tokens, select_text
-from .embeddings import CaptionEmbedder, PatchEmbed, TimestepEmbedder, position_table
+from .embeddings import CaptionEmbedder, PatchEmbed, TimestepEmbedder, make_position_table
 from .text_cache import TextCache
 
 
@@ -100,11 +100,11 @@ class JodiTransformer(nn.Module):
         round_timestep: round the network's time to bfloat16, as the released pipeline does.
         Raises: ShapeError for tensors that do not fit; RoleError for a condition without clean_x,
         a row that generates nothing or a number that is no role; TextError where a row reads text
-        and none is given.
+        and no text is given.
         """
         role = self._check_roles(role, like, clean_x)
         grid = self._check_grid(like)
-        position = position_table(self.config, grid).to(like.dtype).to(like.device)
+        position = make_position_table(self.config, grid).to(like.dtype).to(like.device)
         groups = []
         for rows, pattern in group_rows(role):
             generated = [i for i, r in enumerate(pattern) if r == Role.GENERATE]
@@ -231,7 +231,7 @@ class JodiTransformer(nn.Module):
         return roles + self.domain_embedding.to(like)[active]
 
     def _read_null_text(self, like: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What rows read that are given the image: features (1, S, Cc) and a bias or None."""
+        """Null text for rows whose image is given: features (1, S, Cc) and a bias or None."""
         null = self.y_embedder.y_embedding.to(like)[None]
         return merge_equal_tokens(null, null.new_ones(null.shape[:2], dtype=torch.bool))
 
@@ -258,7 +258,7 @@ class JodiTransformer(nn.Module):
 
     def _find_time(self, sigma: float | Tensor, context, x: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(sigma, Tensor):
-            # Half precision has too few digits to be multiplied into a time.
+            # Half precision has too few digits for the product with the time.
             time = sigma.to(torch.promote_types(sigma.dtype, torch.float32)) * 1000
         else:
             known = context.times.get(float(sigma))

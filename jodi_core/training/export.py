@@ -12,7 +12,7 @@ from ...kit.autoencoder.dcae import DCAE
 from ...kit.errors import CheckpointError, JodiError
 from ...kit.weights.convert import FORMAT_VERSION
 from ...kit.weights.loading import cast
-from ...kit.weights.write import checked_destination, write_state_dict
+from ...kit.weights.write import check_destination, write_state_dict
 from ..domains import DOMAIN_NAMES
 from ..embedded import save_text_encoder
 from ..model.transformer import JodiTransformer
@@ -58,7 +58,7 @@ def export(
     _check(parts)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {part: checked_destination(folder / name, force=force) for part, name in NAMES.items()}
+    paths = {part: check_destination(folder / name, force=force) for part, name in NAMES.items()}
     common = {
         "format": "pt",
         "jodi_format": FORMAT_VERSION,

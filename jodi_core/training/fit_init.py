@@ -1,4 +1,4 @@
-"""A start fitted to data, in closed form, so that a short training does not spend itself on it.
+"""Initial weights fitted to data in closed form, so that a short training need not learn them.
 
 Two things are known before training. A token's place is in its positional table, and domains agree
 place by place: half of every attention's features start as detectors of a place, so that tokens of
@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..model.embeddings import position_table
+from ..model.embeddings import make_position_table
 from ..model.transformer import JodiTransformer
 
 SAMPLES = 96
@@ -53,7 +53,7 @@ def _tokens(model: JodiTransformer, x: Tensor) -> Tensor:
     """Normed tokens (N, L, T, C) as the first block's attention sees them."""
     grid = (x.shape[-2], x.shape[-1])
     tokens = torch.stack([e(x[:, i]) for i, e in enumerate(model.x_embedders)], dim=1)
-    tokens = tokens + position_table(model.config, grid)
+    tokens = tokens + make_position_table(model.config, grid)
     return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
 
 

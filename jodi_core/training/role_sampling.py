@@ -4,7 +4,7 @@ import numpy as np
 
 from ..roles import Role
 
-TASKS = {"perception": 0.4, "control": 0.18, "joint": 0.14, "text": 0.1, "free": 0.18}
+TASKS = {"perception": 0.28, "control": 0.14, "joint": 0.16, "text": 0.3, "free": 0.12}
 # At first only tasks with something given: they teach domains to read each other, which joint
 # generation, where every token is noise, teaches far more slowly and unlearns.
 FIRST_TASKS = {"perception": 0.75, "control": 0.25}

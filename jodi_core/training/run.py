@@ -4,6 +4,7 @@ DIR/scenes                       rendered pictures and captions
 DIR/autoencoder                  state, log, vae.safetensors
 DIR/latents.npy, latents.json    the scenes' latents, and what made them
 DIR/transformer                  state, log, text.safetensors, run.json, model.safetensors
+DIR/reader                       state, log, lessons.npz
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from ...kit.files import write_text
 from ...kit.scenes.captions import VOCABULARY
 from ...kit.scenes.store import Progress, SceneStore, encode_store
 from ...kit.training.state import RunFolder
-from ...kit.weights.convert import file_sha256
+from ...kit.weights.convert import hash_file
 from ...kit.weights.read import read_state_dict
 from ..embedded import load_text_encoder, save_text_encoder
 from ..model.config import TransformerConfig
@@ -72,6 +73,10 @@ class TrainingRun:
         return self.root / "transformer"
 
     @property
+    def reader(self) -> Path:
+        return self.root / "reader"
+
+    @property
     def text(self) -> Path:
         return self.transformer / "text.safetensors"
 
@@ -117,7 +122,7 @@ class TrainingRun:
         Latents that are there already are used again, if the same autoencoder made them.
         Raises: JodiError when another one did.
         """
-        made_by = {"scenes": len(store), "size": store.size, "vae_sha256": file_sha256(vae)}
+        made_by = {"scenes": len(store), "size": store.size, "vae_sha256": hash_file(vae)}
         note = self.latents.with_suffix(".json")
         if not self.latents.exists():
             model, _ = load_autoencoder(vae, device=device, dtype=dtype)
@@ -128,13 +133,13 @@ class TrainingRun:
                 f"{self.latents} was made by another autoencoder or from other scenes; remove it, "
                 "or use another run folder"
             )
-        # copy on write: torch wants memory that could be written to, though nobody does
+        # copy on write: torch asks for writable memory, although nothing writes to it
         return torch.from_numpy(np.load(self.latents, mmap_mode="c"))
 
     def begin_transformer(
         self, config: TransformerConfig, settings: TrainingSettings, origin: str
     ) -> None:
-        """Note what is trained, or check that a run to resume is the same one.
+        """Write down what is trained, or check that the run to resume trains the same.
 
         origin: what training starts from. Raises: JodiError when the run was begun otherwise.
         """

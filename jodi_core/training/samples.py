@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...kit.pictures.files import save_png
-from ...kit.scenes.render import TRAIN_SEED_END, evaluation_seeds, render_scenes
+from ...kit.scenes.render import TRAIN_SEED_END, check_evaluation_seeds, render_scenes
 from ..domains import DOMAIN_NAMES
 from ..embedded import LIST
 
@@ -26,7 +26,7 @@ def write_samples(
     Raises: JodiError for seeds that training may use.
     """
     for seed in seeds:
-        evaluation_seeds(seed, 1)
+        check_evaluation_seeds(seed, 1)
     batch = render_scenes(seeds, size)
     paths, entries = [], []
     for row, (seed, caption) in enumerate(zip(seeds, batch.captions, strict=True)):

@@ -15,7 +15,7 @@ from torch.func import functional_call
 from ...kit.training.loop import LoopSettings, Losses, Report, run_training
 from ...kit.training.muon import Muon
 from ...kit.training.state import parameters_as
-from ..domains import names_of
+from ..domains import name_domains
 from ..model.config import TransformerConfig
 from ..model.transformer import JodiTransformer, init_weights
 from ..roles import Role
@@ -31,7 +31,7 @@ FLOW_SHIFT = 3.0
 FULL_NOISE = 0.9997
 
 
-def nano_config(text: ClosedVocabularyEncoder, latent_channels: int) -> TransformerConfig:
+def make_nano_config(text: ClosedVocabularyEncoder, latent_channels: int) -> TransformerConfig:
     """The embedded model's sizes, for the text encoder and latents at hand."""
     return TransformerConfig(
         hidden_size=224,
@@ -75,7 +75,7 @@ class TrainingSettings:
     seconds: float | None = None
 
     def loop(self) -> LoopSettings:
-        """What the training loop needs of them."""
+        """These settings for the training loop."""
         return LoopSettings(
             steps=self.steps,
             micro_batches=self.micro_batches,
@@ -112,14 +112,14 @@ def train_transformer(
 
 
 class RoleSwitchTask:
-    """The task of a Jodi: whatever each domain's role, predict the velocity of those generated."""
+    """The training task of a Jodi: predict the velocity of every generated domain."""
 
     def __init__(self, model: JodiTransformer, latents, captions, text, settings, device: str):
         self.model, self.latents, self.captions, self.text = model, latents, captions, text
         self.settings, self.device = settings, device
         self.optimizers = _optimizers(model, settings)
         self.rates = (settings.muon_lr, settings.adam_lr)
-        self.names = names_of(model.config.num_domains)
+        self.names = name_domains(model.config.num_domains)
 
     def losses(self, rng: np.random.Generator, progress: float) -> Losses:
         reading = progress < self.settings.reading_share
@@ -162,8 +162,8 @@ def _draw_batch(rng, latents, captions, text, settings, device, reading=False) -
         sigma = np.where(rng.random(rows) < settings.full_noise, FULL_NOISE, sigma)
     dropped = rng.random(rows) < TEXT_DROPOUT
     features = text(["" if d else captions[i] for i, d in zip(chosen, dropped, strict=True)])
-    # A dropped prompt is the null text with every token readable, as the model sees it when the
-    # image is given.
+    # A dropped prompt becomes the null text with every token readable, as the model reads it when
+    # the image is given.
     mask = features.mask.masked_fill(torch.from_numpy(dropped)[:, None], 1)
     return _Batch(
         clean=clean.to(device),
@@ -200,7 +200,7 @@ def _losses(model: JodiTransformer, batch: _Batch, dtype: torch.dtype) -> Tensor
 
 
 def _fresh_model(text: ClosedVocabularyEncoder, latents: Tensor, seed: int) -> JodiTransformer:
-    model = JodiTransformer(nano_config(text, latents.shape[2]))
+    model = JodiTransformer(make_nano_config(text, latents.shape[2]))
     init_weights(model, seed)
     fit_init(model, latents, seed)
     # The null text is what the encoder gives for an empty prompt, as in the released weights.

@@ -25,7 +25,7 @@ class EncodeCache:
         self._weights = WeightState()
 
     def get(self, x: Tensor, about: tuple, make: Callable[[], Tensor]) -> Tensor:
-        """The latent of x: the one that is kept, or else what `make` returns, which is kept then.
+        """The latent of x, from the cache or else from `make`, whose result is kept.
 
         about: plain values whose `repr` tells every difference.
         """
@@ -70,7 +70,7 @@ def _key(x: Tensor, about: tuple) -> bytes:
 class WeightState:
     """Notices when a network's parameters or buffers are replaced or written to.
 
-    For whoever keeps results of the network.
+    For caches of the network's results.
     """
 
     def __init__(self):
@@ -86,7 +86,7 @@ class WeightState:
         tensors = [*network.parameters(), *network.buffers()]
         countable = not any(t.is_inference() for t in tensors)
         seen = [(id(t), t.data_ptr(), t._version) for t in tensors] if countable else []
-        # An id says something only while its tensor lives: a later one may get the same.
+        # An id is unique only while its tensor lives: a later tensor may get the same id.
         same = seen == self._seen and all(ref() is not None for ref in self._alive)
         self._seen, self._alive = seen, [weakref.ref(t) for t in tensors]
         return same if countable else None

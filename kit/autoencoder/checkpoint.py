@@ -9,18 +9,18 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from ..errors import CheckpointError, few
+from ..errors import CheckpointError, shorten
 from ..weights.faults import KeyFaults, explain_common, has_lost_all
 from ..weights.kinds import DCAE as DCAE_FILE
-from ..weights.kinds import DCAE_DIFFUSERS
-from ..weights.loading import Format, State, load
+from ..weights.kinds import DCAE_DIFFUSERS, State
+from ..weights.loading import Format, load
 from ..weights.sizes import (
     ONCE_MORE,
     build_config,
     check_claims,
     compare_sizes,
     count_indices,
-    stored_config,
+    read_stored_config,
 )
 from .config import DC_AE_F32C32, AutoencoderConfig
 from .dcae import DCAE
@@ -37,7 +37,7 @@ def load_autoencoder(
     return loaded.model, loaded.metadata
 
 
-def autoencoder_sizes(
+def read_autoencoder_sizes(
     state: State, metadata: Mapping[str, str], config: AutoencoderConfig | None = None
 ) -> AutoencoderConfig:
     """The autoencoder's sizes from its shapes (mit-han-lab names).
@@ -53,7 +53,7 @@ def autoencoder_sizes(
         values = {name: getattr(config, name) for name in facts}
         compare_sizes("the tensors", facts, "the config passed", values)
         return config
-    stored = stored_config(metadata) or {}
+    stored = read_stored_config(metadata) or {}
     stored = _translate_diffusers(stored)
     compare_sizes("the tensors", facts, "its metadata", stored)
     released = dataclasses.asdict(DC_AE_F32C32)
@@ -130,7 +130,7 @@ def _read_stages(state: State, count: int) -> list[tuple[int, str, int, int]]:
 
 
 def _translate_diffusers(stored: dict) -> dict:
-    """Diffusers words in a stored autoencoder config, in ours."""
+    """A stored autoencoder config under diffusers' names, renamed to ours."""
     stored = dict(stored)
     blocks = stored.get("block_types")
     if isinstance(blocks, tuple):
@@ -139,7 +139,7 @@ def _translate_diffusers(stored: dict) -> dict:
     scales = stored.pop("qkv_multiscales", ())
     if not isinstance(scales, tuple) or any(s not in ([], [5]) for s in scales):
         raise CheckpointError(
-            f"the metadata asks for attention scales {few([scales])}; only a kernel of 5 is "
+            f"the metadata asks for attention scales {shorten([scales])}; only a kernel of 5 is "
             "supported. "
             "Give dc-ae-f32c32-sana-1.0 or an autoencoder of that series."
         )
@@ -171,7 +171,7 @@ AUTOENCODER: Format[AutoencoderConfig, AutoencoderConfig] = Format(
     kind=DCAE_FILE,
     fits=(DCAE_FILE, DCAE_DIFFUSERS),
     config=AutoencoderConfig,
-    sizes=autoencoder_sizes,
+    sizes=read_autoencoder_sizes,
     facts=lambda config, metadata, source: config,
     explain=explain_autoencoder,
     build=DCAE,

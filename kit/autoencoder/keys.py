@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, few
+from ..errors import CheckpointError, shorten
 
 MIT_HAN_LAB = "mit-han-lab"
 DIFFUSERS = "diffusers"
@@ -56,17 +56,6 @@ _MIT_QKV = "context_module.main.qkv.conv"
 _MIT_OUT = "context_module.main.proj.conv"
 _HF_THIRDS = ("attn.to_q", "attn.to_k", "attn.to_v")
 _HF_OUT = "attn.to_out"
-
-
-def naming_of(names) -> str | None:
-    """Which of `NAMINGS` the keys follow, or None when they are of neither."""
-    ends = dict(_ENDS)
-    modules = {name.rpartition(".")[0] for name in names}
-    if any(_MIT_STAGE.fullmatch(name) for name in names) or modules & set(ends):
-        return MIT_HAN_LAB
-    if any(_HF_STAGE.fullmatch(name) for name in names):
-        return DIFFUSERS
-    return None
 
 
 def to_naming(state: Mapping[str, Tensor], naming: str) -> dict[str, Tensor]:
@@ -116,8 +105,8 @@ def to_mit_han_lab(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _put(out: dict[str, Tensor], name: str, tensor: Tensor) -> None:
     if name in out:
         raise CheckpointError(
-            f"the autoencoder holds {few([name])} twice, under its mit-han-lab and its diffusers "
-            "name: two files were mixed. Convert or download it again."
+            f"the autoencoder holds {shorten([name])} twice, under its mit-han-lab and its "
+            "diffusers name: two files were mixed. Convert or download it again."
         )
     out[name] = tensor
 
@@ -158,15 +147,15 @@ def _join_thirds(state: Mapping[str, Tensor], name: str, part: str) -> Tensor:
     missing = [n for n in names if n not in state]
     if missing:
         raise CheckpointError(
-            f"the autoencoder holds {few([name])} but not {few(missing)}; the three make one map. "
-            "The file is incomplete: convert or download it again."
+            f"the autoencoder holds {shorten([name])} but not {shorten(missing)}; the three make "
+            "one map. The file is incomplete: convert or download it again."
         )
     thirds = [state[n] for n in names]
     shapes_differ = len({tuple(t.shape) for t in thirds}) > 1 or thirds[0].ndim == 0
     if shapes_differ or len({t.is_floating_point() and t.element_size() > 1 for t in thirds}) > 1:
         shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}".replace("torch.", "") for t in thirds)
         raise CheckpointError(
-            f"the thirds {few(names)} are {shapes}; expected three alike, which make one map. "
+            f"the thirds {shorten(names)} are {shapes}; expected three alike, which make one map. "
             "Tensors were exchanged: convert or download the file again."
         )
     joined = torch.cat(thirds)

@@ -1,4 +1,4 @@
-"""Apply a network within the memory there is: some rows at a time, or tiles of a large map."""
+"""Apply a network within the available memory: some rows at a time, or tiles of a large map."""
 
 import logging
 from collections.abc import Callable
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from ..threads import short_waits
 
 logger = logging.getLogger("jodi")
 
@@ -15,7 +17,7 @@ SHARE = 0.5  # of the free memory of a device that a batch may take
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory of a device, as whoever manages it sees it.
+    """The memory of a device, as its manager (torch, or a host) reports it.
 
     free: bytes that a batch may take. exhausted: whether an error says that it ran out. clear: give
     back what is cached.
@@ -27,16 +29,16 @@ class Memory:
 
     @classmethod
     def of(cls, device: torch.device) -> "Memory":
-        """As torch sees it: half of what is free at once, nothing on a CPU."""
+        """Torch's own report: half of the free memory at once, nothing on a CPU."""
         cuda = device.type == "cuda"
         return cls(
-            lambda: SHARE * free_memory(device),
+            lambda: SHARE * measure_free_memory(device),
             lambda error: isinstance(error, torch.OutOfMemoryError),
             torch.cuda.empty_cache if cuda else lambda: None,
         )
 
 
-def within_memory(
+def run_within_memory(
     network: Callable[..., Tensor],
     x: Tensor,
     *,
@@ -58,7 +60,8 @@ def within_memory(
     while True:
         rows, tile = attempts.pop(0)
         try:
-            parts = [network(p, tile=tile).float().to(output) for p in x.split(rows)]
+            with short_waits(x.device):
+                parts = [network(p, tile=tile).float().to(output) for p in x.split(rows)]
             return torch.cat(parts)
         except Exception as error:
             if not memory.exhausted(error):
@@ -71,7 +74,7 @@ def within_memory(
         memory.clear()
 
 
-def free_memory(device: torch.device) -> float:
+def measure_free_memory(device: torch.device) -> float:
     """Bytes that tensors can still take on a CUDA device; 0 for any other device.
 
     On a CPU several pictures at once are no faster than one after another.

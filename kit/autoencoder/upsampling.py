@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BAND = 16 << 20  # bytes of a map that a CPU works on at a time: below the 32 MB of fresh pages
-FEWEST_CELLS = 1024  # below it, summing weights costs more than the products it saves
+FEWEST_CELLS = 1024  # with fewer cells, summing weights costs more than the products it saves
 
 
 def make_doubling_conv(operations):

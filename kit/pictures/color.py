@@ -15,8 +15,8 @@ _WITH_PROFILE = ("RGB", "RGBA", "L", "LA", "CMYK", "P", "PA", "1")
 def to_srgb(image: Image.Image, profile: bytes, name: str) -> Image.Image:
     """The picture as RGB, RGBA or L with its colours in sRGB; unchanged where they are already.
 
-    Opacity stays as it is. A profile that cannot be used leaves the picture alone, with a warning:
-    the picture is as good as those without one.
+    Opacity stays as it is. A profile that cannot be used is ignored, with a warning, as if the
+    picture had none.
     """
     if image.mode not in _WITH_PROFILE:
         return image
@@ -45,7 +45,7 @@ def _converted(image: Image.Image, profile: bytes) -> Image.Image:
     from PIL import ImageCms  # noqa: PLC0415  (Pillow may be built without it)
 
     converted = ImageCms.applyTransform(color, transform)
-    assert converted is not None  # it is only where the picture is changed in place
+    assert converted is not None  # None only where the picture is changed in place
     if opacity is not None:
         converted.putalpha(opacity)
     return converted

@@ -29,7 +29,7 @@ TITLE_SIZE, HEADING_SIZE, GAP = 15, 18, 8
 LONGEST_TEXT = 2000  # characters that are looked at: a prompt may have a hundred thousand
 
 
-def contact_sheet(
+def draw_contact_sheet(
     rows: Sequence[Sequence[Cell | tuple[str, None]]],
     *,
     headings: Sequence[str] | None = None,
@@ -41,8 +41,8 @@ def contact_sheet(
     rows: of (title, picture), picture (3, h, w), (1, h, w) or (h, w) floating in [0, 1]; sizes may
     differ and rows may be of different length. A cell without a picture (None) is left out: its
     domain was ignored. headings: a line of text above each row, "" for none. side: see
-    `thumbnail`. columns: a longer row is broken into lines of about equal length. Text that does
-    not fit is cut with an ellipsis.
+    `draw_thumbnail`. columns: a longer row is broken into lines of about equal length. Text that
+    does not fit is cut with an ellipsis.
     Raises: ImageError for no pictures, shapes that are no picture, NaN, a wrong number of headings,
     or a sheet larger than any picture that may be opened.
     """
@@ -53,7 +53,9 @@ def contact_sheet(
     if len(headings) != len(shown):
         raise ImageError(f"{len(headings)} headings for {len(shown)} rows; give one for each")
     lines, headings = _broken_rows(shown, headings, columns)
-    widths, heights = _columns_and_rows([[shown_size(p, side) for _, p in line] for line in lines])
+    widths, heights = _columns_and_rows(
+        [[measure_thumbnail(p, side) for _, p in line] for line in lines]
+    )
     title_height, heading_height = TITLE_SIZE + 6, HEADING_SIZE + 9
     longest = max(font(HEADING_SIZE).getlength(_plain(h, HEADING_SIZE)) for h in headings)
     width = GAP + max(sum(w + GAP for w in widths), min(int(longest) + GAP, 3 * side))
@@ -81,14 +83,14 @@ def contact_sheet(
     return torch.from_numpy(np.array(sheet)).permute(2, 0, 1).to(torch.float32).div_(255)
 
 
-def thumbnail(picture: Tensor, side: int = SIDE) -> Tensor:
+def draw_thumbnail(picture: Tensor, side: int = SIDE) -> Tensor:
     """The picture at about `side` pixels: (3, h, w) or (h, w) -> (3, H, W).
 
     Larger ones are shrunk smoothly to a longer side of `side`; smaller ones are enlarged by the
-    smallest whole factor that reaches it, pixel by pixel, so that what is seen is what is there.
+    smallest whole factor that reaches it, pixel by pixel, so that every original pixel is visible.
     Raises: ImageError for a shape that is no picture.
     """
-    height, width = shown_size(picture, side)
+    height, width = measure_thumbnail(picture, side)
     picture = picture.detach().to("cpu", torch.float32)
     picture = picture.expand(3, *picture.shape[-2:])
     if max(picture.shape[1:]) > side:
@@ -98,8 +100,8 @@ def thumbnail(picture: Tensor, side: int = SIDE) -> Tensor:
     return picture.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
 
 
-def shown_size(picture: Tensor, side: int = SIDE) -> tuple[int, int]:
-    """Height and width of the picture's thumbnail. Raises: ImageError as `thumbnail`."""
+def measure_thumbnail(picture: Tensor, side: int = SIDE) -> tuple[int, int]:
+    """Height and width of the picture's thumbnail. Raises: ImageError as `draw_thumbnail`."""
     plane = picture.ndim == 2 or (picture.ndim == 3 and picture.shape[0] in (1, 3))
     if not plane or picture.numel() == 0:
         raise ImageError(
@@ -151,7 +153,7 @@ def _plain(text: str, size: int) -> str:
 
 
 def _image(picture: Tensor, side: int) -> Image.Image:
-    pixels = to_uint8(thumbnail(picture, side)).permute(1, 2, 0).contiguous()
+    pixels = to_uint8(draw_thumbnail(picture, side)).permute(1, 2, 0).contiguous()
     return Image.fromarray(pixels.numpy())
 
 

@@ -15,11 +15,11 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from ..errors import ImageError
-from ..files import replaced_file
+from ..files import replace_file
 from .color import to_srgb
 from .palettes import Color
-from .png import without_large_chunks, write_png16
-from .tiff import is_tiff, read_floats, turned
+from .png import drop_large_chunks, write_png16
+from .tiff import is_tiff, read_floats, turn_upright
 
 MAX_PIXELS = 1 << 27
 """Largest picture that is opened: 134 megapixels, 1.6 GB as float32 RGB. While it is read, 8-bit
@@ -38,7 +38,7 @@ UNREAD_SUFFIXES = (
     *(".heic", ".heif", ".hif", ".exr", ".hdr", ".jxl", ".pfm", ".svg", ".eps", ".psb", ".xcf"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".npy", ".npz"),
 )
-"""Endings of pictures that are not read; people should be told when one is left out."""
+"""Endings of pictures that are not read; a warning names such files when they are left out."""
 
 # Formats that hold pictures and need no other program (EPS would start Ghostscript).
 _FORMATS = (
@@ -134,7 +134,7 @@ def _opened(source, name: str, *, converted: bool) -> Image.Image | np.ndarray:
         with _stream(source, name) as stream, warnings.catch_warnings():
             # ours is the limit; above half of its own Pillow would warn of pictures that work
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            file, profile = without_large_chunks(stream)
+            file, profile = drop_large_chunks(stream)
             try:
                 with Image.open(file, formats=_formats()) as image:
                     _check_size(image.size, name)
@@ -145,7 +145,7 @@ def _opened(source, name: str, *, converted: bool) -> Image.Image | np.ndarray:
                 stream.seek(0)
                 if not is_tiff(stream.read(4)):
                     raise
-                return turned(*read_floats(stream, name, MAX_PIXELS))
+                return turn_upright(*read_floats(stream, name, MAX_PIXELS))
         return to_srgb(upright, profile, name) if converted and profile else upright
     except ImageError:
         raise
@@ -179,7 +179,7 @@ def save_png(
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replaced_file(path) as file:
+        with replace_file(path) as file:
             file.write(data)
     except (OSError, ValueError) as error:  # a NUL byte in the name is a ValueError
         raise ImageError(f"could not write {path}: {_reason(error)}") from error

@@ -1,4 +1,4 @@
-"""Sizes the model works at, fitting a picture into one, and the exact way back.
+"""Fitting a picture into a size, and the exact way back.
 
 A pixel's centre has its index as coordinate, so pixel i covers [i - 0.5, i + 0.5].
 Shapes: B batch, C channels, H W pixels of the original, h w pixels of the fitted picture.
@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ImageError, ShapeError
-from .sizes import _positive
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,8 @@ class Frame:
 
     def __post_init__(self):
         _mode(self.mode)
-        _positive("frame", self.original_h, self.original_w, self.resized_h, self.resized_w)
-        _positive("frame", self.height, self.width)
+        check_positive("frame", self.original_h, self.original_w, self.resized_h, self.resized_w)
+        check_positive("frame", self.height, self.width)
         inner, outer = (self.height, self.width), (self.resized_h, self.resized_w)
         if self.mode == "pad":
             inner, outer = outer, inner
@@ -58,8 +57,8 @@ class Frame:
         """
         _mode(mode)
         (old_h, old_w), (h, w) = original, size
-        _positive("picture size", old_h, old_w)
-        _positive("target size", h, w)
+        check_positive("picture size", old_h, old_w)
+        check_positive("target size", h, w)
         if mode == "crop":
             if h * old_w > w * old_h:
                 new_h, new_w = h, old_w * h // old_h
@@ -79,14 +78,6 @@ class Frame:
         original = (self.original_h, self.original_w)
         return original == (self.resized_h, self.resized_w) == (self.height, self.width)
 
-    def to_original(self, y, x):
-        """Coordinates in the original of a point (y, x) in the fitted picture."""
-        top, left = self._start
-        return (
-            (y + top + 0.5) * self.original_h / self.resized_h - 0.5,
-            (x + left + 0.5) * self.original_w / self.resized_w - 0.5,
-        )
-
     def to_fitted(self, y, x):
         """Coordinates in the fitted picture of a point (y, x) in the original."""
         top, left = self._start
@@ -94,19 +85,6 @@ class Frame:
             (y + 0.5) * self.resized_h / self.original_h - 0.5 - top,
             (x + 0.5) * self.resized_w / self.original_w - 0.5 - left,
         )
-
-    def valid_mask(self) -> Tensor:
-        """(H, W) bool: original pixels whose centre the fitted picture shows."""
-        y, x = self.to_fitted(_steps(self.original_h), _steps(self.original_w))
-        rows = (y >= -0.5) & (y <= self.height - 0.5)
-        return rows[:, None] & ((x >= -0.5) & (x <= self.width - 0.5))[None, :]
-
-    def content_mask(self) -> Tensor:
-        """(h, w) bool: fitted pixels that show the original; False on padding."""
-        mask = torch.zeros(self.height, self.width, dtype=torch.bool)
-        top, left = (self.top, self.left) if self.mode == "pad" else (0, 0)
-        mask[top : top + self.resized_h, left : left + self.resized_w] = True
-        return mask
 
     def _rows_and_columns(self) -> tuple[Tensor, Tensor]:
         """Rows and columns of the resized original in the fitted picture, edges repeated."""
@@ -157,7 +135,7 @@ def restore(fitted: Tensor, frame: Frame, palette: bool = False) -> Tensor:
     """A fitted map back in the frame of its original, each pixel in its own place.
 
     Shapes: fitted (B, C, h, w) -> (B, C, H, W) float32 (any dtype kept if `palette`).
-    Pixels that were cropped away repeat the nearest edge; `frame.valid_mask()` tells them.
+    Pixels that were cropped away repeat the nearest edge.
     Raises: ShapeError when the map is not of the frame's size, ImageError when it is no picture.
     """
     _check_picture(fitted, palette)
@@ -239,6 +217,18 @@ def _check_picture(picture: Tensor, palette: bool) -> None:
             f"expected a floating-point picture, got {picture.dtype}; divide by 255, or say that "
             "its values are classes"
         )
+
+
+def snap_size(height: float, width: float, factor: int) -> tuple[int, int]:
+    """(height, width) rounded to multiples of `factor`, halves up, at least one multiple."""
+    check_positive("size and factor", height, width, factor)
+    h, w = (max(1, math.floor(side / factor + 0.5)) * factor for side in (height, width))
+    return h, w
+
+
+def check_positive(what: str, *sides: float) -> None:
+    if not all(side > 0 for side in sides):
+        raise ShapeError(f"{what} must be positive, got {' x '.join(map(str, sides))}")
 
 
 def _mode(mode: str) -> None:

@@ -1,4 +1,4 @@
-"""The colours and classes that labels are drawn with. Facts of the released model, kept as data.
+"""The colours and classes that labels are drawn with, as the released model uses them.
 
 A palette entry is (red, green, blue), each 0..255; its place in the tuple is its class.
 Source: github VIPL-GENUN/Jodi @ c21bdcb (segmentation, ADE20K map); the drawing code of OpenPose.

@@ -20,7 +20,7 @@ TEXTS_LIMIT = 16 << 20
 PROFILE_LIMIT = 64 << 20
 
 
-def without_large_chunks(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
+def drop_large_chunks(file: BinaryIO) -> tuple[BinaryIO, bytes | None]:
     """A PNG without texts and colour profiles of over 1 MB, and the profile that was left out.
 
     ComfyUI stores whole workflows as texts, scanners large profiles; neither is needed for the

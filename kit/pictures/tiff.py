@@ -62,7 +62,7 @@ def read_floats(file: BinaryIO, name: str, limit: int) -> tuple[np.ndarray, int]
     return values, tags.get(ORIENTATION, [1])[0]
 
 
-def turned(values: np.ndarray, orientation: int) -> np.ndarray:
+def turn_upright(values: np.ndarray, orientation: int) -> np.ndarray:
     """(H, W, ...) of an EXIF orientation 1 to 8, upright."""
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)

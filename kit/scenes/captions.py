@@ -77,6 +77,7 @@ _NOUNS: dict[str, tuple[str, str]] = {
     "walls": ("", "wall"),
     "floor": ("", "wall"),
 }
+NOUNS: tuple[str, ...] = tuple(_NOUNS)
 _UNCOUNTED = ("grass", "sand", "earth", "water")
 _SINGULAR = {plural: noun for noun, (plural, _) in _NOUNS.items() if plural}
 _CLASS_OF = {noun: SEGMENTATION_CLASSES.index(name) for noun, (_, name) in _NOUNS.items()}
@@ -108,8 +109,8 @@ def write_caption(seen: Sequence[Seen], *, indoor: bool, max_things: int = 3) ->
     return " ".join(words)
 
 
-def caption_facts(caption: str) -> list[Fact]:
-    """What a caption claims: (colour or None, singular noun, palette class), in order.
+def read_caption(caption: str) -> list[Fact]:
+    """The things that a caption names: (colour or None, singular noun, palette class), in order.
 
     Words outside of the grammar say nothing.
     Raises: TextError when the caption is not a string.
@@ -132,9 +133,14 @@ def caption_facts(caption: str) -> list[Fact]:
     return facts
 
 
-def noun_class(noun: str) -> int:
+def find_noun_class(noun: str) -> int:
     """Palette class of a noun of the grammar."""
     return _CLASS_OF[noun]
+
+
+def is_counted(noun: str) -> bool:
+    """Whether a caption can say how many of a noun there are."""
+    return bool(_NOUNS[noun][0])
 
 
 def _article(word: str) -> str:

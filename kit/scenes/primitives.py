@@ -40,7 +40,7 @@ class Solids:
     balls: Tensor
 
 
-def nearest_hit(solids: dict[str, Solids], origin: Vector, direction: Vector):
+def find_nearest_hit(solids: dict[str, Solids], origin: Vector, direction: Vector):
     """First entry into any solid.
 
     Shapes: rays by component (B, 1, R) or (B, 1, 1) -> ray parameter (B, R) float32, `INFINITY`
@@ -59,12 +59,12 @@ def nearest_hit(solids: dict[str, Solids], origin: Vector, direction: Vector):
     return nearest, which
 
 
-def any_hit(
+def find_any_hit(
     solids: dict[str, Solids], casts: Tensor, origin: Vector, direction: Vector, reach: Tensor
 ) -> Tensor:
     """Whether a solid that casts shadows lies on a ray before `reach`.
 
-    Shapes: casts (B, sum of P) bool, reach (B, 1), rays as in `nearest_hit` -> (B, R) bool.
+    Shapes: casts (B, sum of P) bool, reach (B, 1), rays as in `find_nearest_hit` -> (B, R) bool.
     """
     shape = origin[0].shape[0], max(origin[0].shape[2], direction[0].shape[2])
     blocked = torch.zeros(shape, dtype=torch.bool, device=casts.device)
@@ -106,7 +106,7 @@ def _passing(balls: Tensor, origin: Vector, direction: Vector) -> Tensor:
     return (b * b > a * c) & ((b < 0) | (c < 0))
 
 
-def enclosing_ball(kind: str, rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
+def enclose_in_ball(kind: str, rows: Sequence[Sequence[float]]) -> tuple[float, ...]:
     """Centre and radius of a ball around some solids of a kind, with a margin for rounding."""
     if kind == "capsule":
         parts = [
@@ -258,7 +258,7 @@ def local_point(geometry: Tensor, point: Vector) -> Vector:
     return (x * cos - z * sin) / sx, y / sy, (x * sin + z * cos) / sz
 
 
-def surface_normal(kind: Tensor, geometry: Tensor, point: Vector) -> Tensor:
+def find_surface_normal(kind: Tensor, geometry: Tensor, point: Vector) -> Tensor:
     """Outward unit normals in world axes at points on solids.
 
     Shapes: kind (B, R) index into `KINDS`, geometry (B, R, 8), components (B, R) -> (B, R, 3).

@@ -13,30 +13,29 @@ import torch
 from torch import Tensor
 
 from ..errors import JodiError
-from .captions import COLOR_TOLERANCE, COLOR_WORDS, VOCABULARY, caption_facts, write_caption
-from .layout import Scene, compose
+from .captions import COLOR_WORDS, VOCABULARY, read_caption, write_caption
+from .environment import Scene
+from .layout import compose
 from .maps import draw_classes, draw_depth, draw_lines, draw_normals, draw_skeleton
 from .primitives import INFINITY
 from .surface import Hits, look, stack_scenes
+from .things import NAMED_SHARE, Thing, list_things
 
 __all__ = [
     "COLOR_WORDS",
     "TRAIN_SEED_END",
     "VOCABULARY",
     "SceneBatch",
-    "caption_facts",
-    "evaluation_seeds",
+    "check_evaluation_seeds",
+    "check_training_seeds",
     "linear_to_srgb",
+    "read_caption",
     "render_scenes",
     "srgb_to_linear",
-    "training_seeds",
 ]
 
 TRAIN_SEED_END = 1 << 24
 """Training uses seeds below this, evaluation seeds at or above it."""
-
-NAMED_SHARE = 0.01
-"""A caption names what covers at least this share of the picture."""
 
 BORDER_CONTRAST = 0.04
 """Pixels that differ from a neighbour by more than this (sRGB, any channel) are supersampled."""
@@ -53,7 +52,9 @@ class SceneBatch:
     normal (B, 3, H, W) unit, +X left, +Y up, +Z to the viewer, (0, 0, 1) on sky;
     classes (B, H, W) uint8 palette index; albedo (B, 3, H, W) sRGB; shading (B, 3, H, W) linear, so
     that without supersampling image = srgb(linear(albedo) * shading) clipped to [0, 1];
-    keypoints (B, P, 18, 3): pixel x, y (centre of the first pixel is 0, 0) and visible 0 or 1.
+    keypoints (B, P, 18, 3): pixel x, y (centre of the first pixel is 0, 0) and visible 0 or 1;
+    group (B, H, W) int64: number of the thing a pixel shows; things: all that are seen, a list a
+    scene, the largest first.
     """
 
     pictures: Tensor
@@ -65,9 +66,11 @@ class SceneBatch:
     albedo: Tensor
     shading: Tensor
     keypoints: Tensor
+    group: Tensor
+    things: list[list[Thing]]
 
 
-def training_seeds(first: int, count: int) -> range:
+def check_training_seeds(first: int, count: int) -> range:
     """`count` seeds from `first` on. Raises: JodiError unless all are in [0, 2^24)."""
     _check_range(first, count)
     if first + count > TRAIN_SEED_END:
@@ -78,7 +81,7 @@ def training_seeds(first: int, count: int) -> range:
     return range(first, first + count)
 
 
-def evaluation_seeds(first: int, count: int) -> range:
+def check_evaluation_seeds(first: int, count: int) -> range:
     """`count` seeds from `first` on. Raises: JodiError unless all are at least 2^24."""
     _check_range(first, count)
     if first < TRAIN_SEED_END:
@@ -131,9 +134,13 @@ def render_scenes(
     maps = {
         f.name: torch.cat([getattr(part, f.name) for part in parts])
         for f in fields(SceneBatch)
-        if f.name != "captions"
+        if f.name not in ("captions", "things")
     }
-    return SceneBatch(captions=[c for part in parts for c in part.captions], **maps)
+    return SceneBatch(
+        captions=[c for part in parts for c in part.captions],
+        things=[t for part in parts for t in part.things],
+        **maps,
+    )
 
 
 def srgb_to_linear(x: Tensor) -> Tensor:
@@ -173,9 +180,10 @@ def _render(scenes: list[Scene], height: int, width: int, supersample: int, devi
         *(image, lineart, edge, draw_depth(depth, valid), draw_normals(normal), albedo),
         *(draw_classes(classes), draw_skeleton(keypoints, height, width)),
     )
+    things = [list_things(*scene) for scene in zip(scenes, group, albedo, strict=True)]
     return SceneBatch(
         torch.stack(pictures, dim=1),
-        _captions(scenes, group, albedo),
+        [_caption(*scene) for scene in zip(scenes, things, strict=True)],
         torch.where(valid, depth, 0.0),
         valid,
         normal,
@@ -183,7 +191,22 @@ def _render(scenes: list[Scene], height: int, width: int, supersample: int, devi
         albedo,
         shading,
         keypoints,
+        group,
+        things,
     )
+
+
+def list_scene_things(seed: int, size: int = 64) -> tuple[Tensor, list[Thing]]:
+    """What the scene of a seed shows, without drawing it: group (size, size) and things.
+
+    Both as in the `SceneBatch` of that seed, for a quarter of its time.
+    """
+    scene = compose(seed)
+    stack = stack_scenes([scene], "cpu")
+    with torch.inference_mode():
+        hits = look(stack, *_grid(size, size, "cpu"))
+    group = hits.group.view(size, size)
+    return group, list_things(scene, group, hits.albedo.view(size, size, 3).permute(2, 0, 1))
 
 
 def _grid(height: int, width: int, device) -> tuple[Tensor, Tensor]:
@@ -279,25 +302,7 @@ def _keypoints(scenes: list[Scene], depth: Tensor, group: Tensor, device) -> Ten
     return (out * (out[..., 2:] > 0.5)).to(device)
 
 
-def _captions(scenes: list[Scene], group: Tensor, albedo: Tensor) -> list[str]:
-    """Write each caption from what its picture shows; a colour is said only where it is seen."""
-    captions = []
-    for scene, ids, colors in zip(scenes, group.cpu(), albedo.cpu(), strict=True):
-        groups, total = scene.builder.groups, ids.numel()
-        ids = ids.reshape(-1)
-        share = torch.bincount(ids, minlength=len(groups)).double() / total
-        seen = []
-        for index in torch.argsort(share, descending=True, stable=True).tolist():
-            thing = groups[index]
-            if share[index] < NAMED_SHARE:
-                break
-            color = thing.color
-            if color is not None:
-                target = torch.tensor(COLOR_WORDS[color]).view(3, 1)
-                own = colors.reshape(3, -1)[:, ids == index]
-                near = (own - target).abs().amax(0) < COLOR_TOLERANCE
-                if near.sum() < max(0.005 * total, 0.15 * own.shape[1]):
-                    color = None
-            seen.append((thing.noun, color, thing.role))
-        captions.append(write_caption(seen, indoor=scene.environment.indoor[0] > 0.5))
-    return captions
+def _caption(scene: Scene, things: list[Thing]) -> str:
+    """Write a caption from what its picture shows; a colour is said only where it is seen."""
+    seen = [(t.noun, t.color, t.role) for t in things if t.share >= NAMED_SHARE]
+    return write_caption(seen, indoor=scene.environment.indoor[0] > 0.5)

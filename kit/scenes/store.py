@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import JodiError
 from ..files import write_text
-from .render import render_scenes, training_seeds
+from .render import check_training_seeds, render_scenes
 
 Progress = Callable[[int, int], None]
 
@@ -20,7 +20,7 @@ Progress = Callable[[int, int], None]
 class SceneStore:
     """Pictures (N, 8, 3, H, W) uint8 and captions of training scenes, in one folder.
 
-    `build` continues where an earlier one was stopped.
+    `build` continues where an earlier one was stopped. Scene i is that of seed `first_seed` + i.
     """
 
     def __init__(self, folder: Path):
@@ -30,8 +30,8 @@ class SceneStore:
                 f"{folder} holds {info['done']} of {info['count']} scenes; run the rendering again "
                 "to finish it"
             )
-        self.folder, self.size = folder, info["size"]
-        # Copy on write: torch wants memory that could be written to, though nobody does.
+        self.folder, self.size, self.first_seed = folder, info["size"], info["first_seed"]
+        # Copy on write: torch asks for writable memory, although nothing writes to it.
         self.pictures = np.load(folder / "pictures.npy", mmap_mode="c")
         self.captions: list[str] = json.loads((folder / "captions.json").read_text())
 
@@ -76,7 +76,7 @@ class SceneStore:
         pictures = np.lib.format.open_memmap(
             folder / "pictures.npy", mode, np.uint8, (count, 8, 3, size, size)
         )
-        seeds = training_seeds(first_seed, count)
+        seeds = check_training_seeds(first_seed, count)
         chunks = [seeds[i : i + chunk] for i in range(info["done"], count, chunk)]
         for rendered, written in _render_chunks(chunks, size, workers):
             start = info["done"]

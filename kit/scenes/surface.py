@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..pictures.palettes import SEGMENTATION_CLASSES
-from .layout import Environment, Scene
+from .environment import Environment, Scene
 from .objects import CHECKER, MATERIAL_COLUMNS, NOISE, SNOW, STRIPES, WINDOWS
 from .primitives import (
     GEOMETRY_COLUMNS,
@@ -20,11 +20,11 @@ from .primitives import (
     KINDS,
     Solids,
     Vector,
-    any_hit,
-    enclosing_ball,
+    enclose_in_ball,
+    find_any_hit,
+    find_nearest_hit,
+    find_surface_normal,
     local_point,
-    nearest_hit,
-    surface_normal,
     vector,
 )
 
@@ -104,7 +104,7 @@ def _balls(scenes: Sequence[Scene], kind: str, device) -> Tensor:
         rows, looks = scene.builder.geometry[kind], scene.builder.materials[kind]
         for row, look_ in zip(rows, looks, strict=True):
             things.setdefault(look_[1], []).append(row)
-        balls.append([enclosing_ball(kind, members) for members in things.values()])
+        balls.append([enclose_in_ball(kind, members) for members in things.values()])
     count = max(len(b) for b in balls)
     rows = [_padded(b, count, (0.0, -1e6, 0.0, 0.0)) for b in balls]
     return torch.tensor(rows, device=device).view(len(scenes), count, 4)
@@ -131,7 +131,7 @@ def look(stack: Stack, u: Tensor, v: Tensor) -> Hits:
     """Cast camera rays, find what they see, and light it."""
     env = stack.environment
     origin, direction = camera_rays(env, u, v)
-    depth, index = nearest_hit(stack.solids, origin, direction)
+    depth, index = find_nearest_hit(stack.solids, origin, direction)
     d = vector(c.squeeze(1) for c in direction)
     o = vector(c.squeeze(1) for c in origin)
     back = _backdrop(env, o, d)
@@ -153,7 +153,7 @@ def _solid_hits(stack, index, point, depth, solid, back) -> tuple[Hits, Tensor]:
     geometry = _rows(stack.geometry, index)
     look_ = _rows(stack.materials, index)
     kind = stack.kinds[index]
-    normal = surface_normal(kind, geometry, point)
+    normal = find_surface_normal(kind, geometry, point)
     color = _textured(look_, kind, geometry, local_point(geometry, point))
     picked = solid.unsqueeze(-1)
     hits = Hits(
@@ -334,7 +334,7 @@ def _light(stack: Stack, point: Vector, depth: Tensor, normal: Tensor) -> Tensor
     fade = torch.where(inside, 1.0 / (1.0 + distance2 / 12.0), 1.0)
     reach = torch.where(inside, 1.0, INFINITY * 0.5)
     origin, direction = (vector(c.unsqueeze(1) for c in ray) for ray in (start, toward))
-    shadow = any_hit(stack.solids, stack.casts, origin, direction, reach)
+    shadow = find_any_hit(stack.solids, stack.casts, origin, direction, reach)
     direct = torch.where(shadow, 0.0, cosine.clamp_min(0.0) * fade).unsqueeze(-1)
     ambient = env["ambient"][:, None] * (0.8 + 0.2 * normal[..., 1:2])
     return ambient + env["direct"][:, None] * direct

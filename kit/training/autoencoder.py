@@ -126,17 +126,17 @@ def _optimizers(model: DCAE, muon_lr: float, lr: float) -> list[torch.optim.Opti
 
 def _with_unit_latents(model: DCAE, store: SceneStore) -> DCAE:
     """The same weights, with the scale that gives latents of the store unit variance."""
-    chosen = np.random.default_rng(0).integers(len(store), size=256)
+    chosen = np.random.default_rng(0).integers(len(store), size=min(256, len(store)))
     kinds = range(store.pictures.shape[1])
     with torch.no_grad():
-        z = torch.cat([model.encoder(store.batch(chosen, np.full(256, k))) for k in kinds])
+        z = torch.cat([model.encoder(store.batch(chosen, np.full(len(chosen), k))) for k in kinds])
     scale = round(1 / float(z.std()), 5)
     result = DCAE(AutoencoderConfig(**{**vars(model.config), "scaling_factor": scale}))
     result.load_state_dict(model.state_dict())
     return result
 
 
-def round_trip_psnr(
+def measure_round_trip(
     model: DCAE, store: SceneStore, names: list[str], scenes: int = 64
 ) -> dict[str, float]:
     """PSNR in dB of the round trip by kind of picture, over the store's last scenes; range [0, 1].

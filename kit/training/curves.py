@@ -26,8 +26,9 @@ NOT_LOSSES = ("step", "time", "pictures_per_s", "samples_per_s")
 def plot_curves(rows: Sequence[dict], title: str = "") -> Tensor:
     """Every loss in the reports of a run over its steps: (3, H, W) float32 in [0, 1].
 
-    rows: as `RunFolder.read_log` gives them. Values are on a logarithmic axis; the pale line is
-    what was reported, the dark one its running mean, the number in the corner where that ends.
+    rows: as `RunFolder.read_log` gives them. Values are on a logarithmic axis; the pale line is the
+    reported loss, the dark line its running mean, and the number in the corner the last value of
+    that.
     Raises: JodiError when there is nothing to draw.
     """
     names = list(dict.fromkeys(k for row in rows for k in row if k not in NOT_LOSSES))

@@ -1,4 +1,4 @@
-"""Several processes that train one model; alone, each function does the plain thing.
+"""Several processes that train one model; in a single process each function does the plain thing.
 
 The processes are those of `torch.distributed`, if someone started it. Every process holds the whole
 model and does its share of an update's micro-batches.
@@ -38,7 +38,8 @@ def share(count: int) -> range:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum the gradients of all processes, in place; a parameter that none has one for keeps none.
+    """Sum the gradients of all processes, in place; a parameter without a gradient in any process
+    keeps none.
 
     Gradients travel as one vector: one message costs far less than hundreds.
     """

@@ -28,8 +28,8 @@ class LoopSettings:
 
     micro_batches: parts of one update, whose gradients are averaged; several processes share them.
     clip: largest norm of all gradients. ema: decay of the averaged weights. save_every: updates
-    that a kill can lose at most. seconds: ends the training earlier, when so much time was spent on
-    it, all runs together; the rate then follows the time.
+    that a kill can lose at most. seconds: ends the training when its runs together took so long;
+    the rate then follows the time.
     """
 
     steps: int
@@ -45,7 +45,7 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class Losses:
-    """What one micro-batch gave.
+    """The losses of one micro-batch.
 
     mean: the scalar to differentiate. rows: how many samples it had. curves: (name, mean loss,
     weight) of what is logged by name.
@@ -77,8 +77,8 @@ class Task(Protocol):
 def run_training(
     task: Task, folder: Path, settings: LoopSettings, report: Report | None = None
 ) -> None:
-    """Train until `settings.steps` or the end of its time, and leave the averaged weights in the
-    task's model. A state in `folder` is gone on from.
+    """Train until `settings.steps` or the end of the time, and leave the averaged weights in the
+    task's model. Training resumes from a state in `folder`.
 
     report: called with the row of every log line.
     Raises: ValueError from torch when the state in `folder` is of another model.

@@ -1,4 +1,4 @@
-"""What a training run keeps: averaged weights, a resumable state on disk, curves."""
+"""The state of a training run: averaged weights, a resumable state on disk, the log."""
 
 import contextlib
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..weights.write import atomic_file
+from ..weights.write import replace_weights_file
 
 
 class Ema:
@@ -44,7 +44,7 @@ class RunFolder:
 
     def save(self, state: dict) -> None:
         """Replace the saved state in one step: a kill leaves the old one or the new one."""
-        with atomic_file(self.path / "state.pt", force=True) as file:
+        with replace_weights_file(self.path / "state.pt", force=True) as file:
             torch.save(state, file)
 
     def load(self) -> dict | None:

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..config import JsonConfig
 from ..errors import CheckpointError
 from .kinds import require_kind
-from .loading import Checked, Format, cast, check, float_dtype, name_dtype, name_source
+from .loading import Checked, Format, cast, check, find_float_dtype, name_dtype, name_source
 from .read import read_state_dict
-from .write import Progress, checked_destination, write_state_dict
+from .write import Progress, check_destination, write_state_dict
 
 FORMAT_VERSION = "1"
 DTYPES = {
@@ -69,14 +69,14 @@ def convert(
     dtype = parse_dtype(dtype)
     if dst.suffix not in (".safetensors", ".sft"):
         raise CheckpointError(f"{dst.name} will be a safetensors file; let its name end so.")
-    checked_destination(dst, force=force)
+    check_destination(dst, force=force)
     content = read_state_dict(src)
     wanted = tuple(kind for format in formats for kind in format.fits)
     kind = require_kind(content.tensors, wanted, str(src))
     format = next(format for format in formats if kind in format.fits)
     _check_config_type(config, format.config)
     checked = check(content, format, kind=kind, config=config, source=str(src))
-    dtype = dtype or float_dtype(checked.state)
+    dtype = dtype or find_float_dtype(checked.state)
     described = _describe(checked, format, src, dtype)
     state = format.other_names(checked.state, naming)
 
@@ -110,7 +110,7 @@ def _describe(checked: Checked, format: Format, src: Path, dtype: torch.dtype) -
         "kind": format.kind.name,
         "config": checked.config.to_json(),
         "source": src.name,
-        "source_sha256": file_sha256(src),
+        "source_sha256": hash_file(src),
         "dtype": name_dtype(dtype),
     }
 
@@ -126,7 +126,7 @@ def parse_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return found
 
 
-def file_sha256(path) -> str:
+def hash_file(path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import CheckpointError, few
+from ..errors import CheckpointError, shorten
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,20 @@ class KeyFaults:
         parts = []
         if self.missing:
             parts.append(
-                f"missing {len(self.missing)} of {len(self.expected)}: {few(self.missing)}"
+                f"missing {len(self.missing)} of {len(self.expected)}: {shorten(self.missing)}"
             )
         if self.misshaped:
             shapes = [f"{n} (expected {e}, came {c})" for n, e, c in self.misshaped]
-            parts.append(f"misshaped {len(shapes)}: {few(shapes)}")
+            parts.append(f"misshaped {len(shapes)}: {shorten(shapes)}")
         if self.unexpected:
-            parts.append(f"unexpected {len(self.unexpected)}: {few(self.unexpected)}")
+            parts.append(f"unexpected {len(self.unexpected)}: {shorten(self.unexpected)}")
         return "; ".join(parts)
 
 
-def key_faults(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> KeyFaults:
-    """The differences between tensors and the shapes expected, in the order of either."""
+def find_key_faults(
+    state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]
+) -> KeyFaults:
+    """How the tensors differ from the expected names and shapes, in the order of either."""
     return KeyFaults(
         expected=expected,
         missing=[name for name in expected if name not in state],
@@ -52,7 +54,7 @@ def key_faults(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ..
 def require_keys(faults: KeyFaults, model: str, meaning: str):
     """Pass when there are no faults.
 
-    model: what the tensors should make. meaning: what these faults usually mean, and what to do.
+    model: describes the expected network. meaning: what these faults usually mean, and what to do.
     Raises: CheckpointError with the first few faults of each sort, their number, what they mean.
     """
     if faults:
@@ -79,7 +81,7 @@ def has_lost_all(faults: KeyFaults, prefix: str) -> bool:
 
 
 def find_lost(faults: KeyFaults, pattern: str) -> list[int]:
-    """Indices of which every expected tensor is missing."""
+    """Indices whose expected tensors are all missing."""
     regex = re.compile(pattern)
     missing = set(faults.missing)
     kept, seen = set(), set()

@@ -1,4 +1,4 @@
-"""What a file is that holds no weights, told by its first bytes."""
+"""What a file without weights is, judged by its first bytes."""
 
 import re
 from pathlib import Path

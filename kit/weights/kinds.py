@@ -1,7 +1,7 @@
-"""Which model a set of weights belongs to, told by the names of its tensors.
+"""Which model a set of weights belongs to, judged by the names of its tensors.
 
-One table row per kind of file that people are known to mix up. Where a file belongs is for each
-front end to say: here it is only named.
+One table row per kind of file that people are known to mix up. Here a file is only named; each
+front end says where such a file belongs.
 """
 
 import re
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import CheckpointError, few
+from ..errors import CheckpointError, shorten
 
 State = Mapping[str, Tensor]
 
@@ -55,7 +55,7 @@ def identify(state: State) -> FileKind:
 
 
 def require_kind(state: State, wanted: tuple[FileKind, ...], source: str) -> FileKind:
-    """The kind of `state`, which is one of those wanted.
+    """The kind of `state`, if it is one of the wanted kinds.
 
     Raises: WrongKindError that says what the file is instead.
     """
@@ -64,7 +64,7 @@ def require_kind(state: State, wanted: tuple[FileKind, ...], source: str) -> Fil
         return kind
     told = f"expected {wanted[0].title}, but {source} is {kind.title}."
     if kind is UNKNOWN:
-        told += f" It holds {len(state)} tensors: {few(state)}."
+        told += f" It holds {len(state)} tensors: {shorten(state)}."
     raise WrongKindError(told, kind, wanted[0])
 
 

@@ -3,9 +3,9 @@
     loaded = load("jodi.safetensors", TRANSFORMER, dtype=torch.bfloat16)
 
 A model's room describes its files in one `Format`; the rest is the same for all. A file is read,
-named, measured, proved to hold exactly the tensors of a network, and its facts are checked. Then
-the network is built without memory (meta device) and takes over the file's tensors, so that no
-weight exists twice.
+its kind and sizes are found, its tensors are compared with those of the network, and its facts are
+checked. Then the network is built without memory (meta device) and takes over the file's tensors,
+so that no weight exists twice.
 """
 
 import contextlib
@@ -19,14 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from ..config import JsonConfig
-from ..errors import CheckpointError, few
-from .faults import KeyFaults, key_faults, require_keys
-from .kinds import FileKind, require_kind
+from ..errors import CheckpointError, shorten
+from .faults import KeyFaults, find_key_faults, require_keys
+from .kinds import FileKind, State, require_kind
 from .read import StateFile, read_state_dict
 
 logger = logging.getLogger("jodi")
 
-State = Mapping[str, Tensor]
 Metadata = Mapping[str, str]
 Config = TypeVar("Config", bound=JsonConfig)
 Facts = TypeVar("Facts")
@@ -42,7 +41,7 @@ def keep_names(state: State, naming: str | None = None) -> State:
 
 @dataclass(frozen=True)
 class Format(Generic[Config, Facts]):
-    """What a model's room says of its files.
+    """The description of a model's files.
 
     kind: what its files are called, and what a converted file says it is. fits: the kinds of file
     it is read from. config: the class of its sizes. sizes: (tensors under our names, metadata, a
@@ -148,7 +147,7 @@ def check(
     with name_source(source):
         state = format.our_names(content.tensors)
         found = format.sizes(state, content.metadata, config)
-        faults = key_faults(state, _shapes_of(format, found))
+        faults = find_key_faults(state, _shapes_of(format, found))
         if faults:
             require_keys(faults, format.describe(found), format.explain(faults, found))
         check_dtypes(state, dtypes)
@@ -177,7 +176,7 @@ def check_values(checked: Checked) -> None:
             _require_finite(name, tensor.float() if tensor.dtype in FP8 else tensor)
 
 
-def float_dtype(state: State) -> torch.dtype:
+def find_float_dtype(state: State) -> torch.dtype:
     """The dtype that holds every floating tensor of `state` without loss.
 
     Raises: CheckpointError for eight-bit and other packed formats.
@@ -267,14 +266,14 @@ def _all_finite(tensor: Tensor) -> bool:
 def _fill(model: nn.Module, state: State, device, dtype: torch.dtype | None, source: str) -> None:
     """Move `state` into a model on the meta device, one tensor at a time."""
     with name_source(source):
-        found = float_dtype(state)
+        found = find_float_dtype(state)
         tensors = {n: cast(n, t, dtype or found).to(device) for n, t in state.items()}
     zeros = [name for name, tensor in state.items() if tensor.ndim > 1 and _all_zero(tensor)]
     if zeros:
         logger.warning(
             "%s: nothing but zeros in %s: a model before its training, or a download that stopped",
             source,
-            few(zeros),
+            shorten(zeros),
         )
     model.load_state_dict(tensors, strict=True, assign=True)
     outside = itertools.chain(model.named_parameters(), model.named_buffers())
@@ -288,5 +287,5 @@ def _fill(model: nn.Module, state: State, device, dtype: torch.dtype | None, sou
 
 
 def _all_zero(tensor: Tensor) -> bool:
-    # The first value tells almost always, so that big tensors are not read once more.
+    # The first value is almost always enough, so that big tensors are not read again.
     return not tensor.flatten()[:1].any() and not tensor.any()

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, few
+from ..errors import CheckpointError, shorten
 from .foreign import AGAIN
 
 logger = logging.getLogger("jodi")
@@ -88,7 +88,7 @@ def _check_records(path: Path, size: int) -> bool:
         )
     if not any(name.endswith("data.pkl") for name in names):
         raise CheckpointError(
-            f"{path} is a zip archive of {len(names)} files ({few(names)}), not a weight file. "
+            f"{path} is a zip archive of {len(names)} files ({shorten(names)}), not a weight file. "
             "Unpack it and give the weight file inside."
         )
     if "data.pkl" in names:
@@ -138,7 +138,7 @@ def _check_claims(path: Path, file, size: int, *, pickles: int) -> None:
 
 @contextlib.contextmanager
 def _damage_is_told_later():
-    """Lets pass whatever damage raises: the reader that comes next says how."""
+    """Ignores the errors that damage raises: the next reader explains the damage."""
     try:
         yield
     except CheckpointError:
@@ -208,17 +208,17 @@ def _tensors_of(content, path: Path) -> dict[str, Tensor]:
     if not tensors:
         held = [key for key in content if isinstance(key, (str, int))]
         raise CheckpointError(
-            f"{path} is a pickle without named tensors at its top; it holds {few(held)}. Expected "
-            "a state dict, bare or under 'state_dict' or 'model'."
+            f"{path} is a pickle without named tensors at its top; it holds {shorten(held)}. "
+            "Expected a state dict, bare or under 'state_dict' or 'model'."
         )
     if len(tensors) < len(content):
         others = [k for k in content if isinstance(k, (str, int)) and k not in tensors]
-        logger.info("%s: left out what is not a tensor: %s", path, few(others))
+        logger.info("%s: left out what is not a tensor: %s", path, shorten(others))
     return tensors
 
 
 def _check_dense(name: str, tensor: Tensor, path: Path) -> None:
-    """Raises: CheckpointError for a tensor that is more, or less, than its plain numbers."""
+    """Pass when the tensor is plain dense numbers. Raises: CheckpointError."""
     odd = None
     if tensor.is_nested:
         odd = "a nested tensor"
@@ -230,6 +230,6 @@ def _check_dense(name: str, tensor: Tensor, path: Path) -> None:
         odd = f"a quantised tensor ({str(tensor.dtype).removeprefix('torch.')})"
     if odd is not None:
         raise CheckpointError(
-            f"{path}: {few([name])} is {odd}; expected plain dense numbers. Use the original file, "
-            "or save it again from dense tensors."
+            f"{path}: {shorten([name])} is {odd}; expected plain dense numbers. Use the original "
+            "file, or save it again from dense tensors."
         )

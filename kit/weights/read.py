@@ -1,9 +1,9 @@
-"""Reading weight files. Whatever is not one is named for what it is.
+"""Reading weight files. A file that holds no weights is refused with what it is.
 
-Files up to `WHOLE` bytes are read into memory, so that whatever happens to them later changes
-nothing. Larger safetensors and torch files are mapped, since a copy of a large model may not fit:
-such a file can be replaced by another under its name while it is in use, but a program that
-shortens it in place ends ours (SIGBUS), as it would any program that maps files.
+Files up to `WHOLE` bytes are read into memory, so that later changes of the file have no effect.
+Larger safetensors and torch files are mapped, since a copy of a large model may not fit: such a
+file can be replaced by another under its name while it is in use, but a program that shortens it in
+place ends ours (SIGBUS), as it would any program that maps files.
 """
 
 import json
@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..config import parse_json
-from ..errors import CheckpointError, JodiError, few
+from ..errors import CheckpointError, JodiError, shorten
 from .foreign import AGAIN, describe_foreign
 from .pickles import begins_like_pickle, read_pickle
 
@@ -54,7 +54,7 @@ def read_state_dict(path) -> StateFile:
         tensors = read_pickle(path, head, size, mapped=size > WHOLE)
     else:
         raise CheckpointError(describe_foreign(path, head, size))
-    tensors = plain_keys(tensors)
+    tensors = simplify_keys(tensors)
     if ABOUT in tensors:
         metadata = {**_unpack_metadata(tensors.pop(ABOUT), path), **metadata}
     if not tensors:
@@ -73,7 +73,7 @@ _STORED_TABLES = ("pos_embed", "base_model.pos_embed", "model.pos_embed")
 _DEEPEST = 8  # prefixes on one another
 
 
-def plain_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def simplify_keys(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same tensors without a prefix that all keys share and without stored `pos_embed` tables.
 
     A prefix carried by only some keys stays: it tells parts of a larger file apart.
@@ -211,8 +211,8 @@ def _read_head(path) -> tuple[Path, bytes, int]:
             raise
         reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"{few([path], width=200)!r} cannot be opened ({reason}). Expected a readable weight "
-            "file; check its name, its permissions and the disk."
+            f"{shorten([path], width=200)!r} cannot be opened ({reason}). Expected a readable "
+            "weight file; check its name, its permissions and the disk."
         ) from error
     if status.st_size == 0:
         raise CheckpointError(f"{path} is empty (0 bytes). Expected a weight file. {AGAIN}.")
@@ -224,5 +224,5 @@ _SUFFIXES = (".safetensors", ".sft", ".pth", ".pt", ".ckpt", ".bin")
 
 def _describe_folder(path: Path) -> str:
     inside = sorted(p.name for p in path.iterdir() if p.suffix in _SUFFIXES)
-    offer = f"It holds {few(inside)}; give one of these." if inside else "Give the file in it."
+    offer = f"It holds {shorten(inside)}; give one of these." if inside else "Give the file in it."
     return f"{path} is a folder; expected one weight file. {offer}"

@@ -4,18 +4,16 @@ import re
 from collections.abc import Mapping
 from typing import TypeVar
 
-from torch import Tensor
-
 from ..config import JsonConfig, parse_json
-from ..errors import CheckpointError, JodiError, few
+from ..errors import CheckpointError, JodiError, shorten
+from .kinds import State
 
-State = Mapping[str, Tensor]
 Config = TypeVar("Config", bound=JsonConfig)
 
 ONCE_MORE = "Use the file that the training exported, or convert it again from its source"
 
 
-def stored_config(metadata: Mapping[str, str] | None) -> dict | None:
+def read_stored_config(metadata: Mapping[str, str] | None) -> dict | None:
     """The metadata's `config` as plain values with tuples for lists, or None when it has none.
 
     Raises: CheckpointError when it is not a JSON object.
@@ -36,7 +34,7 @@ def stored_config(metadata: Mapping[str, str] | None) -> dict | None:
 
 
 def compare_sizes(one: str, values: Mapping, other: str, others: Mapping):
-    """Pass when two sources tell the same of every size that both tell.
+    """Pass when two sources agree on every size that both give.
 
     one, other: name the sources. Raises: CheckpointError with both values of the first sizes that
     differ.
@@ -44,7 +42,8 @@ def compare_sizes(one: str, values: Mapping, other: str, others: Mapping):
     differ = [name for name in values if name in others and values[name] != others[name]]
     if differ:
         told = "; ".join(
-            f"{n} is {few([values[n]])} by {one}, {few([others[n]])} by {other}" for n in differ[:4]
+            f"{n} is {shorten([values[n]])} by {one}, {shorten([others[n]])} by {other}"
+            for n in differ[:4]
         )
         raise CheckpointError(
             f"sizes contradict each other: {told}. The metadata or the config belongs to another "
@@ -62,23 +61,23 @@ def build_config(cls: type[Config], values: dict) -> Config:
         ) from error
 
 
-# So many parts are built in a moment, whatever a file claims.
+# This many parts are built in a moment, even if the file claims them wrongly.
 _ALWAYS = 64
 
 
 def check_claims(claims: Mapping[str, tuple[int, int]]) -> None:
     """Pass when no number of parts is far above what the file has tensors for.
 
-    A network is built from its config, so what is claimed is bounded before. A few parts more than
-    are there pass: they are missing tensors, which are listed by name.
+    A network is built from its config, so the claims are bounded first. A small surplus passes:
+    its missing tensors are listed by name later.
     claims: name -> (claimed, as many as the tensors may make).
     Raises: CheckpointError.
     """
     for name, (claimed, possible) in claims.items():
         if claimed > max(_ALWAYS, possible):
             raise CheckpointError(
-                f"{name} is said to be {few([claimed])}, but the file holds tensors for {possible} "
-                f"at most. {ONCE_MORE}."
+                f"{name} is said to be {shorten([claimed])}, but the file holds tensors for "
+                f"{possible} at most. {ONCE_MORE}."
             )
 
 
@@ -93,7 +92,7 @@ def count_indices(state: State, pattern: str) -> int:
         return 0
     if max(map(len, digits)) > 9 or max(map(int, digits)) > _ALWAYS + len(state):
         raise CheckpointError(
-            f"a tensor's name counts up to {few([max(digits, key=len)], width=12)}, but the file "
-            f"holds {len(state)} tensors: names are damaged. {ONCE_MORE}."
+            f"a tensor's name counts up to {shorten([max(digits, key=len)], width=12)}, but the "
+            f"file holds {len(state)} tensors: names are damaged. {ONCE_MORE}."
         )
     return 1 + max(map(int, digits))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError
-from ..files import replaced_file
+from ..files import replace_file
 
 Progress = Callable[[int, int], None]
 
@@ -52,7 +52,7 @@ def write_state_dict(
     Raises: CheckpointError when `path` exists and `force` is not set, is no place for a file, its
         folder is missing or the disk is full.
     """
-    path = checked_destination(path, force=force)
+    path = check_destination(path, force=force)
     # Widest elements first: every tensor then starts at a multiple of its element size.
     plan = sorted(
         ((name, _stored_dtype(name, tensor, dtype)) for name, tensor in tensors.items()),
@@ -60,7 +60,7 @@ def write_state_dict(
     )
     header, total = _header(plan, tensors, metadata)
     _check_space(path, len(header) + total)
-    with atomic_file(path, force=force) as file:
+    with replace_weights_file(path, force=force) as file:
         file.write(header)
         written = 0
         for name, stored in plan:
@@ -76,17 +76,17 @@ def write_state_dict(
 
 
 @contextlib.contextmanager
-def atomic_file(path, *, force: bool = False):
+def replace_weights_file(path, *, force: bool = False):
     """A binary file to write to that becomes `path` when the block ends, and vanishes if it fails.
 
     Raises: CheckpointError as `write_state_dict`.
     """
-    path = checked_destination(path, force=force)
+    path = check_destination(path, force=force)
     try:
-        with replaced_file(path) as file:
+        with replace_file(path) as file:
             yield file
             # Another program may have made the file in the meantime.
-            checked_destination(path, force=force)
+            check_destination(path, force=force)
     except OSError as error:
         raise CheckpointError(
             f"{path} could not be written ({error.strerror or error}); nothing was left behind. "
@@ -94,8 +94,8 @@ def atomic_file(path, *, force: bool = False):
         ) from error
 
 
-def checked_destination(path, *, force: bool = False) -> Path:
-    """`path`, if a file may be written there.
+def check_destination(path, *, force: bool = False) -> Path:
+    """The path, if a file may be written there.
 
     Raises: CheckpointError for a folder, a missing folder, or an existing file without `force`.
     """

@@ -32,8 +32,8 @@ class DDiTLoad(io.ComfyNode):
                     "model",
                     MODELS,
                     [],
-                    "The transformer of D-DiT in models/diffusion_models. There is no built-in one "
-                    "yet: the list holds your files only.",
+                    "The transformer of D-DiT in models/diffusion_models. There is no built-in "
+                    "D-DiT yet: the list holds your files only.",
                 ),
                 _file(
                     "text_encoder",
@@ -54,8 +54,8 @@ class DDiTLoad(io.ComfyNode):
                     "vae",
                     VAES,
                     [],
-                    "The VAE of Stable Diffusion 3 in models/vae. That of Flux has the same form "
-                    "and gives wrong pictures.",
+                    "The VAE of Stable Diffusion 3 in models/vae. Flux's VAE has the same form and "
+                    "gives wrong pictures.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",

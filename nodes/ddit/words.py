@@ -1,22 +1,23 @@
 """Words from pictures: D-DiT Caption, Ask and Fill.
 
-Each gives a list, one text for each picture of the batch, so that what follows runs once for each.
+Each gives a list with one text for each picture of the batch, so that the nodes behind it run once
+for each text.
 """
 
 from comfy_api.latest import io
 
-from ...ddit_core.text.answers import count_in, says_yes
+from ...ddit_core.text.answers import read_count, says_yes
 from ...ddit_core.text.draft import (
     CAPTION_QUESTION,
     Draft,
-    caption_draft,
-    fill_draft,
-    question_draft,
+    draft_caption,
+    draft_question,
+    draft_template,
 )
 from ...ddit_core.text.sampler import ORDERS, TextOptions
 from ..host.ddit_run import write_texts
 from ..host.ddit_text import ddit_tokenizer
-from ..wires.pictures import picture_of
+from ..wires.pictures import to_picture
 from .loaders import CATEGORY
 
 NO_NUMBER = -1  # what Ask counts where the answer holds no number
@@ -51,9 +52,9 @@ class DDiTCaption(io.ComfyNode):
     def execute(cls, model, clip, vae, image, question, **settings) -> io.NodeOutput:
         length, words = settings["length"], ddit_tokenizer(clip)
         if question.strip():
-            draft = question_draft(question, length, words, short=False)
+            draft = draft_question(question, length, words, short=False)
         else:
-            draft = caption_draft(length, words)
+            draft = draft_caption(length, words)
         return io.NodeOutput(_write(cls, model, clip, vae, image, draft, settings))
 
 
@@ -74,8 +75,10 @@ class DDiTAsk(io.ComfyNode):
                     "question",
                     default="What is on the table?",
                     multiline=True,
-                    tooltip="One question about the picture, taken literally. An empty one and one "
-                    "that is too long are refused before anything runs.",
+                    tooltip=(
+                        "One question about the picture, taken literally. An empty question or one "
+                        "that is too long is refused before anything runs."
+                    ),
                 ),
                 io.Boolean.Input(
                     "short",
@@ -116,7 +119,7 @@ class DDiTAsk(io.ComfyNode):
     def execute(
         cls, model, clip, vae, image, question, short, answer_tokens, **settings
     ) -> io.NodeOutput:
-        draft = question_draft(
+        draft = draft_question(
             question,
             settings["length"],
             ddit_tokenizer(clip),
@@ -124,7 +127,7 @@ class DDiTAsk(io.ComfyNode):
             answer_tokens=answer_tokens or None,
         )
         answers = _write(cls, model, clip, vae, image, draft, settings)
-        counts = [count_in(answer) for answer in answers]
+        counts = [read_count(answer) for answer in answers]
         return io.NodeOutput(
             answers,
             [says_yes(answer) for answer in answers],
@@ -170,7 +173,7 @@ class DDiTFill(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, image, text, blank_tokens, **settings) -> io.NodeOutput:
         words = ddit_tokenizer(clip)
-        draft = fill_draft(text, settings["length"], words, blank_tokens=blank_tokens)
+        draft = draft_template(text, settings["length"], words, blank_tokens=blank_tokens)
         return io.NodeOutput(_write(cls, model, clip, vae, image, draft, settings))
 
 
@@ -181,8 +184,10 @@ def _wires() -> list:
         io.Vae.Input("vae", tooltip="From Load D-DiT."),
         io.Image.Input(
             "image",
-            tooltip="One picture or a batch. Of a picture that is no square the middle is seen, "
-            "unless whole_picture is on.",
+            tooltip=(
+                "One picture or a batch. A picture that is not square is cropped to its middle, "
+                "unless whole_picture is on."
+            ),
         ),
     ]
 
@@ -195,7 +200,7 @@ def _sampling(steps: int) -> list:
             min=0,
             max=0xFFFFFFFFFFFFFFFF,
             control_after_generate=True,
-            tooltip="The words drawn follow from it. Picture number n of a batch uses seed + n.",
+            tooltip="It decides which words are drawn. Picture number n of a batch uses seed + n.",
         ),
         io.Int.Input(
             "steps",
@@ -228,21 +233,27 @@ def _sampling(steps: int) -> list:
             min=0.01,
             max=1.0,
             step=0.01,
-            tooltip="Draw from the likeliest words only, that together reach this share. 1: all "
-            "(published).",
+            tooltip=(
+                "Draw only from the likeliest words that together reach this share. 1: all "
+                "(published)."
+            ),
         ),
         io.Combo.Input(
             "order",
             options=list(ORDERS),
             default=ORDERS[0],
-            tooltip="Which words are revealed first: random ones (published), or those that the "
-            "model is surest of.",
+            tooltip=(
+                "Which words are revealed first: random words (published), or the words that the "
+                "model is surest of."
+            ),
         ),
         io.Boolean.Input(
             "whole_picture",
             default=False,
-            tooltip="On: see all of a picture that is no square, which the model was not trained "
-            "on. Off: see the square in its middle.",
+            tooltip=(
+                "On: the model sees all of a picture that is not square, which it was not trained "
+                "on. Off: it sees the square in the middle."
+            ),
         ),
     ]
 
@@ -262,7 +273,7 @@ def _write(cls, model, clip, vae, image, draft: Draft, settings: dict) -> list[s
         model,
         clip,
         vae,
-        picture_of(image, "image"),
+        to_picture(image, "image"),
         draft,
         options=options,
         seed=settings["seed"],

@@ -20,14 +20,14 @@ from ...kit.autoencoder.cache import EncodeCache
 from ...kit.autoencoder.checkpoint import AUTOENCODER
 from ...kit.autoencoder.config import AutoencoderConfig
 from ...kit.autoencoder.dcae import DCAE
-from ...kit.autoencoder.tiling import FALLBACK_TILE, Memory, within_memory
+from ...kit.autoencoder.tiling import FALLBACK_TILE, Memory, run_within_memory
 from ...kit.errors import ShapeError
 from ...kit.weights.loading import name_source
 from ...kit.weights.read import pack_metadata
 from ..wires.agreement import EMPTY, check_finite
 from .files import check_file
 from .jodi_latent import fit_colours, offer_for_preview
-from .patcher import cast_weight, managed
+from .patcher import cast_weight, wrap_in_patcher
 
 log = logging.getLogger("jodi")
 
@@ -37,7 +37,7 @@ PREVIEW_SCENES = 4
 def load_vae(path, device=None, disable_dynamic: bool = False) -> "JodiVAE":
     """VAE of a DC-AE file, in either of the two published namings.
 
-    disable_dynamic: the host asks so when it needs its plain patcher.
+    disable_dynamic: set by the host when it needs its plain patcher.
     Raises: CheckpointError for a file that is not a whole DC-AE, naming what it is.
     """
     checked = check_file(path, AUTOENCODER)
@@ -68,7 +68,7 @@ class JodiVAE(comfy.sd.VAE):
         self.output_channels = 3
         self.pad_channel_value = None
         self.process_input = lambda picture: picture * 2.0 - 1.0
-        # In place and returned: hosts up to 0.17 use the one, later ones the other.
+        # In place and returned: hosts up to 0.17 use the tensor itself, later hosts the result.
         self.process_output = lambda x: x.add_(1.0).div_(2.0).clamp_(0.0, 1.0)
         self.working_dtypes = [torch.bfloat16, torch.float32]
         self.disable_offload = self.not_video = self.handles_tiling = False
@@ -87,7 +87,7 @@ class JodiVAE(comfy.sd.VAE):
         self.first_stage_model = _network(state, config, self.vae_dtype)
         if hasattr(management, "archive_model_dtypes"):
             management.archive_model_dtypes(self.first_stage_model)
-        self.patcher = managed(
+        self.patcher = wrap_in_patcher(
             self.first_stage_model,
             self.device,
             management.vae_offload_device(),
@@ -143,7 +143,7 @@ class JodiVAE(comfy.sd.VAE):
         return self._decode(samples[:, :, index], tile).movedim(1, -1)
 
     def get_sd(self) -> dict[str, Tensor]:
-        """What VAESave writes: the weights, and the sizes that they do not tell."""
+        """What VAESave writes: the weights, and the metadata that the weights do not contain."""
         weights = {name: t.contiguous() for name, t in super().get_sd().items()}
         about = {"kind": AUTOENCODER.kind.name, "config": self.config.to_json()}
         return {**weights, **pack_metadata(about)}
@@ -191,7 +191,7 @@ class JodiVAE(comfy.sd.VAE):
         management = comfy.model_management
         needed = memory(x[:1].shape, self.vae_dtype)
         management.load_models_gpu([self.patcher], memory_required=needed)
-        return within_memory(
+        return run_within_memory(
             lambda part, tile: network(part.to(self.device, self.vae_dtype), tile=tile),
             x,
             bytes_per_row=needed,

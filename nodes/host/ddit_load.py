@@ -15,11 +15,11 @@ from ...kit.weights.kinds import KL_VAE
 from ...kit.weights.loading import FP8, Checked, name_source
 from .ddit_model import DDiTDiffusion, DDiTHostConfig, DDiTHostModel
 from .files import check_file, read_kind
-from .patcher import WEIGHT_DTYPES, cast_weight, managed
+from .patcher import WEIGHT_DTYPES, cast_weight, wrap_in_patcher
 
 LATENT_CHANNELS = DDIT_SD3.latent_channels
 
-# Nearly all weights, and the ones that bear eight bits; embeddings, modulation and the heads stay
+# Nearly all weights, and those that work in eight bits; embeddings, modulation and the heads stay
 # in the arithmetic's own precision.
 _LARGE = re.compile(r"transformer_blocks\.\d+\.(attn|ff|ff_context)\..*\.weight")
 
@@ -27,8 +27,8 @@ _LARGE = re.compile(r"transformer_blocks\.\d+\.(attn|ff|ff_context)\..*\.weight"
 def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = False):
     """MODEL of a D-DiT transformer file.
 
-    weight_dtype: a key of `WEIGHT_DTYPES`. disable_dynamic: the host asks so when it needs its
-    plain patcher.
+    weight_dtype: a key of `WEIGHT_DTYPES`. disable_dynamic: set by the host when it needs its plain
+    patcher.
     Raises: CheckpointError for a file that is not a whole D-DiT transformer, naming what it is, and
         for one of other latents than Stable Diffusion 3's.
     """
@@ -40,7 +40,7 @@ def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = Fals
             f"{path} makes latents of {channels} channels, the VAE of Stable Diffusion 3 has "
             f"{LATENT_CHANNELS}; give a D-DiT that was trained on that VAE, as the released one"
         )
-    patcher = managed(
+    patcher = wrap_in_patcher(
         _build(checked, WEIGHT_DTYPES[weight_dtype]),
         comfy.model_management.get_torch_device(),
         comfy.model_management.unet_offload_device(),

@@ -21,8 +21,10 @@ from torch import Tensor
 from ...ddit_core.model.config import DDiTConfig
 from ...ddit_core.model.transformer import DDiTTransformer
 from ...kit.errors import JodiError, ShapeError, TextError
+from ...kit.threads import short_waits
 from ...kit.weights.read import pack_metadata
-from .flow import check_flow, noise_share
+from .flow import check_flow, find_noise_share
+from .unet import NoUNet
 
 SIGMA = "ddit_sigma"
 NAME = "D-DiT"
@@ -47,10 +49,11 @@ class DDiTDiffusion(DDiTTransformer):
                 "a ControlNet is connected, which is made for another model; D-DiT takes none. "
                 "Take it away from the CONDITIONING"
             )
-        if any(options.get("patches_replace", {}).values()):
+        if any(any(options.get(part, {}).values()) for part in ("patches_replace", "patches")):
             raise JodiError(
-                "a node on the MODEL exchanges layers of another network (skip-layer guidance and "
-                "IPAdapter do so), which D-DiT does not have. Take it away from the MODEL"
+                "a node on the MODEL changes or exchanges layers of another network (IPAdapter, "
+                "skip-layer guidance, PAG, HyperTile and ToMe do so), which D-DiT does not have. "
+                "Take it away from the MODEL"
             )
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, options
@@ -62,7 +65,8 @@ class DDiTDiffusion(DDiTTransformer):
 
     def evaluate_batch(self, x: Tensor, timestep: Tensor, context: Tensor, **_) -> Tensor:
         prepared = self.prepare_text(context, rows=len(x), like=x)
-        return self.velocity(x, timestep / 1000, prepared)
+        with short_waits(x.device):
+            return self.velocity(x, timestep / 1000, prepared)
 
 
 class DDiTHostConfig(comfy.supported_models_base.BASE):
@@ -96,6 +100,11 @@ class DDiTHostModel(comfy.model_base.BaseModel):
 
     def __init__(self, model_config: DDiTHostConfig, build: Callable):
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, unet_model=build)
+        # The network is built: from here on these are only read, by nodes that patch a MODEL.
+        channels = self.diffusion_model.in_channels
+        model_config.unet_config = NoUNet(
+            NAME, model_config.unet_config, in_channels=channels, out_channels=channels
+        )
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -128,7 +137,7 @@ class DDiTHostModel(comfy.model_base.BaseModel):
 
     def process_timestep(self, timestep, **conds):
         """The network's time, 0..1000: the share of noise, whatever `timestep` other nodes set."""
-        return noise_share(self.model_sampling, conds[SIGMA][0]) * 1000
+        return find_noise_share(self.model_sampling, conds[SIGMA][0]) * 1000
 
     def _check_latent(self, latent: Tensor) -> None:
         channels = self.diffusion_model.config.latent_channels

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...ddit_core.model.transformer import DDiTTransformer
 from ...ddit_core.picture import fit_picture, scale_latents
-from ...ddit_core.pipeline import VAE_FACTOR, DDiTPipeline, TextProgress
+from ...ddit_core.pipeline import VAE_FACTOR, DDiTPipeline, TextProgress, picture_limits
 from ...ddit_core.text.draft import Draft
 from ...ddit_core.text.sampler import TextOptions
 from ...kit.errors import JodiError
@@ -21,7 +21,7 @@ from .ddit_load import LATENT_CHANNELS
 from .ddit_model import DDiTHostModel, ddit_model
 from .ddit_text import ddit_text, ddit_tokenizer
 
-ROWS = 8  # that are evaluated together; a row is the same in a batch of any size
+ROWS = 8  # rows that are evaluated together; a row is the same in a batch of any size
 SHOWN = 4  # rows on the node while it runs
 
 
@@ -60,7 +60,7 @@ def write_texts(
         like=torch.empty(0, dtype=inner.compute_dtype, device=device),
     )
     parts = latents.split(ROWS)
-    report = progress_on_node(node_id, options.steps, len(parts), len(latents))
+    report = make_node_progress(node_id, options.steps, len(parts), len(latents))
     texts: list[str] = []
     for index, part in enumerate(parts):
         result = pipeline.write_from_latents(
@@ -88,10 +88,9 @@ def check_channels(inner: DDiTHostModel, encoder) -> None:
 def encode_pictures(inner: DDiTHostModel, vae, pictures: Tensor, whole: bool = False) -> Tensor:
     """Scaled latents (B, z, h, w) of pictures (B, 3, H, W), fitted as the network was trained.
 
-    Raises: JodiError for a VAE of other latents.
+    Raises: JodiError for a VAE of other latents; ImageError for a picture too long to see whole.
     """
-    multiple = VAE_FACTOR * inner.diffusion_model.config.patch_size
-    fitted = fit_picture(pictures, multiple=multiple, whole=whole)
+    fitted = fit_picture(pictures, whole=whole, **picture_limits(inner.diffusion_model.config))
     expected = (LATENT_CHANNELS, *(side // VAE_FACTOR for side in fitted.shape[-2:]))
     rows = []
     for picture in fitted.movedim(1, -1).split(1):
@@ -109,10 +108,10 @@ def encode_pictures(inner: DDiTHostModel, vae, pictures: Tensor, whole: bool = F
 Report = Callable[[TextProgress], None]
 
 
-def progress_on_node(
+def make_node_progress(
     node_id: str | None, steps: int, parts: int, rows: int
 ) -> Callable[[int, Sequence[str]], Report]:
-    """For each part of the rows, and the texts before it, a callback: bar, text, Cancel."""
+    """Gives a callback for each part of the rows: it moves the bar, shows text, heeds Cancel."""
     bar = comfy.utils.ProgressBar(steps * parts)
 
     def of_part(index: int, before: Sequence[str]) -> Report:

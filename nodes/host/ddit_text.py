@@ -19,22 +19,27 @@ import torch
 from torch import Tensor
 
 from ...ddit_core.pipeline import PICTURE_LENGTH
-from ...ddit_core.text.draft import Tokenizer, prompt_ids
+from ...ddit_core.text.draft import Tokenizer, tokenize_prompt
 from ...ddit_core.text.mask_vector import embed_masked, load_mask_vector
 from ...ddit_core.text.vocabulary import T5_VOCABULARY
-from ...kit.errors import CheckpointError, JodiError, TextError
-from ...kit.weights.faults import key_faults
+from ...kit.errors import CheckpointError, JodiError
 from ...kit.weights.kinds import T5
 from ...kit.weights.loading import FLOATS, FP8, cast, check_dtypes, name_source
+from .clip import ClipTarget, Tokens, build_clip, check_tensors, weigh_tokens
 from .files import read_kind
 
 WEIGHTS = "t5xxl"
 END = T5_VOCABULARY.end
-# Not read: the table under its second name, and what a file of the whole T5 has beside the encoder.
+# Not read: the table under its second name, and the decoder that a file of the whole T5 holds.
 _EXTRA = re.compile(r"encoder\.embed_tokens\.weight|decoder\..*|lm_head\.weight|logit_scale")
 _ADVICE = (
     "Use t5xxl_fp16.safetensors, t5xxl_fp8_e4m3fn.safetensors, or one file of the release's "
     "text_encoder"
+)
+_WHOLE = f"{_ADVICE} (scaled and quantised files hold extra tensors, shards lack some)."
+_ONE_ENCODER = (
+    "D-DiT reads T5 alone, and the node asks for those of another model (CLIPTextEncodeSDXL, Flux "
+    "or SD3). Use D-DiT Text Encode"
 )
 
 
@@ -52,16 +57,16 @@ def load_text(path, mask_vector=None, disable_dynamic: bool = False):
     if "shared.weight" not in weights and "encoder.embed_tokens.weight" in content.tensors:
         weights["shared.weight"] = content.tensors["encoder.embed_tokens.weight"]
     with name_source(str(path)):
-        sizes = t5_sizes(weights)
+        sizes = read_t5_sizes(weights)
         check_dtypes(weights, (*FLOATS, *FP8))
     vector = None if mask_vector is None else load_mask_vector(mask_vector, sizes["d_model"])
     stored = weights["encoder.block.0.layer.0.SelfAttention.q.weight"].dtype
     dtype = stored if stored in FP8 else torch.bfloat16
-    clip = comfy.sd.CLIP(
-        _Target(functools.partial(DDiTText, sizes, vector), DDiTTokenizer),
-        parameters=sum(tensor.numel() for tensor in weights.values()),
-        model_options={"dtype": dtype},
-        **({"disable_dynamic": True} if disable_dynamic else {}),
+    clip = build_clip(
+        ClipTarget(functools.partial(DDiTText, sizes, vector), DDiTTokenizer),
+        weights,
+        dtype,
+        disable_dynamic=disable_dynamic,
     )
     _fill(clip, weights, str(path))
     clip.patcher.set_model_compute_dtype(arithmetic(clip.patcher.load_device))
@@ -96,16 +101,6 @@ def ddit_tokenizer(clip) -> Tokenizer:
     return clip.tokenizer.words
 
 
-class _Tokens(dict):
-    """Tokens of one prompt, by encoder. Nodes for models with several encoders ask for others."""
-
-    def __missing__(self, name):
-        raise TextError(
-            f"this CLIP has no encoder {name}: D-DiT reads T5 alone, and the node asks for those "
-            "of another model (CLIPTextEncodeSDXL, Flux or SD3). Use D-DiT Text Encode"
-        )
-
-
 class DDiTTokenizer:
     """Prompt -> ids of the full length, in the form that the host's encoders take."""
 
@@ -120,8 +115,8 @@ class DDiTTokenizer:
     def tokenize_with_weights(
         self, text: str, return_word_ids=False, ddit_length: int = PICTURE_LENGTH, **_
     ) -> dict:
-        ids = prompt_ids(text, ddit_length, self.words)
-        return _Tokens({WEIGHTS: [[(i, 1.0, 0) if return_word_ids else (i, 1.0) for i in ids]]})
+        ids = tokenize_prompt(text, ddit_length, self.words)
+        return Tokens(WEIGHTS, weigh_tokens(ids, return_word_ids), _ONE_ENCODER)
 
     def untokenize(self, token_weight_pair):
         return [(pair, self.words.text([pair[0]])) for pair in token_weight_pair]
@@ -170,7 +165,7 @@ class DDiTText(comfy.sd1_clip.SD1ClipModel):
         embedded = encoder.transformer.shared(ids.to(device), out_dtype=dtype)
         if (ids == T5_VOCABULARY.mask).any():
             embedded = embed_masked(embedded, ids, self.require_mask_vector(), T5_VOCABULARY.mask)
-        # The inner network: the wrapper around it computes in float32 whatever the device can do.
+        # The inner network, since the wrapper around it always computes in float32.
         return encoder.transformer(None, None, embeds=embedded, dtype=dtype)[0]
 
     def require_mask_vector(self) -> Tensor:
@@ -194,21 +189,14 @@ class _T5Model(comfy.sd1_clip.SDClipModel):
         )
 
 
-class _Target:
-    """What the host's CLIP is built from."""
-
-    def __init__(self, clip, tokenizer):
-        self.clip, self.tokenizer, self.params = clip, tokenizer, {}
-
-
 def arithmetic(device) -> torch.dtype:
-    """What the encoder computes in on a device."""
+    """The dtype that the encoder computes in on a device."""
     fast = comfy.model_management.should_use_bf16(device)
     return torch.bfloat16 if fast else torch.float32
 
 
-def t5_sizes(weights: dict[str, Tensor]) -> dict:
-    """What the host's T5 needs to be told, from shapes.
+def read_t5_sizes(weights: dict[str, Tensor]) -> dict:
+    """The sizes that the host's T5 needs, read from shapes.
 
     Raises: CheckpointError for T5 of another make (v1.0, UMT5) and for missing tensors.
     """
@@ -250,14 +238,8 @@ def t5_sizes(weights: dict[str, Tensor]) -> dict:
 
 def _fill(clip, weights: dict[str, Tensor], source: str) -> None:
     network = clip.cond_stage_model.t5xxl.transformer
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    faults = key_faults(weights, expected)
-    if faults:
-        raise CheckpointError(
-            f"{source}: its tensors are not those of a T5 v1.1 encoder: {faults.text()}. {_ADVICE} "
-            "(scaled and quantised files hold extra tensors, shards lack some)."
-        )
     with name_source(source):
+        check_tensors(network, weights, "a T5 v1.1 encoder", _WHOLE)
         for name, tensor in weights.items():
             cast(name, tensor.float() if tensor.dtype in FP8 else tensor, torch.float32)
     clip.load_sd(weights)

@@ -1,4 +1,4 @@
-"""Read weight files, and say in the page's words where a wrong one belongs."""
+"""Read weight files, and say which node loads a file that was chosen in the wrong place."""
 
 from typing import TypeVar
 

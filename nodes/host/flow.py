@@ -13,7 +13,7 @@ NEAR = 1e-3
 _SHARES = (0.25, 0.5, 0.75)
 
 
-def noise_share(sampling, sigma: Tensor) -> Tensor:
+def find_noise_share(sampling, sigma: Tensor) -> Tensor:
     """The share of noise in what the network is given at sigma (B,): float32 (B,), in 0..1."""
     noise = torch.ones(len(sigma), 1, device=sigma.device)
     mixed = sampling.noise_scaling(sigma, noise, torch.zeros_like(noise))
@@ -21,7 +21,7 @@ def noise_share(sampling, sigma: Tensor) -> Tensor:
 
 
 def check_flow(sampling, name: str = "Jodi") -> None:
-    """Whether this sampling mixes noise and picture as flow models are trained, t and 1 - t.
+    """Pass when this sampling mixes noise and picture as flow models are trained: t and 1 - t.
 
     name: of the model, for the message.
 
@@ -36,7 +36,7 @@ def check_flow(sampling, name: str = "Jodi") -> None:
         )
 
 
-def flow_shift(sampling) -> float:
+def find_flow_shift(sampling) -> float:
     """The timestep shift of a sampling whose levels are the share of noise itself.
 
     Raises: JodiError for another one, which the published schedule does not fit.
@@ -44,7 +44,7 @@ def flow_shift(sampling) -> float:
     check_flow(sampling)
     levels = torch.tensor(_SHARES)
     plain = all(
-        (noise_share(sampling, level[None]) - level).abs().item() < NEAR for level in levels
+        (find_noise_share(sampling, level[None]) - level).abs().item() < NEAR for level in levels
     )
     middle = float(sampling.percent_to_sigma(0.5))
     shift = middle / (1 - middle) if plain and 0 < middle < 1 else 0.0
@@ -56,7 +56,7 @@ def flow_shift(sampling) -> float:
             "schedule does not fit; use KSampler with it, or take the ModelSampling node away from "
             "the MODEL"
         )
-    stated = getattr(sampling, "shift", shift)  # some mean its logarithm
+    stated = getattr(sampling, "shift", shift)  # some samplings mean its logarithm
     return float(stated) if abs(stated - shift) <= NEAR * shift else shift
 
 
@@ -68,7 +68,7 @@ def _is_flow(sampling) -> bool:
             sigma = torch.tensor([lowest + part * (highest - lowest)])
             mixed = sampling.noise_scaling(sigma, noise.clone(), picture)
             seen = sampling.calculate_input(sigma, mixed)
-            share = noise_share(sampling, sigma)
+            share = find_noise_share(sampling, sigma)
             clean = sampling.calculate_denoised(sigma, noise - picture, mixed)
             fits = (
                 0 <= share.item() <= 1 + NEAR,

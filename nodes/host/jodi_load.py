@@ -16,24 +16,24 @@ from ...kit.weights.loading import FP8, Checked
 from .files import check_file
 from .jodi_model import JodiConfig, JodiDiffusion, JodiHostModel
 from .jodi_wrap import attach
-from .patcher import WEIGHT_DTYPES, cast_weight, managed
+from .patcher import WEIGHT_DTYPES, cast_weight, wrap_in_patcher
 
-# Nearly all weights, and the ones that bear eight bits; embeddings, norms, time and role layers
-# and the heads stay in the arithmetic's own precision.
+# Nearly all weights, and those that work in eight bits; embeddings, norms, time and role layers and
+# the heads stay in the arithmetic's own precision.
 _LARGE = re.compile(r"blocks\.\d+\.(attn|cross_attn|mlp)\.(?!depth_conv).*\.weight")
 
 
 def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = False):
     """MODEL of a Jodi transformer file.
 
-    weight_dtype: a key of `WEIGHT_DTYPES`. disable_dynamic: the host asks so when it needs its
-    plain patcher.
+    weight_dtype: a key of `WEIGHT_DTYPES`. disable_dynamic: set by the host when it needs its plain
+    patcher.
     Raises: CheckpointError for a file that is not a whole Jodi transformer, naming what it is.
     """
     path = Path(path)
     checked = check_file(path, TRANSFORMER)
     model = _build(checked, WEIGHT_DTYPES[weight_dtype], path)
-    patcher = managed(
+    patcher = wrap_in_patcher(
         model,
         comfy.model_management.get_torch_device(),
         comfy.model_management.unet_offload_device(),

@@ -24,16 +24,18 @@ from ...jodi_core.model.facts import ModelFacts, write_facts
 from ...jodi_core.model.text_cache import TextCache
 from ...jodi_core.model.transformer import JodiTransformer
 from ...jodi_core.roles import Role
-from ...kit.errors import JodiError, RoleError, ShapeError, TextError
+from ...kit.errors import RoleError, ShapeError, TextError
+from ...kit.threads import short_waits
 from ...kit.weights.read import pack_metadata
 from ..wires.agreement import check_entries, check_latent, check_made_for
 from ..wires.job import PICTURE_INSTEAD
 from ..wires.places import MADE
-from ..wires.rows import rows_of
+from ..wires.rows import take_rows
 from ..wires.texts import ENCODED
-from .flow import noise_share
+from .flow import find_noise_share
 from .jodi_latent import JodiLatent
-from .jodi_run import Prepared, RowsCond, RunCond, RunEntry, halves_equal, prepared
+from .jodi_run import Prepared, RowsCond, RunCond, RunEntry, halves_equal, prepare_once
+from .unet import NoUNet
 
 TEXT, MASK, ROLES, CLEAN, RUN = "c_crossattn", "jodi_mask", "jodi_roles", "jodi_clean", "jodi_run"
 VAE, SIGMA = "jodi_vae", "jodi_sigma"
@@ -55,7 +57,7 @@ class JodiDiffusion(JodiTransformer):
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options or {}
         )
         if wrappers:
-            x = x.clone()  # some write into it, and it may be the sampler's own
+            x = x.clone()  # some nodes write into it, and it may be the sampler's own
         executor = comfy.patcher_extension.WrapperExecutor.new_class_executor(
             self.evaluate_batch, self, wrappers
         )
@@ -95,23 +97,14 @@ class JodiDiffusion(JodiTransformer):
             return Prepared(made, both)
 
         kind = (both, x.shape, x.dtype, x.device)
-        ready = prepared(run, kind, (roles, context, mask, clean), prepare)
+        ready = prepare_once(run, kind, (roles, context, mask, clean), prepare)
         if ready.both:
             x, timestep = x[:half], timestep[:half]
-        velocity = self.velocities(x, timestep / 1000, ready.context)
+        with short_waits(x.device):
+            velocity = self.velocities(x, timestep / 1000, ready.context)
         if ready.both and len(velocity) == 1:
             velocity = velocity * 2
         return torch.cat(velocity).transpose(1, 2)
-
-
-class _NoUNet(dict):
-    """The settings of the network, for nodes that look for those of a U-Net."""
-
-    def __missing__(self, key):
-        raise JodiError(
-            f"a node on the MODEL asks for {key}, a setting of U-Nets; Jodi is a transformer, so "
-            "the node (FreeU is one) cannot work on it. Take it away from the MODEL"
-        )
 
 
 class JodiConfig(comfy.supported_models_base.BASE):
@@ -136,7 +129,7 @@ class JodiConfig(comfy.supported_models_base.BASE):
         return False
 
     def process_unet_state_dict_for_saving(self, state_dict):
-        """What ModelSave writes: the weights, and what they do not tell of themselves."""
+        """What ModelSave writes: the weights, and the metadata that the weights do not contain."""
         weights = {name: tensor.contiguous() for name, tensor in state_dict.items()}
         return super().process_unet_state_dict_for_saving({**weights, **pack_metadata(self._about)})
 
@@ -151,8 +144,8 @@ class JodiHostModel(comfy.model_base.BaseModel):
         self._first = (lambda: None, None)  # noise of a run, and roles of its first entry
         # The network is built: from here on these are only read, by nodes that patch a MODEL.
         channels = self.diffusion_model.in_channels
-        model_config.unet_config = _NoUNet(
-            model_config.unet_config, in_channels=channels, out_channels=channels
+        model_config.unet_config = NoUNet(
+            "Jodi", model_config.unet_config, in_channels=channels, out_channels=channels
         )
 
     def extra_conds(self, **kwargs) -> dict:
@@ -175,7 +168,9 @@ class JodiHostModel(comfy.model_base.BaseModel):
         if not (roles[:, 0] == Role.CONDITION).all():
             text, mask = self._text(kwargs.get("cross_attn"), kwargs.get("attention_mask"))
             # Repeated here, so that a part of the rows keeps its own texts.
-            text, mask = (t if len(t) == 1 else rows_of(t, range(len(noise))) for t in (text, mask))
+            text, mask = (
+                t if len(t) == 1 else take_rows(t, range(len(noise))) for t in (text, mask)
+            )
             # CONDCrossAttn would repeat tokens to a common length, which masks do not survive.
             conds[TEXT] = RowsCond(text.to(device))
             conds[MASK] = RowsCond(mask.to(device))
@@ -223,7 +218,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
 
     def process_timestep(self, timestep, **conds):
         """The network's time, 0..1000: the share of noise, whatever `timestep` other nodes set."""
-        return noise_share(self.model_sampling, conds[SIGMA][0]) * 1000
+        return find_noise_share(self.model_sampling, conds[SIGMA][0]) * 1000
 
     def process_latent_in(self, latent: Tensor) -> Tensor:
         """Raises: ShapeError for a LATENT whose domains were moved about, before it is sampled."""
@@ -257,7 +252,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
         )
 
     def _check_together(self, noise, latent, roles: Tensor | None, clean: Tensor | None) -> None:
-        """Whether this entry, the first one of the run and the LATENT are of one job.
+        """Pass when this entry, the first entry of the run and the LATENT are of one job.
 
         Without noise the LATENT is in the middle of sampling, and holds noise of its own.
         Raises: ShapeError.
@@ -285,7 +280,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
 
     def _clean(self, clean: Tensor | None, roles: Tensor, noise: Tensor) -> Tensor | None:
         if not (roles == Role.CONDITION).any():
-            return None  # then it holds nothing, and the LATENT may be of another size
+            return None  # nothing is given then, and the LATENT may be of another size
         if clean is None:
             raise RoleError(
                 "a domain has the role condition, but the CONDITIONING brings no latent of it; "
@@ -325,7 +320,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
     def null_text(self) -> tuple[Tensor, Tensor]:
         """The empty prompt as the model stores it: features (1, S, Cc) float32, mask (1, S).
 
-        All of it is read: so the model met it in training.
+        Every token is readable, as in training.
         """
         null = self.diffusion_model.y_embedder.y_embedding.detach().float()
         return null[None], torch.ones(1, len(null), dtype=torch.long, device=null.device)

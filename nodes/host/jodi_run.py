@@ -1,8 +1,8 @@
 """What a sampling run carries besides tensors: contexts prepared once, and how many domains count.
 
-Each CONDITIONING entry carries an object through its run that keeps contexts. They are found again
-by the values of all that went into them: the host and other nodes cut rows and areas out of the
-tensors of an entry (context windows do), exchange them or put them together, and keep the entry.
+Each CONDITIONING entry carries an object through its run that keeps contexts. A context is found
+again by the values of all its inputs, because the host and other nodes cut rows and areas out of an
+entry's tensors (context windows do), exchange them or join them, and keep the entry.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,19 +43,19 @@ class RunEntry:
 
 
 @dataclass(frozen=True)
-class Run:
+class SamplingRun:
     """The entries that a batch is made of, in order."""
 
     entries: tuple[RunEntry, ...]
 
 
-def prepared(
-    run: Run, kind: tuple, inputs: Inputs, make: Callable[[TextCache | None], Prepared]
+def prepare_once(
+    run: SamplingRun, kind: tuple, inputs: Inputs, make: Callable[[TextCache | None], Prepared]
 ) -> Prepared:
-    """What `make` made for equal inputs of one kind before in this run, or makes now.
+    """The context for these inputs: made by `make` earlier in this run for equal inputs, or now.
 
-    kind: whatever else the context depends on. make: called with a cache of prepared texts that
-    outlives the run, or with None where the weights change under way.
+    kind: everything else that the context depends on. make: called with a cache of prepared texts
+    that outlives the run, or with None where the weights change under way.
     """
     owner = run.entries[0]
     patcher = owner.host.current_patcher
@@ -86,8 +86,8 @@ class RunCond(comfy.conds.CONDRegular):
     def can_concat(self, other) -> bool:
         return isinstance(other, RunCond)
 
-    def concat(self, others) -> Run:
-        return Run(tuple(cond.cond for cond in (self, *others)))
+    def concat(self, others) -> SamplingRun:
+        return SamplingRun(tuple(cond.cond for cond in (self, *others)))
 
     def size(self) -> list[int]:
         return [1, self.active]
@@ -124,7 +124,7 @@ def _text_cache(host) -> TextCache | None:
 def all_equal(*pairs: tuple[Tensor | None, Tensor | None]) -> bool:
     """Whether the tensors of each pair agree in shape, type, place and every value.
 
-    Missing ones agree with missing ones. A GPU is waited for once, not for each pair.
+    Two missing tensors agree. A GPU is waited for once, not for each pair.
     """
     flags = []
     for one, other in pairs:

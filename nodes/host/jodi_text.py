@@ -17,18 +17,23 @@ from torch import Tensor
 
 from ...jodi_core.embedded import describe_text_encoder, load_text_encoder, read_text_encoder
 from ...jodi_core.model.config import JODI_1600M
-from ...jodi_core.text import ClosedVocabularyEncoder, negative_window, prompt_window
-from ...kit.errors import CheckpointError, JodiError, TextError
-from ...kit.weights.faults import key_faults
+from ...jodi_core.text import ClosedVocabularyEncoder, take_negative_window, take_prompt_window
+from ...kit.errors import CheckpointError, JodiError
 from ...kit.weights.kinds import GEMMA, WORDS
 from ...kit.weights.loading import FLOATS, FP8, check_dtypes, name_source
 from ...kit.weights.read import pack_metadata
 from ..wires.texts import ENCODED
+from .clip import ClipTarget, Tokens, build_clip, check_tensors, weigh_tokens
 from .files import read_kind
 
 WINDOW = JODI_1600M.caption_length
 TOKENIZER, WEIGHTS = "spiece_model", "gemma2_2b"
 PAD = 0
+_WHOLE = "Use a complete file in fp16, bf16 or fp32 (quantised ones hold extra tensors)."
+_ONE_ENCODER = (
+    "it reads one prompt, and the node asks for those of another model (CLIPTextEncodeSDXL, Flux "
+    "or SD3). Use Jodi Text Encode"
+)
 
 
 def load_embedded_text():
@@ -67,20 +72,21 @@ def _gemma_clip(state: dict[str, Tensor], path: Path, disable_dynamic: bool = Fa
     with name_source(str(path)):
         check_dtypes(weights, (*FLOATS, *FP8))
     sizes = _sizes(weights, path)
-    options = {"dtype": weights["model.norm.weight"].dtype}
-    host_only = {"disable_dynamic": True} if disable_dynamic else {}
 
     def build(**arguments):
         return GemmaText(sizes, **arguments)
 
-    clip = comfy.sd.CLIP(
-        _Target(build, GemmaTokenizer),
+    clip = build_clip(
+        ClipTarget(build, GemmaTokenizer),
+        weights,
+        weights["model.norm.weight"].dtype,
+        disable_dynamic=disable_dynamic,
         tokenizer_data={TOKENIZER: tokenizer},
-        parameters=sum(tensor.numel() for tensor in weights.values()),
-        model_options=options,
-        **host_only,
     )
-    _load(clip, weights, path)
+    network = getattr(clip.cond_stage_model, WEIGHTS).transformer
+    with name_source(str(path)):
+        check_tensors(network, weights, "a plain Gemma 2", _WHOLE)
+    clip.load_sd(weights)
     clip.patcher.cached_patcher_init = (_gemma_patcher, (path,))
     return clip
 
@@ -99,16 +105,6 @@ def encode_text(clip, text: str, instruction: bool = True) -> list:
         )
     tokens = clip.tokenize(text, jodi_instruction=instruction)
     return clip.encode_from_tokens_scheduled(tokens)
-
-
-class _Tokens(dict):
-    """Tokens of one prompt, by encoder. Nodes for models with several encoders ask for others."""
-
-    def __missing__(self, name):
-        raise TextError(
-            f"this CLIP has no encoder {name}: it reads one prompt, and the node asks for those of "
-            "another model (CLIPTextEncodeSDXL, Flux or SD3). Use Jodi Text Encode"
-        )
 
 
 class GemmaTokenizer:
@@ -132,9 +128,9 @@ class GemmaTokenizer:
         """jodi_instruction: None puts it in front of everything but an empty text."""
         if jodi_instruction is None:
             jodi_instruction = bool(text.strip())
-        window = prompt_window if jodi_instruction else negative_window
+        window = take_prompt_window if jodi_instruction else take_negative_window
         ids = window(text, self._ids, pad_id=PAD, length=WINDOW).ids
-        return _Tokens({WEIGHTS: [[(i, 1.0, 0) if return_word_ids else (i, 1.0) for i in ids]]})
+        return Tokens(WEIGHTS, weigh_tokens(ids, return_word_ids), _ONE_ENCODER)
 
     def untokenize(self, token_weight_pair):
         pieces = self.tokenizer.tokenizer
@@ -199,13 +195,13 @@ class WordTokenizer:
         self._about = describe_text_encoder(encoder)
 
     def tokenize_with_weights(self, text: str, return_word_ids=False, **_) -> dict:
-        return _Tokens({"jodi_nano": [[(text, 1.0, 0) if return_word_ids else (text, 1.0)]]})
+        return Tokens("jodi_nano", weigh_tokens([text], return_word_ids), _ONE_ENCODER)
 
     def untokenize(self, token_weight_pair):
         return [(pair, pair[0]) for pair in token_weight_pair]
 
     def state_dict(self) -> dict:
-        """What CLIPSave writes beside the table: the words, without which it means nothing."""
+        """The words, which CLIPSave writes beside the table: the table is useless without them."""
         return pack_metadata(self._about)
 
 
@@ -235,18 +231,11 @@ class WordText(torch.nn.Module):
         return self.load_state_dict(sd)
 
 
-class _Target:
-    """What the host's CLIP is built from."""
-
-    def __init__(self, clip, tokenizer):
-        self.clip, self.tokenizer, self.params = clip, tokenizer, {}
-
-
 def _word_clip(encoder: ClosedVocabularyEncoder):
     def build(device="cpu", dtype=None, model_options=None) -> WordText:
         return WordText(encoder).to(device)
 
-    return comfy.sd.CLIP(_Target(build, functools.partial(WordTokenizer, encoder)))
+    return comfy.sd.CLIP(ClipTarget(build, functools.partial(WordTokenizer, encoder)))
 
 
 def _gemma_patcher(path, disable_dynamic: bool = False):
@@ -254,13 +243,13 @@ def _gemma_patcher(path, disable_dynamic: bool = False):
 
 
 def _plain(name: str) -> str:
-    """A tensor's name behind whatever stands before it: model., text_model., nothing."""
+    """A tensor's name without its prefix: model., text_model., or none."""
     found = re.search(r"(layers\.\d+\..+|embed_tokens\.weight|norm\.weight)$", name)
     return found.group(1) if found else name
 
 
 def _sizes(weights: dict[str, Tensor], path: Path) -> dict[str, int]:
-    """What the host's Gemma needs to be told, from shapes; heads are 256 wide in this family."""
+    """The sizes that the host's Gemma needs, from shapes; heads are 256 wide in this family."""
     try:
         query = weights["model.layers.0.self_attn.q_proj.weight"]
         key = weights["model.layers.0.self_attn.k_proj.weight"]
@@ -292,15 +281,3 @@ def _sizes(weights: dict[str, Tensor], path: Path) -> dict[str, int]:
         "num_attention_heads": heads[0] // head,
         "num_key_value_heads": heads[1] // head,
     }
-
-
-def _load(clip, weights: dict[str, Tensor], path: Path) -> None:
-    network = getattr(clip.cond_stage_model, WEIGHTS).transformer
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    faults = key_faults(weights, expected)
-    if faults:
-        raise CheckpointError(
-            f"{path}: its tensors are not those of a plain Gemma 2: {faults.text()}. Use a "
-            "complete file in fp16, bf16 or fp32 (quantised ones hold extra tensors)."
-        )
-    clip.load_sd(weights)

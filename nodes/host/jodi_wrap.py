@@ -15,8 +15,8 @@ from torch import Tensor
 from ...jodi_core.roles import Role
 from ...kit.errors import JodiError, RoleError
 from ..wires.agreement import check_domains
-from ..wires.marks import empty_ignored
-from ..wires.regions import region_over_domains
+from ..wires.job import mark_ignored
+from ..wires.regions import spread_region
 from .flow import check_flow
 from .jodi_model import CLEAN, ROLES
 
@@ -48,8 +48,7 @@ def _before_sampling(executor, noise, latent_image, *args, **kwargs):
         for values in entries:
             _check_entry(values, name)
         guider.conds[name] = [
-            region_over_domains(values, latent_image.shape, model.facts.vae_factor)
-            for values in entries
+            spread_region(values, latent_image.shape, model.facts.vae_factor) for values in entries
         ]
     roles = [values.get(ROLES) for entries in guider.conds.values() for values in entries]
     for known in [r for r in roles if r is not None] or [None]:  # the MODEL compares entries
@@ -63,19 +62,19 @@ def _clear_traces(executor, guider, sigmas, extra_args, callback, *args, **kwarg
         return executor(guider, sigmas, extra_args, callback, *args, **kwargs)
 
     def report(step, x0, x, total):
-        return callback(step, empty_ignored(x0, roles), x, total)
+        return callback(step, mark_ignored(x0, roles), x, total)
 
     shown = report if callback is not None else None
-    finished = len(sigmas) > 0 and sigmas[-1] == 0  # asked now: some samplers write into them
+    finished = len(sigmas) > 0 and sigmas[-1] == 0  # asked now, since some samplers write into them
     samples = executor(guider, sigmas, extra_args, shown, *args, **kwargs)
     if clean is not None and finished:
         given = (roles.to(samples.device) == Role.CONDITION)[:, None, :, None, None]
         samples = torch.where(given, clean.to(samples), samples)
-    return empty_ignored(samples, roles)
+    return mark_ignored(samples, roles)
 
 
 def _roles_and_clean(conds: dict) -> tuple[Tensor | None, Tensor | None]:
-    """Roles (1 or B, L) and scaled clean latents of a sampling; all entries have the same."""
+    """Roles (1 or B, L) and scaled clean latents of a sampling, equal in all entries."""
     for entries in conds.values():
         for values in entries:
             tensors = values.get("model_conds", {})
@@ -86,7 +85,10 @@ def _roles_and_clean(conds: dict) -> tuple[Tensor | None, Tensor | None]:
 
 
 def _check_entry(values: dict, name: str) -> None:
-    """Raises: RoleError for what only works on the networks of other models."""
+    """Pass when the CONDITIONING holds nothing that only works on other models.
+
+    Raises: RoleError.
+    """
     for key, what in (("control", "a ControlNet"), ("gligen", "GLIGEN")):
         if values.get(key) is not None:
             raise RoleError(
@@ -96,7 +98,7 @@ def _check_entry(values: dict, name: str) -> None:
 
 
 def _check_patches(model_options: dict) -> None:
-    """Raises: JodiError for attention that another node exchanged, which Jodi does not have."""
+    """Pass when no node exchanged attention layers, which Jodi does not have. Raises: JodiError."""
     options = model_options.get("transformer_options", {})
     if any(options.get("patches_replace", {}).values()):
         raise JodiError(

@@ -19,7 +19,9 @@ WEIGHT_DTYPES: dict[str, torch.dtype | None] = {
 }
 
 
-def managed(model: torch.nn.Module, load_device, offload_device, *, disable_dynamic: bool = False):
+def wrap_in_patcher(
+    model: torch.nn.Module, load_device, offload_device, *, disable_dynamic: bool = False
+):
     """The host's patcher around a model, of the kind that this host uses for its own."""
     plain = comfy.model_patcher.ModelPatcher
     # Newer hosts exchange CoreModelPatcher before packs load, so it is looked up at every call.

@@ -1,4 +1,4 @@
-"""What the nodes may ask of ComfyUI. Its internals are touched in this folder only.
+"""The functions that the nodes use of ComfyUI. Only this folder touches its internals.
 
 Wires: LATENT samples and the clean latents in CONDITIONING are (B, z, L, h, w), unscaled; the
 model scales them by its latent format. The core wants the domains second, (B, L, z, h, w).
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from ...jodi_core.model.facts import ModelFacts, VAEFacts
 from ...kit.errors import JodiError
-from ...kit.sampling import SAMPLERS, StepInfo, flow_sigmas
+from ...kit.sampling import SAMPLERS, StepInfo, make_flow_sigmas
 from .dcae import JodiVAE
-from .flow import flow_shift
+from .flow import find_flow_shift
 from .jodi_model import JodiHostModel
 
 # From here on a schedule begins at pure noise: the published one stops 0.001 short of it.
@@ -29,30 +29,31 @@ PURE_NOISE = 0.9989
 ALMOST_ONE = 1 - 1e-6
 
 
-def jodi_facts(model) -> ModelFacts:
-    """Facts of a MODEL wire; the shift is the file's, whatever nodes between changed.
+def read_model_facts(model) -> ModelFacts:
+    """Facts of a MODEL wire; the shift is the file's, even where a node between changed it.
 
     Raises: JodiError, naming the loader, when the MODEL is not Jodi.
     """
     return _jodi_model(model).facts
 
 
-def model_shift(model) -> float:
+def read_model_shift(model) -> float:
     """The flow shift of a MODEL wire, as nodes between set it.
 
-    Raises: JodiError for a sampling that the published schedule does not fit; as `jodi_facts`.
+    Raises: JodiError for a sampling that the published schedule does not fit, and as
+    `read_model_facts`.
     """
     _jodi_model(model)
-    return flow_shift(model.get_model_object("model_sampling"))
+    return find_flow_shift(model.get_model_object("model_sampling"))
 
 
-def null_text(model) -> list:
+def make_null_text(model) -> list:
     """CONDITIONING of the empty prompt, from the model's own null text: what perception needs."""
     text, mask = _jodi_model(model).null_text()
     return [[text.cpu(), {"pooled_output": None, "attention_mask": mask.cpu()}]]
 
 
-def vae_facts(vae) -> VAEFacts:
+def read_vae_facts(vae) -> VAEFacts:
     """Facts of a VAE wire.
 
     Raises: JodiError, naming the loader, when the VAE is not a DC-AE.
@@ -65,7 +66,7 @@ def encode_domain(vae, x: Tensor, *, tile: int | None = None) -> Tensor:
 
     Float32 on the host's intermediate device. tile: pixels per side; None tiles when memory runs
     out. Results of recent calls are kept (by content), so an unchanged picture costs nothing.
-    Raises: ShapeError for sides that are no multiple of the factor; JodiError as `vae_facts`.
+    Raises: ShapeError for sides that are no multiple of the factor; JodiError as `read_vae_facts`.
     """
     return _jodi_vae(vae).encode_domain(x, tile=tile)
 
@@ -75,21 +76,21 @@ def decode_domain(vae, samples: Tensor, index: int, *, tile: int | None = None) 
 
     Float32, about [-1, 1], neither clamped nor post-processed: `labels.postprocess` wants it so.
     Raises: ShapeError for samples of other channels, or an index outside L; JodiError as
-    `vae_facts`.
+    `read_vae_facts`.
     """
     return _jodi_vae(vae).decode_domain(samples, index, tile=tile)
 
 
-def jodi_sigmas(steps: int, shift: float = 3.0, start: float = 1.0) -> Tensor:
-    """SIGMAS of the published schedule: (steps + 1,) float32, descending to 0. See flow_sigmas."""
-    return torch.tensor(flow_sigmas(steps, shift, start=start), dtype=torch.float32)
+def make_jodi_sigmas(steps: int, shift: float = 3.0, start: float = 1.0) -> Tensor:
+    """SIGMAS of the published schedule: (steps + 1,) float32, descending to 0."""
+    return torch.tensor(make_flow_sigmas(steps, shift, start=start), dtype=torch.float32)
 
 
-def jodi_sampler_object(name: str = "dpmpp_2m"):
+def make_jodi_sampler(name: str = "dpmpp_2m"):
     """A SAMPLER that runs the core's sampler `name` (a key of `SAMPLERS`) inside the host.
 
-    With `jodi_sigmas` it gives the published results in SamplerCustom: it starts from the noise
-    itself where the schedule starts at its top, as the published code does.
+    With `make_jodi_sigmas` it gives the published results in SamplerCustom: it starts from the
+    noise itself where the schedule starts at its top, as the published code does.
     """
     if name not in SAMPLERS:
         raise JodiError(f"sampler {name!r} is unknown; use {' or '.join(SAMPLERS)}")
@@ -113,7 +114,7 @@ def run_sampler(
 
     latent: a LATENT; noise as its samples -> samples (B, z, L, h, w), unscaled, float32 on the
     host's intermediate device. Slots of conditions come back as given, ignored ones as zeros.
-    callback: one of `sampling_progress`, for a job in several runs.
+    callback: one of `make_sampling_progress`, for a job in several runs.
     """
     samples = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
     return comfy.sample.sample_custom(
@@ -132,7 +133,7 @@ def run_sampler(
     )
 
 
-def sampling_progress(model, steps: int, runs: int = 1) -> list:
+def make_sampling_progress(model, steps: int, runs: int = 1) -> list:
     """A callback for each of `runs` runs of `steps` steps: one progress bar, with live previews."""
     report = latent_preview.prepare_callback(model, steps * runs)
 
@@ -174,7 +175,9 @@ def _sampler_function(name: str):
     run = SAMPLERS[name]
 
     def sample(model, x, sigmas, extra_args=None, callback=None, disable=None, **_):
-        flow_shift(model.inner_model.inner_model.model_sampling)  # refuses levels of another kind
+        find_flow_shift(
+            model.inner_model.inner_model.model_sampling
+        )  # refuses levels of another kind
         levels = [min(float(s), ALMOST_ONE) for s in sigmas]
         if any(s <= t for s, t in itertools.pairwise(levels)):
             raise JodiError(
@@ -201,6 +204,6 @@ def _sampler_function(name: str):
 _SAMPLER_FUNCTIONS = {name: _sampler_function(name) for name in SAMPLERS}
 
 
-def blocked(message: str) -> ExecutionBlocker:
-    """A result that stops whoever takes it, with a message, and nobody else."""
+def block_output(message: str) -> ExecutionBlocker:
+    """A result that stops the nodes that use it, with a message, and no other node."""
     return ExecutionBlocker(message)

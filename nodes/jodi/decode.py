@@ -6,17 +6,17 @@ from comfy_api.latest import io
 
 from ...jodi_core.domains import DOMAIN_NAMES, DOMAINS, Domain
 from ...jodi_core.roles import Role
-from ..host.sampler import blocked, check_cancel, progress, vae_facts
-from ..wires.job import Job, read_job
-from ..wires.pictures import NoPictures, image_of, mask_of
+from ..host.sampler import block_output, check_cancel, progress, read_vae_facts
+from ..wires.job import LatentJob, read_job
+from ..wires.pictures import NoPictures, to_image, to_mask
 from ..wires.places import check_pasted
 from .decoding import (
     VALUES,
     check_active,
     decode_picture,
-    ignored_message,
+    explain_ignored,
+    explain_left_out,
     knows_original,
-    left_out,
 )
 
 log = logging.getLogger("jodi")
@@ -74,8 +74,10 @@ class JodiDecodeLabel(io.ComfyNode):
                     "domain",
                     options=list(DOMAIN_NAMES),
                     default="depth",
-                    tooltip="Which domain to decode. One that was ignored is an error that says "
-                    "which role to change.",
+                    tooltip=(
+                        "Which domain to decode. An ignored domain is an error that says which "
+                        "role to change."
+                    ),
                 ),
                 *_shared_inputs(),
                 io.String.Input(
@@ -108,7 +110,7 @@ class JodiDecodeLabel(io.ComfyNode):
         kind = check_active(latent, job, index).kind
         original = original_frame and knows_original(job)
         picture = decode_picture(vae, latent, job, index, values, original, tile)
-        return io.NodeOutput(image_of(picture), mask_of(picture, kind))
+        return io.NodeOutput(to_image(picture), to_mask(picture, kind))
 
 
 class JodiDecodeAll(io.ComfyNode):
@@ -119,8 +121,8 @@ class JodiDecodeAll(io.ComfyNode):
             display_name="Jodi Decode All",
             category="Jodi",
             description=(
-                "Decodes every domain that is part of the job. The socket of an ignored one gives "
-                "no pictures: a sheet leaves it out, and nothing is saved or shown of it."
+                "Decodes every domain that is part of the job. The socket of an ignored domain "
+                "gives no pictures: a sheet leaves it out, and nothing of it is saved or shown."
             ),
             inputs=[
                 *_wire_inputs(),
@@ -154,28 +156,28 @@ class JodiDecodeAll(io.ComfyNode):
                 outputs.append(_no_pictures(vae, latent))
                 continue
             if reason is not None:
-                outputs.append(blocked(reason))
+                outputs.append(block_output(reason))
                 continue
             check_cancel()
             picture = decode_picture(vae, latent, job, job.index(name), values, original, tile)
-            outputs.append(image_of(picture))
+            outputs.append(to_image(picture))
             bar.update(1)
         return io.NodeOutput(*outputs)
 
 
-def _reason(latent, job: Job, domain: Domain, given: bool) -> tuple[str | None, bool]:
-    """Why a domain is not decoded, or None; and whether that was somebody's choice."""
+def _reason(latent, job: LatentJob, domain: Domain, given: bool) -> tuple[str | None, bool]:
+    """Why a domain is not decoded, or None; and whether the user chose so."""
     if domain.name not in job.names:
         return f"the model has no domain {domain.name}; it has {', '.join(job.names)}", True
     index = job.names.index(domain.name)
-    reason = left_out(latent, job, index)
+    reason = explain_left_out(latent, job, index)
     if reason is None and job.role(index) == Role.CONDITION and not given:
         return f"{domain.name} was given, not made, and given is off on Jodi Decode All", True
-    return reason, reason == ignored_message(domain)
+    return reason, reason == explain_ignored(domain)
 
 
 def _no_pictures(vae, latent) -> NoPictures:
-    height, width = (side * vae_facts(vae).factor for side in latent["samples"].shape[-2:])
+    height, width = (side * read_vae_facts(vae).factor for side in latent["samples"].shape[-2:])
     return NoPictures.of(height, width)
 
 

@@ -2,20 +2,19 @@
 
 from comfy_api.latest import io
 
-from ...jodi_core.labels.foreign import (
-    DEPTH_SOURCES,
-    NORMAL_CONVENTIONS,
+from ...jodi_core.labels.depth import DEPTH_SOURCES, convert_depth
+from ...jodi_core.labels.normals import NORMAL_CONVENTIONS, convert_normals
+from ...jodi_core.labels.segmentation import (
     SEGMENTATION_DRAWINGS,
-    convert_depth,
-    convert_normal,
-    draw_classes,
+    draw_segmentation,
+    find_class_id,
+    make_class_mask,
     paint_class,
     read_classes,
 )
-from ...jodi_core.labels.maps import class_id, class_mask
 from ...kit.errors import ImageError
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
-from ..wires.pictures import image_of, picture_of
+from ..wires.pictures import to_image, to_picture
 
 
 class JodiDepth(io.ComfyNode):
@@ -80,8 +79,8 @@ class JodiDepth(io.ComfyNode):
     @classmethod
     def execute(cls, image, source, normalize, near, low=0.0, high=1.0):
         bounds = {"low": low, "high": high} if normalize == "range" else {}
-        depth = convert_depth(picture_of(image, "image"), source, normalize, near, **bounds)
-        return io.NodeOutput(image_of(depth[:, None].expand(-1, 3, -1, -1)), depth)
+        depth = convert_depth(to_picture(image, "image"), source, normalize, near, **bounds)
+        return io.NodeOutput(to_image(depth[:, None].expand(-1, 3, -1, -1)), depth)
 
 
 class JodiNormal(io.ComfyNode):
@@ -119,7 +118,7 @@ class JodiNormal(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, source, target):
-        return io.NodeOutput(image_of(convert_normal(picture_of(image, "image"), source, target)))
+        return io.NodeOutput(to_image(convert_normals(to_picture(image, "image"), source, target)))
 
 
 class JodiSegmentation(io.ComfyNode):
@@ -187,14 +186,14 @@ class JodiSegmentation(io.ComfyNode):
             raise ImageError(
                 "nothing to read; connect a segmentation map, a mask to paint, or both"
             )
-        index = None if image is None else read_classes(picture_of(image, "image"), source)
+        index = None if image is None else read_classes(to_picture(image, "image"), source)
         if paint_mask is not None:
-            index = paint_class(index, paint_mask, class_id(class_name))
+            index = paint_class(index, paint_mask, find_class_id(class_name))
         numbers = (index.float() / 255)[:, None].expand(-1, 3, -1, -1)
         return io.NodeOutput(
-            image_of(draw_classes(index, palette)),
-            class_mask(index, class_name),
-            image_of(numbers),
+            to_image(draw_segmentation(index, palette)),
+            make_class_mask(index, class_name),
+            to_image(numbers),
         )
 
 

@@ -10,8 +10,8 @@ from ..host.dcae import load_vae
 from ..host.jodi_load import load_model
 from ..host.jodi_text import load_embedded_text, load_text
 from ..host.patcher import WEIGHT_DTYPES
-from ..host.sampler import blocked, jodi_facts
-from ..wires.agreement import BUILT_IN, check_vae
+from ..host.sampler import block_output, read_model_facts
+from ..wires.agreement import BUILT_IN, check_vae_wire
 
 NO_TEXT = "none"
 MODELS, VAES, TEXTS = "diffusion_models", "vae", "text_encoders"
@@ -49,7 +49,7 @@ class JodiLoad(io.ComfyNode):
                     "text_encoder",
                     TEXTS,
                     [BUILT_IN, NO_TEXT],
-                    "What reads prompts: built-in with the built-in model, Gemma 2 2B in "
+                    "The text encoder: built-in with the built-in model, Gemma 2 2B in "
                     "models/text_encoders with the released one. none: enough to read label maps "
                     "from images.",
                 ),
@@ -65,11 +65,13 @@ class JodiLoad(io.ComfyNode):
     @classmethod
     def execute(cls, model, vae, text_encoder, weight_dtype) -> io.NodeOutput:
         patcher = load_model(_path(MODELS, model, TRANSFORMER), weight_dtype)
-        facts = jodi_facts(patcher)
+        facts = read_model_facts(patcher)
         autoencoder = load_vae(_path(VAES, vae, AUTOENCODER))
-        check_vae(facts, VAEFacts.of(autoencoder.config))
+        check_vae_wire(facts, VAEFacts.of(autoencoder.config))
         if text_encoder == NO_TEXT:
-            clip = blocked("Load Jodi has no text encoder chosen; choose one to encode prompts")
+            clip = block_output(
+                "Load Jodi has no text encoder chosen; choose one to encode prompts"
+            )
         elif text_encoder == BUILT_IN:
             clip = load_embedded_text()
         else:

@@ -7,13 +7,13 @@ from ...jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from ...jodi_core.labels.ensemble import combine
 from ...jodi_core.roles import Role
 from ...kit.errors import ImageError
-from ...kit.pictures.contact_sheet import contact_sheet
+from ...kit.pictures.contact_sheet import draw_contact_sheet
 from ..host.sampler import check_cancel
 from ..wires.job import read_job
-from ..wires.pictures import image_of, picture_of
+from ..wires.pictures import to_image, to_picture
 from ..wires.places import check_pasted
-from ..wires.rows import latent_rows
-from .decoding import VALUES, decode_picture, left_out
+from ..wires.rows import take_latent_rows
+from .decoding import VALUES, decode_picture, explain_left_out
 
 SIDE, MAX_ROWS = 256, 8
 
@@ -37,7 +37,9 @@ class JodiContactSheet(io.ComfyNode):
                     "picture connected below are decoded for the sheet.",
                 ),
                 io.Vae.Input(
-                    "vae", optional=True, tooltip="The VAE for that (Load Jodi). Only with latent."
+                    "vae",
+                    optional=True,
+                    tooltip=("The VAE for decoding (Load Jodi). Only with latent."),
                 ),
                 *(
                     io.Image.Input(
@@ -73,7 +75,7 @@ class JodiContactSheet(io.ComfyNode):
             missing = "VAE" if vae is None else "LATENT"
             raise ImageError(f"connect LATENT and VAE together; the {missing} is missing")
         shown = {
-            name: picture_of(images[name][:rows], name)
+            name: to_picture(images[name][:rows], name)
             for name in DOMAIN_NAMES
             if images.get(name) is not None and len(images[name])  # an ignored domain has none
         }
@@ -92,23 +94,23 @@ class JodiContactSheet(io.ComfyNode):
             ]
             for row in range(count)
         ]
-        return io.NodeOutput(image_of(contact_sheet(cells, side=side)[None]))
+        return io.NodeOutput(to_image(draw_contact_sheet(cells, side=side)[None]))
 
 
 def _with_decoded(latent, vae, shown: dict, titles: dict, rows: int) -> tuple[dict, dict]:
     """The pictures to show, in the order of the job's domains, with those decoded that lack one."""
     job = read_job(latent)
-    first = latent_rows(latent, 0, rows)
+    first = take_latent_rows(latent, 0, rows)
     titles = dict(titles)
     pictures = {}
     for index, name in enumerate(job.names):
         role = job.role(index)
-        titles.setdefault(name, domains.domain_of(name, index).title)
+        titles.setdefault(name, domains.find_model_domain(name, index).title)
         if role == Role.CONDITION:
             titles[name] += " (given)"
         if name in shown:
             pictures[name] = shown[name]
-        elif left_out(first, job, index) is None:
+        elif explain_left_out(first, job, index) is None:
             check_cancel()
             pictures[name] = decode_picture(vae, first, job, index, VALUES[0], False)
     return {**pictures, **{n: p for n, p in shown.items() if n not in pictures}}, titles
@@ -122,8 +124,8 @@ class JodiEnsemble(io.ComfyNode):
             display_name="Jodi Ensemble",
             category="Jodi",
             description=(
-                "Several samples of one label, made with different seeds (batch on Jodi Roles), "
-                "into one that is steadier than each, and where they disagree."
+                "Combines several samples of one label, made with different seeds (batch on Jodi "
+                "Roles), into one steadier map, and shows where they disagree."
             ),
             inputs=[
                 io.Image.Input("images", tooltip="The samples, as a batch of one label."),
@@ -149,8 +151,8 @@ class JodiEnsemble(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, domain):
-        result = combine(domain, picture_of(images, "images"))
-        return io.NodeOutput(image_of(result.picture[None]), result.uncertainty[None])
+        result = combine(domain, to_picture(images, "images"))
+        return io.NodeOutput(to_image(result.picture[None]), result.uncertainty[None])
 
 
 NODES = [JodiContactSheet, JodiEnsemble]

@@ -1,20 +1,29 @@
 """Jodi Roles: which domains are given, which are made, and everything a sampler needs for it."""
 
+from collections.abc import Iterator
+
 from comfy_api.latest import io
 
 from ...jodi_core.auto_roles import AUTO, ROLE_CHOICES
 from ...jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from ...jodi_core.job.size import DEFAULT_SIZE, SIZE_CHOICES
 from ...kit.errors import RoleError
-from ..wires.request import NEGATIVE_MASKS, Request
-from .job import build_job
+from ..host.sampler import (
+    check_cancel,
+    encode_domain,
+    make_null_text,
+    progress,
+    read_model_facts,
+    read_vae_facts,
+)
+from ..wires.request import NEGATIVE_MASKS, Request, encode_request
 
 Extra = io.Custom("JODI_EXTRA")
 
 MAX_SIDE, MAX_BATCH = 16384, 4096
 
 
-def role_input(domain_id: str, what: str, id: str = "role") -> io.Combo.Input:
+def make_role_input(domain_id: str, what: str, id: str = "role") -> io.Combo.Input:
     """The role choice of one domain."""
     return io.Combo.Input(
         id,
@@ -61,8 +70,10 @@ class JodiRoles(io.ComfyNode):
                 io.Conditioning.Input(
                     "negative",
                     optional=True,
-                    tooltip="What to stay away from (Jodi Text Encode, as a negative). Not "
-                    "connected means an empty one.",
+                    tooltip=(
+                        "What to stay away from (Jodi Text Encode, as a negative). Not connected "
+                        "means an empty prompt."
+                    ),
                 ),
                 *(_picture_input(domain) for domain in DOMAINS),
                 Extra.Input(
@@ -77,16 +88,18 @@ class JodiRoles(io.ComfyNode):
                     "generated domains that have a picture connected; a connected image counts "
                     "as generated then, unless its role says otherwise.",
                 ),
-                *(role_input(d.name, d.title, f"{d.name}_role") for d in DOMAINS),
+                *(make_role_input(d.name, d.title, f"{d.name}_role") for d in DOMAINS),
                 *_size_inputs(),
                 io.String.Input(
                     "hold",
                     default="",
                     optional=True,
-                    tooltip="Names of domains, separated by commas (for example: depth, normal), "
-                    "that are generated together with the others and yet keep their connected "
-                    "picture everywhere. Of use where the model was not trained to take them as "
-                    "conditions in this mix.",
+                    tooltip=(
+                        "Names of domains, separated by commas (for example: depth, normal), that "
+                        "are generated together with the others and yet keep their connected "
+                        "picture everywhere. Useful where the model was not trained to take them "
+                        "as conditions in this mix."
+                    ),
                 ),
                 io.Combo.Input(
                     "negative_mask",
@@ -120,7 +133,7 @@ class JodiRoles(io.ComfyNode):
     def execute(cls, model, vae, positive=None, negative=None, extra=None, **values):
         domains = [(n, values.pop(f"{n}_role", AUTO), values.pop(n, None)) for n in DOMAIN_NAMES]
         request = Request((*domains, *(extra or ())), positive, negative, **values)
-        return io.NodeOutput(*build_job(model, vae, request))
+        return io.NodeOutput(*encode_job(model, vae, request))
 
 
 def _picture_input(domain) -> io.Image.Input:
@@ -188,9 +201,11 @@ class JodiExtraDomain(io.ComfyNode):
                 io.String.Input(
                     "name", default="", tooltip="The domain's name, as the model file gives it."
                 ),
-                role_input("extra", "this domain"),
+                make_role_input("extra", "this domain"),
                 io.Image.Input(
-                    "image", optional=True, tooltip="Its picture; one for all rows, or one each."
+                    "image",
+                    optional=True,
+                    tooltip=("Its picture: one for all rows, or one for each row."),
                 ),
                 Extra.Input("extra", optional=True, tooltip="Another Jodi Extra Domain before it."),
             ],
@@ -205,3 +220,27 @@ class JodiExtraDomain(io.ComfyNode):
 
 
 NODES = [JodiRoles, JodiExtraDomain]
+
+
+def encode_job(model, vae, request: Request) -> tuple[list, list, dict, str]:
+    """positive and negative CONDITIONING, LATENT and a summary for people.
+
+    Raises: RoleError, ShapeError, ImageError or JodiError saying what to connect or set.
+    """
+    return encode_request(
+        request,
+        read_model_facts(model),
+        read_vae_facts(vae),
+        encode=lambda pictures: encode_domain(vae, pictures),
+        null_text=lambda: make_null_text(model),
+        watched=_watched,
+    )
+
+
+def _watched(work: list) -> Iterator:
+    """The items of a list of work, with the node's progress bar; heeds Cancel before each item."""
+    bar = progress(max(1, len(work)))
+    for part in work:
+        check_cancel()
+        yield part
+        bar.update(1)

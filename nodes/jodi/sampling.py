@@ -12,17 +12,23 @@ from ...kit.errors import RoleError
 from ...kit.sampling import SAMPLERS, draw_noise
 from ..host.sampler import (
     check_cancel,
-    jodi_facts,
-    jodi_sampler_object,
-    jodi_sigmas,
-    model_shift,
+    make_jodi_sampler,
+    make_jodi_sigmas,
+    make_sampling_progress,
+    read_model_facts,
+    read_model_shift,
     run_sampler,
-    sampling_progress,
 )
 from ..wires.agreement import check_together
-from ..wires.job import Job, read_job
+from ..wires.job import LatentJob, read_job
 from ..wires.places import check_pasted
-from ..wires.rows import conditioning_rows, latent_rows, roles_of, row_numbers, row_seeds
+from ..wires.rows import (
+    find_row_numbers,
+    make_row_seeds,
+    read_roles,
+    take_conditioning_rows,
+    take_latent_rows,
+)
 
 log = logging.getLogger("jodi")
 
@@ -84,7 +90,9 @@ class JodiSampler(io.ComfyNode):
                     options=SAMPLER_NAMES,
                     default=SAMPLER_NAMES[0],
                     optional=True,
-                    tooltip="dpmpp_2m is the published one; euler is simpler and needs more steps.",
+                    tooltip=(
+                        "dpmpp_2m is the published sampler; euler is simpler and needs more steps."
+                    ),
                 ),
                 io.Float.Input(
                     "denoise",
@@ -134,35 +142,35 @@ class JodiSampler(io.ComfyNode):
         chunk=0,
         fixed_noise=False,
     ):
-        facts = jodi_facts(model)
-        job, roles = read_job(latent_image), roles_of(positive)
+        facts = read_model_facts(model)
+        job, roles = read_job(latent_image), read_roles(positive)
         check_pasted(latent_image["samples"], cls.hidden)
         uses_text = bool((roles[:, 0] != Role.CONDITION).any())
         steps = steps or (STEPS if uses_text else facts.perception_steps)
         # the network reads no text when the image is given: both halves would be equal
         guidance = (cfg or facts.guidance) if uses_text else 1.0
         samples = latent_image["samples"]
-        seeds = row_seeds(latent_image, seed, fixed_noise)
-        numbers = row_numbers(latent_image, positive, negative)
+        seeds = make_row_seeds(latent_image, seed, fixed_noise)
+        numbers = find_row_numbers(latent_image, positive, negative)
         check_together(latent_image, job, numbers, positive=positive, negative=negative)
         if denoise < 1:
             _check_start(job, roles, latent_image["samples"], denoise)
-        sigmas = jodi_sigmas(steps, model_shift(model), denoise)
-        sampler = jodi_sampler_object(sampler_name)
+        sigmas = make_jodi_sigmas(steps, read_model_shift(model), denoise)
+        sampler = make_jodi_sampler(sampler_name)
         results = []
         size = chunk or len(samples)
         starts = range(0, len(samples), size)
-        callbacks = sampling_progress(model, steps, len(starts))
+        callbacks = make_sampling_progress(model, steps, len(starts))
         for start, callback in zip(starts, callbacks, strict=True):
             check_cancel()
             stop = min(start + size, len(samples))
-            part = latent_rows(latent_image, start, stop)
+            part = take_latent_rows(latent_image, start, stop)
             batch, channels, domains, h, w = part["samples"].shape
             noise = draw_noise((batch, domains, channels, h, w), seeds[start:stop])
             result = run_sampler(
                 model,
-                conditioning_rows(positive, numbers[start:stop]),
-                conditioning_rows(negative, numbers[start:stop]),
+                take_conditioning_rows(positive, numbers[start:stop]),
+                take_conditioning_rows(negative, numbers[start:stop]),
                 part,
                 noise=noise.transpose(1, 2).contiguous(),
                 sampler=sampler,
@@ -175,8 +183,8 @@ class JodiSampler(io.ComfyNode):
         return io.NodeOutput({**latent_image, "samples": torch.cat(results)})
 
 
-def _check_start(job: Job, roles: Tensor, samples: Tensor, denoise: float) -> None:
-    """Raises: RoleError when sampling would start part of the way from nothing."""
+def _check_start(job: LatentJob, roles: Tensor, samples: Tensor, denoise: float) -> None:
+    """Pass unless denoise is below 1 and there is no picture to start from. Raises: RoleError."""
     made = [n for n, role in enumerate(roles.T) if (role == Role.GENERATE).any()]
     empty = [job.names[n] for n in made if not samples[:, :, n].any()]
     if not empty:
@@ -205,7 +213,9 @@ class JodiSamplerSelect(io.ComfyNode):
                     "sampler_name",
                     options=SAMPLER_NAMES,
                     default=SAMPLER_NAMES[0],
-                    tooltip="dpmpp_2m is the published one; euler is simpler and needs more steps.",
+                    tooltip=(
+                        "dpmpp_2m is the published sampler; euler is simpler and needs more steps."
+                    ),
                 )
             ],
             outputs=[io.Sampler.Output("sampler", "sampler", tooltip="To SamplerCustom.")],
@@ -213,7 +223,7 @@ class JodiSamplerSelect(io.ComfyNode):
 
     @classmethod
     def execute(cls, sampler_name):
-        return io.NodeOutput(jodi_sampler_object(sampler_name))
+        return io.NodeOutput(make_jodi_sampler(sampler_name))
 
 
 class JodiScheduler(io.ComfyNode):
@@ -245,7 +255,7 @@ class JodiScheduler(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, steps, denoise):
-        return io.NodeOutput(jodi_sigmas(steps, model_shift(model), denoise))
+        return io.NodeOutput(make_jodi_sigmas(steps, read_model_shift(model), denoise))
 
 
 NODES = [JodiSampler, JodiSamplerSelect, JodiScheduler]

@@ -1,9 +1,9 @@
-"""Whether the wires of a job belong together, told by what they hold.
+"""Whether the wires of a job belong together, judged by their contents.
 
-Wires of two jobs of one size fit each other in shape. Sampling them would make a picture of
-neither, and decoding would name it by the wrong roles. Jodi Sampler asks before it starts
+Wires of two jobs of equal size fit each other in shape, but sampling them together would make a
+picture of neither job, and decoding would use the wrong roles. Jodi Sampler checks before it starts
 (`check_together`), the MODEL in every sampling (`check_latent`, `check_domains`, `check_entries`,
-`check_vae`), the decoders before they decode (`check_sampled`).
+`check_vae_wire`), the decoders before they decode (`check_sampled`).
 Shapes: B rows, L domains, z latent channels, h w latent grid.
 """
 
@@ -12,21 +12,20 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ...jodi_core.domains import names_of
+from ...jodi_core.domains import name_domains
 from ...jodi_core.model import facts
 from ...jodi_core.model.facts import ModelFacts, VAEFacts, name_vae
 from ...jodi_core.roles import Role
 from ...kit.errors import RoleError, ShapeError
-from .job import Job
-from .marks import left_out
-from .rows import alike, roles_of, rows_of
+from .job import LatentJob, find_left_out
+from .rows import are_alike, read_roles, take_rows
 
 EMPTY = 1e-4  # some samplers leave rounding errors where the model says zero
 TOGETHER = "take positive, negative and the LATENT from the same Jodi Roles"
 
 
 def check_finite(values: Tensor, what: str) -> None:
-    """Raises: ShapeError when there is anything that is no number. what: begins the message."""
+    """Pass when all values are finite. what: begins the message. Raises: ShapeError."""
     if not values.isfinite().all():
         raise ShapeError(
             f"{what} values that are not finite (NaN or infinity), so there is no picture in it; "
@@ -34,26 +33,26 @@ def check_finite(values: Tensor, what: str) -> None:
         )
 
 
-def filled_rows(samples: Tensor, index: int) -> Tensor:
-    """Which rows of (B, z, L, h, w) hold anything in one domain: (B,) bool."""
+def find_filled_rows(samples: Tensor, index: int) -> Tensor:
+    """Which rows of (B, z, L, h, w) hold content in one domain: (B,) bool."""
     return samples[:, :, index].abs().flatten(1).amax(1) > EMPTY
 
 
 def check_latent(
     samples: Tensor, roles: Tensor, clean: Tensor | None, names: Sequence[str] | None = None
 ) -> None:
-    """Whether a LATENT is of the job that a CONDITIONING describes.
+    """Pass when a LATENT is of the job that a CONDITIONING describes.
 
     Shapes: samples (B, z, L, h, w); roles (1 or B, L); clean as samples, or with one row. A LATENT
-    without any content passes: it is what empty latents of other nodes are.
+    without any content passes, since other nodes make such empty latents.
     Raises: ShapeError, naming the domain.
     """
     if not samples.any():
         return
-    names = names or names_of(samples.shape[2])
+    names = names or name_domains(samples.shape[2])
     roles = roles.to(samples.device)
     for index, name in enumerate(names):
-        filled = filled_rows(samples, index)
+        filled = find_filled_rows(samples, index)
         if (filled & (roles[:, index] == Role.IGNORE)).any():
             raise ShapeError(
                 f"the LATENT holds something in {name}, which the CONDITIONING leaves out; "
@@ -62,20 +61,20 @@ def check_latent(
         given = (roles[:, index] == Role.CONDITION)[:, None, None, None]
         if clean is None or clean.shape[1:] != samples.shape[1:] or not given.any():
             continue
-        if not alike(samples[:, :, index], clean[:, :, index], given):
+        if not are_alike(samples[:, :, index], clean[:, :, index], given):
             raise ShapeError(
                 f"the LATENT and the CONDITIONING hold different pictures of {name}; {TOGETHER}"
             )
 
 
 def check_domains(samples: Tensor, roles: Tensor | None, names: Sequence[str]) -> None:
-    """Whether a LATENT leaves out the domains that a CONDITIONING ignores, before any content.
+    """Pass when a LATENT, still empty, leaves out the domains that a CONDITIONING ignores.
 
     Shapes: samples (B, z, L, h, w); roles (1 or B, L), None for text that came by itself. A LATENT
-    that does not say what it leaves out passes (`marks.left_out`).
+    that does not say what it leaves out passes (`job.find_left_out`).
     Raises: RoleError for text by itself; ShapeError, naming the domain, for other roles.
     """
-    missing = left_out(samples)
+    missing = find_left_out(samples)
     if not missing.any():
         return
     if roles is None:
@@ -84,7 +83,7 @@ def check_domains(samples: Tensor, roles: Tensor | None, names: Sequence[str]) -
             "the text to Jodi Roles, and its positive and negative to the sampler"
         )
     if len(roles) not in (1, len(missing)):
-        return  # rows of others: the model says so
+        return  # another number of rows: the model refuses it
     differs = (missing != (roles.to(missing.device) == Role.IGNORE)) & missing.any(1, keepdim=True)
     if differs.any():
         index = int(differs.any(0).nonzero()[0])
@@ -93,7 +92,7 @@ def check_domains(samples: Tensor, roles: Tensor | None, names: Sequence[str]) -
 
 
 def check_entries(first: Tensor | None, roles: Tensor | None) -> None:
-    """Whether two entries of one sampling have the same roles, (1 or B, L) or None.
+    """Pass when two entries of one sampling have the same roles, (1 or B, L) or None.
 
     Raises: ShapeError.
     """
@@ -105,13 +104,13 @@ def check_entries(first: Tensor | None, roles: Tensor | None) -> None:
         check_roles(first[0].tolist(), roles, "negative, or a part of it,", "positive")
 
 
-def check_sampled(samples: Tensor, job: Job) -> None:
-    """Whether a LATENT (B, z, L, h, w) holds nothing in the domains that its job ignores.
+def check_sampled(samples: Tensor, job: LatentJob) -> None:
+    """Pass when a LATENT (B, z, L, h, w) holds nothing in the domains that its job ignores.
 
     Raises: ShapeError, naming the domain.
     """
     for index, name in enumerate(job.names):
-        if job.role(index) == Role.IGNORE and filled_rows(samples, index).any():
+        if job.role(index) == Role.IGNORE and find_filled_rows(samples, index).any():
             raise ShapeError(
                 f"{name} has the role ignore, but the LATENT holds something there: it was "
                 "sampled with the CONDITIONING of another Jodi Roles, or a node flipped, turned or "
@@ -120,7 +119,7 @@ def check_sampled(samples: Tensor, job: Job) -> None:
 
 
 def check_roles(roles: Sequence[int], other: Tensor | None, wire: str, whose: str) -> None:
-    """Whether `other` (1 or B, L) are these roles in every row.
+    """Pass when `other` (1 or B, L) are these roles in every row.
 
     Raises: ShapeError naming the wires: `wire` has the other roles, `whose` has these.
     """
@@ -138,7 +137,11 @@ BUILT_IN = "built-in jodi-nano"  # the choice in the loaders
 
 
 def check_made_for(model: ModelFacts, made_by: VAEFacts | None) -> None:
-    """Raises: ShapeError when wires with latents of VAE `made_by` are of another model's job."""
+    """Pass when the wires hold latents of the model's VAE.
+
+    made_by: the VAE that made them.
+    Raises: ShapeError.
+    """
     wanted = model.vae
     if made_by is not None and not made_by.equals(wanted):
         raise ShapeError(
@@ -148,8 +151,11 @@ def check_made_for(model: ModelFacts, made_by: VAEFacts | None) -> None:
         )
 
 
-def check_vae(model: ModelFacts, vae: VAEFacts) -> None:
-    """Raises: ShapeError, naming the VAE that belongs to the model, when it is another one."""
+def check_vae_wire(model: ModelFacts, vae: VAEFacts) -> None:
+    """Pass when the VAE is the model's.
+
+    Raises: ShapeError that names the VAE which belongs to the model.
+    """
     name = name_vae(model.vae)
     where = _WHERE.get(name, "in models/vae (Load Jodi or Load Jodi VAE)")
     facts.check_vae(model, vae, f"Connect the VAE that belongs to it: {name} {where}")
@@ -158,7 +164,7 @@ def check_vae(model: ModelFacts, vae: VAEFacts) -> None:
 _WHERE = {"the built-in one": f"of Load Jodi ({BUILT_IN})"}
 
 
-def with_prompt_mask(positive: list, negative: list) -> list:
+def apply_prompt_mask(positive: list, negative: list) -> list:
     """The negative CONDITIONING, read only as far as the prompt is long, as published.
 
     The released code masks both halves of the guidance with the prompt's mask. Entries of another
@@ -176,8 +182,10 @@ def with_prompt_mask(positive: list, negative: list) -> list:
     ]
 
 
-def check_together(latent: Mapping, job: Job, numbers: Sequence[int], **conditionings) -> None:
-    """Whether a LATENT and CONDITIONINGs, by the names of their sockets, are of one job.
+def check_together(
+    latent: Mapping, job: LatentJob, numbers: Sequence[int], **conditionings
+) -> None:
+    """Pass when a LATENT and CONDITIONINGs, by the names of their sockets, are of one job.
 
     numbers: for each row of the LATENT its row in them.
     Raises: ShapeError that names the wires which disagree.
@@ -185,12 +193,12 @@ def check_together(latent: Mapping, job: Job, numbers: Sequence[int], **conditio
     for wire, conditioning in conditionings.items():
         for _, values in conditioning:
             roles, clean = values.get("jodi_roles"), values.get("jodi_clean")
-            first = roles_of(conditionings["positive"])
+            first = read_roles(conditionings["positive"])
             if roles is None or (len(first) == len(roles) == 1 and not torch.equal(first, roles)):
                 check_roles(first[0].tolist(), roles, wire, "positive")
             if job.roles is not None:
                 check_roles(job.roles, roles, wire, "the LATENT")
             assert roles is not None  # or check_roles had raised
-            clean = None if clean is None else rows_of(clean, numbers)
-            check_domains(latent["samples"], rows_of(roles, numbers), job.names)
-            check_latent(latent["samples"], rows_of(roles, numbers), clean, job.names)
+            clean = None if clean is None else take_rows(clean, numbers)
+            check_domains(latent["samples"], take_rows(roles, numbers), job.names)
+            check_latent(latent["samples"], take_rows(roles, numbers), clean, job.names)

@@ -1,9 +1,19 @@
-"""The entry that travels with a Jodi LATENT."""
+"""What a LATENT says of its job: the entry that travels beside it, and marks in its samples.
+
+Ignored domains hold zeros. Jodi Roles and every sampling make them negative zeros, which count as
+zero in all arithmetic and survive what other nodes do to a LATENT: picking, repeating and joining
+rows, moving to another device, saving and loading. So even an empty LATENT says which domains it
+was made for; the entry beside the samples does not reach the MODEL.
+Shapes: B rows, z latent channels, L domains, h w latent grid.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...jodi_core.domains import DOMAIN_NAMES, domain_index, names_of
+import torch
+from torch import Tensor
+
+from ...jodi_core.domains import DOMAIN_NAMES, find_domain_index, name_domains
 from ...jodi_core.model.facts import VAEFacts
 from ...jodi_core.roles import Role
 from ...kit.errors import ShapeError
@@ -18,7 +28,7 @@ PICTURE_INSTEAD = (
 
 
 @dataclass(frozen=True)
-class Job:
+class LatentJob:
     """What a LATENT says of the job it belongs to.
 
     names: its domains. roles: one tuple for all rows, or None when that is not known (a node
@@ -33,13 +43,13 @@ class Job:
 
     def index(self, name: str) -> int:
         """Place of a domain. Raises: JodiError, listing the names, when there is none."""
-        return domain_index(name, self.names)
+        return find_domain_index(name, self.names)
 
     def role(self, index: int) -> Role | None:
         return None if self.roles is None else Role(self.roles[index])
 
 
-def job_entry(
+def make_job_entry(
     names: Sequence[str],
     roles: Sequence[int],
     frame: Frame | None,
@@ -57,7 +67,7 @@ def job_entry(
     }
 
 
-def read_job(latent: Mapping) -> Job:
+def read_job(latent: Mapping) -> LatentJob:
     """The job of a LATENT, as far as it is known.
 
     Raises: ShapeError when the samples are not those of a joint model, are over other domains
@@ -73,21 +83,21 @@ def read_job(latent: Mapping) -> Job:
     MADE.check(samples)
     rows, count = samples.shape[0], samples.shape[2]
     entry = latent.get("jodi") or {}
-    names = tuple(entry.get("names") or (names_of(count) if count > 8 else DOMAIN_NAMES))
+    names = tuple(entry.get("names") or (name_domains(count) if count > 8 else DOMAIN_NAMES))
     if len(names) != count:
         raise ShapeError(
             f"expected a LATENT with {len(names)} domains ({', '.join(names)}), got {count}; "
             "connect the LATENT of Jodi Roles or Jodi Sampler"
         )
     if _of_several_jobs(len(entry.get("roles", [])), latent.get("batch_index"), rows):
-        return Job(names, None, (None,) * rows, entry.get("vae"))
+        return LatentJob(names, None, (None,) * rows, entry.get("vae"))
     roles = {tuple(row) for row in entry.get("roles", [])}
     frames = _frames(list(entry.get("frames", [])), latent.get("batch_index"), rows)
-    return Job(names, roles.pop() if len(roles) == 1 else None, frames, entry.get("vae"))
+    return LatentJob(names, roles.pop() if len(roles) == 1 else None, frames, entry.get("vae"))
 
 
 def _of_several_jobs(known: int, batch_index: Sequence[int] | None, rows: int) -> bool:
-    """Whether rows of other jobs were put behind those of this one, whose entry was kept.
+    """Whether rows of other jobs were joined to the rows of this job, whose entry was kept.
 
     Joined batches count their rows anew, so numbers repeat. The same number for all of the job's
     own rows only asks for the same noise.
@@ -105,3 +115,16 @@ def _frames(known: list, batch_index: Sequence[int] | None, rows: int) -> tuple[
     if len(known) != rows and batch_index is not None and len(batch_index) == rows:
         known = [known[i] if i < len(known) else None for i in batch_index]
     return tuple(known) if len(known) == rows else (None,) * rows
+
+
+def mark_ignored(samples: Tensor, roles: Tensor) -> Tensor:
+    """Samples (B, z, L, h, w) with negative zeros in the domains that roles (1 or B, L) ignore."""
+    ignored = (roles.to(samples.device) == Role.IGNORE)[:, None, :, None, None]
+    return samples.masked_fill(ignored, -0.0)
+
+
+def find_left_out(samples: Tensor) -> Tensor:
+    """Which domains (B, z, L, h, w) leaves out: (B, L) bool, all False where it does not say."""
+    negative = (samples == 0) & torch.signbit(samples)
+    marked = negative.movedim(2, 1).flatten(2).all(2)
+    return marked & ~marked.all(1, keepdim=True)

@@ -3,15 +3,15 @@
 import torch
 from torch import Tensor
 
-from ...jodi_core.labels.foreign import read_classes
+from ...jodi_core.labels.segmentation import read_classes
 from ...kit.errors import ImageError
 
 
 class NoPictures(Tensor):
     """An IMAGE (0, H, W, 3): what the socket of an ignored domain gives.
 
-    Nodes that save or show pictures ask the first one for its size and then take them one by one,
-    so this one answers with a blank for the size, and has none to take.
+    Nodes that save or show pictures ask the first picture for its size and then loop over all. So
+    `[0]` gives a blank picture, and the loop is empty.
     """
 
     @classmethod
@@ -24,7 +24,7 @@ class NoPictures(Tensor):
         return super().__getitem__(index)
 
 
-def picture_of(image: Tensor, name: str) -> Tensor:
+def to_picture(image: Tensor, name: str) -> Tensor:
     """IMAGE (B, H, W, C) -> (B, 3, H, W) float32; grey is repeated, opacity left out.
 
     Raises: ImageError, naming the socket, for anything else.
@@ -38,13 +38,13 @@ def picture_of(image: Tensor, name: str) -> Tensor:
     return picture.expand(-1, 3, -1, -1)
 
 
-def image_of(picture: Tensor) -> Tensor:
+def to_image(picture: Tensor) -> Tensor:
     """(B, 3, H, W) -> IMAGE (B, H, W, 3), contiguous float32."""
     return picture.movedim(1, -1).to(torch.float32).contiguous()
 
 
-def mask_of(picture: Tensor, kind: str = "gray") -> Tensor:
-    """(B, 3, H, W) of a domain of that kind -> MASK (B, H, W): brightness, or any class at all."""
+def to_mask(picture: Tensor, kind: str = "gray") -> Tensor:
+    """(B, 3, H, W) of a domain of that kind -> MASK (B, H, W): brightness, or 1 in every class."""
     if kind == "palette":
         return (read_classes(picture) > 0).to(torch.float32)
     return picture.mean(dim=1)

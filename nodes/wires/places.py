@@ -2,9 +2,9 @@
 
 The host's Latent Flip, Rotate, Crop and Composite work on the third and fourth axis. Those of a
 Jodi LATENT are domains and height, so the nodes exchange domains, or do along the height what
-they say of the width. Their result looks like any other LATENT. It is told by its content: each
-strip of one domain and one line of the grid is known by a number, for every LATENT that was made
-lately, and is looked for in its place.
+they say of the width. Their result looks like any other LATENT. It is recognised by its content:
+every strip (one domain, one line of the grid) of every recent LATENT is remembered as a number,
+together with its place.
 Shapes: B rows, z latent channels, L domains, h w latent grid.
 """
 
@@ -57,7 +57,7 @@ class Places:
             self._sheets.pop(0)
 
     def check(self, samples: Tensor, *, pasted: bool = False) -> None:
-        """Nothing, unless samples are a known LATENT flipped, turned or cropped.
+        """Pass unless samples are a known LATENT that was flipped, turned or cropped.
 
         pasted: also look for parts of one LATENT put elsewhere into another.
         Raises: ShapeError that says what to do instead.
@@ -103,8 +103,9 @@ MADE = Places()
 def check_pasted(samples: Tensor, hidden) -> None:
     """Whether Latent Composite put parts of one LATENT into another.
 
-    It goes down where it should go to the right. Latent Composite Masked, which does neither,
-    can give the same LATENT: the node's hidden inputs (its graph as `prompt`) tell them apart.
+    Latent Composite moves parts down instead of to the right. Latent Composite Masked works
+    correctly and can give the same LATENT: the node's hidden inputs (its graph as `prompt`) tell
+    the two apart.
     Raises: ShapeError.
     """
     prompt = getattr(hidden, "prompt", None)

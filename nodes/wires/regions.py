@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rows import rows_of
+from .rows import take_rows
 
-HOST_FACTOR = 8  # areas come in units of so many pixels, whatever the model
+HOST_FACTOR = 8  # the unit of areas in pixels, for every model
 
 
-def region_over_domains(values: Mapping, shape: Sequence[int], factor: int) -> dict:
+def spread_region(values: Mapping, shape: Sequence[int], factor: int) -> dict:
     """One entry of CONDITIONING with its area and mask spread over all domains.
 
     values: the entry; it is not changed. shape: of the LATENT, (B, z, L, h, w). factor: pixels to
@@ -35,7 +35,7 @@ def region_over_domains(values: Mapping, shape: Sequence[int], factor: int) -> d
         flat = F.interpolate(mask.reshape(-1, 1, *mask.shape[-2:]).float(), grid, mode="bilinear")
         if found.pop("set_area_to_bounds", False):
             found["area"] = _bounds(flat[:, 0].abs().amax(0), domains)
-        flat = flat if len(flat) in (1, rows) else rows_of(flat, range(rows))
+        flat = flat if len(flat) in (1, rows) else take_rows(flat, range(rows))
         found["mask"] = flat.expand(-1, domains, -1, -1)
     return found
 

@@ -11,28 +11,27 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...jodi_core.auto_roles import choose_roles, kept_domains
-from ...jodi_core.domains import DOMAIN_NAMES, domain_index, domain_of
-from ...jodi_core.job.checks import shared_rows
-from ...jodi_core.job.given import Given, other_proportions, prepare
+from ...jodi_core.auto_roles import choose_roles, find_kept_domains
+from ...jodi_core.domains import DOMAIN_NAMES, find_domain_index, find_model_domain
+from ...jodi_core.job.checks import agree_on_rows
+from ...jodi_core.job.given import Given, differ_in_proportions, prepare
 from ...jodi_core.job.plausible import Doubt
-from ...jodi_core.job.region import change_mask, region_on_grid
+from ...jodi_core.job.region import lay_region_on_grid, make_change_mask
 from ...jodi_core.job.size import DEFAULT_SIZE
 from ...jodi_core.labels.maps import preprocess
 from ...jodi_core.model.facts import ModelFacts, VAEFacts
 from ...jodi_core.roles import RolePlan
 from ...kit.errors import JodiError, RoleError
-from .agreement import check_vae, with_prompt_mask
-from .job import job_entry
-from .marks import empty_ignored
-from .pictures import picture_of
+from .agreement import apply_prompt_mask, check_vae_wire
+from .job import make_job_entry, mark_ignored
+from .pictures import to_picture
 from .places import MADE
-from .rows import with_extras
+from .rows import add_extras
 
 NEGATIVE_MASKS = ("as released", "own")
 SLICE = 16  # pictures of a batch that are fitted and encoded at a time: long videos fit in memory
 
-# The node that sets right what is doubted about a given picture.
+# The node that corrects what is odd about a given picture.
 _WAYS = {
     ("depth", "inverted"): "Jodi Depth, source near black or distance, before Jodi Roles",
     ("depth", "flat"): "Jodi Depth stretches it",
@@ -76,7 +75,7 @@ class Planned:
 
 
 def plan_request(request: Request, facts: ModelFacts) -> Planned:
-    """What a request comes to with a model: roles, size, rows, and the pictures to encode.
+    """The plan of a request for a model: roles, size, rows, and the pictures to encode.
 
     Raises: RoleError, ShapeError, ImageError or JodiError saying what to connect or set.
     """
@@ -85,7 +84,7 @@ def plan_request(request: Request, facts: ModelFacts) -> Planned:
     repaint = request.repaint_mask is not None
     plan = choose_roles(choices, pictures, names=facts.names, repaint=repaint, held=held)
     used = {name: pictures[name] for name in plan.active_names if name in pictures}
-    rows = shared_rows(_counts(used, request), request.batch if request.batch != 1 else None)
+    rows = agree_on_rows(_counts(used, request), request.batch if request.batch != 1 else None)
     given = prepare(
         used,
         request.size,
@@ -98,7 +97,7 @@ def plan_request(request: Request, facts: ModelFacts) -> Planned:
     return Planned(plan, given, rows, held)
 
 
-def build(
+def encode_request(
     request: Request,
     facts: ModelFacts,
     vae: VAEFacts,
@@ -113,21 +112,21 @@ def build(
     the empty prompt. watched: goes through a list of work, for a progress bar.
     Raises: as `plan_request`; ShapeError when the VAE is not the model's.
     """
-    check_vae(facts, vae)
+    check_vae_wire(facts, vae)
     planned = plan_request(request, facts)
     plan, given = planned.plan, planned.given
     grid = (given.size[0] // facts.vae_factor, given.size[1] // facts.vae_factor)
     shape = (facts.latent_channels, len(facts.names), *grid)
     clean, start = _encoded(planned, shape, encode, watched)
-    samples = empty_ignored(start, planned.plan.as_tensor())
+    samples = mark_ignored(start, planned.plan.as_tensor())
     MADE.remember(samples)
     latent = {
         "samples": samples,
-        "jodi": job_entry(facts.names, plan.roles, given.frame, given.size, planned.rows, vae),
+        "jodi": make_job_entry(facts.names, plan.roles, given.frame, given.size, planned.rows, vae),
     }
     regions = _regions(planned, request, grid)
     if regions:
-        latent["noise_mask"] = change_mask(plan, grid, regions)
+        latent["noise_mask"] = make_change_mask(plan, grid, regions)
     extras = {"jodi_roles": plan.as_tensor(), "jodi_clean": clean, "jodi_vae": vae}
     positive, negative = _conditioning(null_text, request, extras)
     return positive, negative, latent, _summary(facts, planned, request, regions)
@@ -138,23 +137,23 @@ def _by_name(domains, names: tuple[str, ...]) -> tuple[dict[str, str], dict[str,
     choices, pictures = {}, {}
     for name, choice, image in domains:
         if name in DOMAIN_NAMES and name not in names and image is None and choice != "generate":
-            continue  # a model with fewer domains; nothing is asked of this one
+            continue  # a domain that the model lacks, and that nothing is asked of
         try:
-            name = names[domain_index(name, names)]
+            name = names[find_domain_index(name, names)]
         except JodiError as error:
             raise RoleError(str(error)) from None
         if name in choices:
             raise RoleError(f"the domain {name} comes twice; remove one Jodi Extra Domain")
         choices[name] = choice
         if image is not None:
-            pictures[name] = picture_of(image, name)
+            pictures[name] = to_picture(image, name)
     return choices, pictures
 
 
 def _held_names(text: str, names: tuple[str, ...]) -> tuple[str, ...]:
     parts = [part.strip() for part in re.split(r"[,;\n]", text) if part.strip()]
     try:
-        return tuple(names[domain_index(part, names)] for part in parts)
+        return tuple(names[find_domain_index(part, names)] for part in parts)
     except JodiError as error:
         raise RoleError(f"hold: {error}") from None
 
@@ -182,7 +181,7 @@ def _encoded(planned: Planned, shape, encode, watched) -> tuple[Tensor, Tensor]:
     ]
     parts: dict[str, list[Tensor]] = {name: [] for name in given.pictures}
     for name, first in watched(work):
-        domain = domain_of(name, plan.names.index(name))
+        domain = find_model_domain(name, plan.names.index(name))
         fitted = given.fitted(name, slice(first, first + SLICE))
         parts[name].append(encode(preprocess(domain, fitted)).cpu())
     for name, encoded in parts.items():
@@ -198,8 +197,8 @@ def _regions(planned: Planned, request: Request, grid) -> dict[int, Tensor]:
     plan, given = planned.plan, planned.given
     regions = {plan.names.index(name): torch.zeros(1, *grid) for name in planned.held}
     if request.repaint_mask is not None:
-        free = region_on_grid(request.repaint_mask, given.size, grid, request.fit)
-        for index in kept_domains(plan, given.pictures):
+        free = lay_region_on_grid(request.repaint_mask, given.size, grid, request.fit)
+        for index in find_kept_domains(plan, given.pictures):
             regions.setdefault(index, free)
         if set(regions) >= set(plan.generated) and not any(r.any() for r in regions.values()):
             raise RoleError(
@@ -221,8 +220,8 @@ def _conditioning(
     positive = request.positive or null_text()
     negative = request.negative or null_text()
     if request.negative_mask == "as released":
-        negative = with_prompt_mask(positive, negative)
-    return with_extras(positive, **extras), with_extras(negative, **extras)
+        negative = apply_prompt_mask(positive, negative)
+    return add_extras(positive, **extras), add_extras(negative, **extras)
 
 
 def _summary(facts: ModelFacts, planned: Planned, request: Request, regions) -> str:
@@ -239,7 +238,7 @@ def _summary(facts: ModelFacts, planned: Planned, request: Request, regions) -> 
             resized = (frame.resized_h, frame.resized_w)
             how = f"scaled and {done}" if resized != (frame.height, frame.width) else "scaled"
             lines.append(f"{name} of {frame.original_w} x {frame.original_h} is {how} to fit")
-    lines += [told(doubt) for doubt in given.doubts]
+    lines += [explain_doubt(doubt) for doubt in given.doubts]
     lines += _kept(planned, request, regions)
     if request.positive and not plan.uses_text:
         lines.append("the prompt has no effect: the model reads no text when the image is given")
@@ -247,9 +246,9 @@ def _summary(facts: ModelFacts, planned: Planned, request: Request, regions) -> 
 
 
 def _kept(planned: Planned, request: Request, regions) -> list[str]:
-    """What becomes of pictures that are connected to generated domains."""
+    """Lines that say what becomes of pictures connected to generated domains."""
     plan, frames, lines = planned.plan, planned.given.frames, []
-    for index in kept_domains(plan, frames):
+    for index in find_kept_domains(plan, frames):
         name = plan.names[index]
         if index not in regions:
             lines.append(
@@ -258,7 +257,7 @@ def _kept(planned: Planned, request: Request, regions) -> list[str]:
             )
         elif request.repaint_mask is not None and regions[index].any():
             h, w = request.repaint_mask.shape[-2:]
-            if other_proportions((h, w), (frames[name].original_h, frames[name].original_w)):
+            if differ_in_proportions((h, w), (frames[name].original_h, frames[name].original_w)):
                 lines.append(
                     f"repaint_mask of {w} x {h} has another shape than {name}; it may not lie "
                     "over it"
@@ -270,7 +269,7 @@ def _kept(planned: Planned, request: Request, regions) -> list[str]:
     return lines
 
 
-def told(doubt: Doubt) -> str:
-    """A doubt about a given picture, with the node that sets it right."""
+def explain_doubt(doubt: Doubt) -> str:
+    """A doubt about a given picture, with the node that corrects it."""
     way = _WAYS.get((doubt.name, doubt.kind))
     return doubt.text if way is None else f"{doubt.text} ({way})"

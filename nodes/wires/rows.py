@@ -1,4 +1,4 @@
-"""What travels on ComfyUI's wires beyond their own contents, and the shapes it has there.
+"""Rows of LATENT and CONDITIONING: found, taken, compared, and extended by further entries.
 
 IMAGE is (B, H, W, C) in [0, 1], MASK (B, H, W), LATENT samples (B, z, L, h, w); the core wants
 channels or domains second. Nothing here touches ComfyUI.
@@ -14,17 +14,17 @@ from torch import Tensor
 from ...jodi_core.roles import Role
 from ...kit.errors import RoleError, ShapeError
 
-ALIKE = 1e-4  # of the squares: what half precision loses is a tenth of it
+ALIKE = 1e-4  # of the squares; half precision loses a tenth of it
 # Entries of CONDITIONING with one row for each row of the batch, or one for all.
 _PER_ROW = ("attention_mask", "pooled_output", "mask", "jodi_roles", "jodi_clean")
 
 
-def with_extras(conditioning: list, **extras) -> list:
+def add_extras(conditioning: list, **extras) -> list:
     """CONDITIONING with further entries; the input is not changed."""
     return [[cond, {**values, **extras}] for cond, values in conditioning]
 
 
-def row_numbers(latent: Mapping, *conditionings: list) -> list[int]:
+def find_row_numbers(latent: Mapping, *conditionings: list) -> list[int]:
     """For each row of a LATENT its row in the CONDITIONING that was made with it.
 
     They are the same, unless a node between picked or repeated rows of the LATENT.
@@ -51,7 +51,7 @@ def row_numbers(latent: Mapping, *conditionings: list) -> list[int]:
     return numbers
 
 
-def alike(samples: Tensor, wanted: Tensor, where: Tensor) -> bool:
+def are_alike(samples: Tensor, wanted: Tensor, where: Tensor) -> bool:
     """Whether two tensors hold the same but for rounding, as far as the mask `where` goes."""
     wanted = (wanted.to(samples) * where).expand_as(samples)
     return bool((samples * where - wanted).square().sum() <= ALIKE * wanted.square().sum())
@@ -62,31 +62,31 @@ def _same_pictures(samples: Tensor, values: Mapping, numbers: Sequence[int]) -> 
     clean, roles = values.get("jodi_clean"), values.get("jodi_roles")
     if clean is None or roles is None or clean.shape[1:] != samples.shape[1:]:
         return True  # nothing to compare here; the model checks shapes
-    given = (rows_of(roles, numbers) == Role.CONDITION)[:, None, :, None, None]
-    return alike(samples, rows_of(clean, numbers), given)
+    given = (take_rows(roles, numbers) == Role.CONDITION)[:, None, :, None, None]
+    return are_alike(samples, take_rows(clean, numbers), given)
 
 
-def rows_of(value: Tensor, numbers: Sequence[int]) -> Tensor:
-    """These rows of a tensor whose rows repeat over the batch, as the host repeats them."""
+def take_rows(value: Tensor, numbers: Sequence[int]) -> Tensor:
+    """These rows of a tensor; where it has fewer rows, they repeat, as the host repeats them."""
     if len(value) == 1:
         return value
     return value[torch.tensor([n % len(value) for n in numbers], device=value.device)]
 
 
-def conditioning_rows(conditioning: list, numbers: Sequence[int]) -> list:
+def take_conditioning_rows(conditioning: list, numbers: Sequence[int]) -> list:
     """CONDITIONING of these rows of a batch."""
 
     def of(key: str, value):
         per_row = key in _PER_ROW and isinstance(value, Tensor)
-        return rows_of(value, numbers) if per_row else value
+        return take_rows(value, numbers) if per_row else value
 
     return [
-        [rows_of(cond, numbers), {key: of(key, value) for key, value in values.items()}]
+        [take_rows(cond, numbers), {key: of(key, value) for key, value in values.items()}]
         for cond, values in conditioning
     ]
 
 
-def latent_rows(latent: Mapping, start: int, stop: int) -> dict:
+def take_latent_rows(latent: Mapping, start: int, stop: int) -> dict:
     """LATENT of rows start..stop-1: samples and mask.
 
     A mask for each row (B, 1, H, W), as Set Latent Noise Mask makes it, becomes one over all
@@ -101,12 +101,12 @@ def latent_rows(latent: Mapping, start: int, stop: int) -> dict:
         flat = mask.reshape(len(mask), 1, *mask.shape[-2:]).float()
         flat = F.interpolate(flat, samples.shape[-2:], mode="bilinear")
         mask = flat[:, :, None].expand(-1, -1, samples.shape[2], -1, -1)
-    # one mask of fewer dimensions is the host's to spread
-    part["noise_mask"] = rows_of(mask, range(start, stop)) if mask.ndim == 5 else mask
+    # the host spreads a mask of fewer dimensions itself
+    part["noise_mask"] = take_rows(mask, range(start, stop)) if mask.ndim == 5 else mask
     return part
 
 
-def roles_of(conditioning: list) -> Tensor:
+def read_roles(conditioning: list) -> Tensor:
     """Roles (rows, L) that Jodi Roles put into CONDITIONING.
 
     Raises: RoleError when it did not come from there.
@@ -120,7 +120,7 @@ def roles_of(conditioning: list) -> Tensor:
     )
 
 
-def row_seeds(latent: Mapping, seed: int, fixed: bool) -> list[int]:
+def make_row_seeds(latent: Mapping, seed: int, fixed: bool) -> list[int]:
     """A seed for each row: seed + row, of the batch it was picked from; fixed: the same for all."""
     rows = len(latent["samples"])
     numbers = latent.get("batch_index")

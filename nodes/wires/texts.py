@@ -1,7 +1,7 @@
-"""Which tokens of a text may be read, found again where another node joined texts.
+"""Masks of texts, found again after another node joined texts.
 
 Conditioning Concat puts the features of two texts side by side and keeps the mask of the first. The
-masks of texts that were encoded lately are known here by the features they belong to.
+masks of recently encoded texts are kept here and found by their features.
 Shapes: S text tokens, Cc text channels.
 """
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from jodi_pack.cli import control, generate, jobs, perceive
-from jodi_pack.jodi_core.domains import DOMAIN_NAMES, domain
-from jodi_pack.jodi_core.job.restore import restored
+from jodi_pack.jodi_core.domains import DOMAIN_NAMES, find_domain
+from jodi_pack.jodi_core.job.restore import restore_map
 from jodi_pack.jodi_core.labels.maps import postprocess
 from jodi_pack.jodi_core.model.facts import VAEFacts, read_facts
 from jodi_pack.jodi_core.pipeline import JodiPipeline
@@ -22,7 +22,7 @@ from jodi_pack.kit.pictures.files import save_png
 from jodi_pack.kit.pictures.palettes import SEGMENTATION_PALETTE
 from jodi_pack.kit.scenes.render import render_scenes
 from jodi_pack.nodes.wires.job import read_job
-from jodi_pack.nodes.wires.request import Request, build, plan_request
+from jodi_pack.nodes.wires.request import Request, encode_request, plan_request
 from PIL import Image
 
 STEPS, SEED = 2, 5
@@ -169,7 +169,7 @@ def test_front_ends_agree_on_size_doubts_and_maps(name, pipeline, jodi, tmp_path
 
 
 def shown(of: str, raw: torch.Tensor, frame) -> torch.Tensor:
-    return postprocess(of, raw if frame is None else restored(domain(of), raw, [frame]))
+    return postprocess(of, raw if frame is None else restore_map(find_domain(of), raw, [frame]))
 
 
 def by_pipeline(pipeline, case: Case, given) -> Found:
@@ -244,7 +244,7 @@ def by_nodes(pipeline, case: Case, given) -> Found:
     request = request_of(batched, case.made, **settings)
     scale = vae.latent_scale
     null = [[torch.zeros(1, 1, 1), {"attention_mask": torch.ones(1, 1)}]]
-    positive, _, latent, summary = build(
+    positive, _, latent, summary = encode_request(
         request,
         model,
         vae,

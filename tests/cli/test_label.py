@@ -354,10 +354,10 @@ def test_a_folder_of_other_things_is_left_alone(label, tmp_path):
 
 
 def test_two_runs_at_once_are_told_apart(label, tmp_path):
-    from jodi_pack.cli.label_files import locked
+    from jodi_pack.cli.label_files import hold_lock
 
     made = tmp_path / "work" / "made"
-    with locked(made):
+    with hold_lock(made):
         status, err = label()
     assert status == 1 and "another `jodi label` is at work" in err[-1]
     assert label()[0] == 0

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from jodi_pack.cli.pictures import DEPTH_SOURCES, Maps, read_picture, told
+from jodi_pack.cli.pictures import DEPTH_SOURCES, Maps, explain_doubt, read_picture
 from jodi_pack.jodi_core.job.given import prepare
-from jodi_pack.jodi_core.job.plausible import doubt
-from jodi_pack.jodi_core.labels.maps import colorize
+from jodi_pack.jodi_core.job.plausible import find_doubt
+from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.errors import ImageError
 from jodi_pack.kit.pictures.palettes import ADE20K_PALETTE, ADE20K_TO_12
 from jodi_pack.tests.conftest import shared_dir, skip_or_fail
@@ -175,8 +175,8 @@ def test_lines_are_inverted_when_asked(tmp_path):
 
 
 def test_doubts_name_the_option():
-    odd = doubt("depth", torch.linspace(1, 0, H).view(1, 1, H, 1).expand(1, 3, H, W))
-    assert odd is not None and "--depth-source near-black" in told(odd)
+    odd = find_doubt("depth", torch.linspace(1, 0, H).view(1, 1, H, 1).expand(1, 3, H, W))
+    assert odd is not None and "--depth-source near-black" in explain_doubt(odd)
 
 
 def test_only_lines_are_inverted(jodi, picture):
@@ -206,4 +206,4 @@ def test_shared_depth_and_classes():
     depth = depth_of(folder / name, depth_source="millimetres")
     assert missing.any() and depth[missing].eq(0).all() and depth.max() == 1
     for odd, of in (("depth_all_white", "depth"), ("openpose_white_background", "openpose")):
-        assert doubt(of, read_picture(of, folder / f"{odd}.png", Maps())) is not None
+        assert find_doubt(of, read_picture(of, folder / f"{odd}.png", Maps())) is not None

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from jodi_pack.cli import progress
-from jodi_pack.cli.progress import Console, stoppable
+from jodi_pack.cli.progress import Console, stop_on_interrupt
 
 
 class Terminal(io.StringIO):
@@ -89,13 +89,13 @@ def test_the_first_ctrl_c_asks_the_second_insists():
     console = Console()
     before = signal.getsignal(signal.SIGINT)
     seen = []
-    with pytest.raises(KeyboardInterrupt), stoppable(console) as stop:
+    with pytest.raises(KeyboardInterrupt), stop_on_interrupt(console) as stop:
         os.kill(os.getpid(), signal.SIGINT)
         seen.append(stop.asked)
         os.kill(os.getpid(), signal.SIGINT)
         seen.append("never")
     assert seen == [True]
-    with pytest.raises(KeyboardInterrupt), stoppable(console):
+    with pytest.raises(KeyboardInterrupt), stop_on_interrupt(console):
         os.kill(os.getpid(), signal.SIGINT)
         seen.append("went on to the end")
     assert seen[1:] == ["went on to the end"]

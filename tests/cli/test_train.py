@@ -78,3 +78,24 @@ def test_a_run_keeps_its_words(tmp_path):
     assert first.vocabulary == TrainingRun(tmp_path).text_encoder().vocabulary
     with pytest.raises(JodiError, match="train first"):
         run.averaged_transformer()
+
+
+@pytest.mark.slow
+def test_nano_within_a_budget_leaves_files_and_a_report_card(jodi, tmp_path):
+    """A budget of seconds: every stage does its least, and the same command has nothing to do."""
+    run = ("--run", "runs/nano", "--minutes", 0.05, "--force", "--processes", 1, "--device", "cpu")
+    status, _, err = jodi("train", "nano", *run, "--to", "mine")
+    assert status == 0, err
+    folder = tmp_path / "work" / "mine"
+    values = json.loads((folder / "report_card.json").read_text())
+    assert values["scenes"] == 2 and values["control.steps"] == 4
+    assert values["training.flops"] > 0
+    metadata = read_state_dict(folder / "jodi-nano.safetensors").metadata
+    assert json.loads(metadata["training"])["transformer"]["steps"] > 0
+    made = TrainingRun(tmp_path / "work" / "runs" / "nano")
+    steps = [RunFolder(stage).load()["step"] for stage in (made.autoencoder, made.transformer)]
+
+    status, again, err = jodi("train", "nano", *run, "--to", "mine")
+    assert status == 0, err
+    assert [RunFolder(s).load()["step"] for s in (made.autoencoder, made.transformer)] == steps
+    assert sum("missed" in line or "reached" in line for line in again) >= 10

@@ -1,13 +1,15 @@
 """Small random D-DiTs, and the published network written out as formulas in float64."""
 
+import dataclasses
 import math
 
 import torch
 from jodi_pack.ddit_core.model.config import DDiTConfig
 from jodi_pack.ddit_core.model.transformer import DDiTTransformer
+from jodi_pack.ddit_core.pipeline import DDiTPipeline
 from jodi_pack.ddit_core.text.draft import Tokenizer
 from jodi_pack.ddit_core.text.vocabulary import Vocabulary
-from jodi_pack.tests.helpers import randomize
+from jodi_pack.tests.helpers import randn, randomize
 
 # Every size differs from every other, so that two axes mixed up cannot pass unseen.
 SMALL = DDiTConfig(
@@ -118,3 +120,30 @@ def word_tokenizer(words=WORDS, sentinels=3) -> Tokenizer:
         text=lambda ids: " ".join(names[i] for i in ids),
         vocabulary=Vocabulary(len(words) + 3 + sentinels, sentinels=sentinels),
     )
+
+
+T = word_tokenizer()
+READER = dataclasses.replace(SMALL, vocab_size=T.vocabulary.size, position_size=40)
+_TABLE = randn(T.vocabulary.size, SMALL.context_channels, seed=9)
+
+
+def encode(ids):
+    """A text encoder that mixes its places, as T5 does."""
+    embedded = _TABLE[ids]
+    return embedded + embedded.mean(1, keepdim=True)
+
+
+def vae_encode(pictures):
+    """Eight pixels to a cell, five channels."""
+    cells = torch.nn.functional.avg_pool2d(pictures, 8)
+    return torch.cat([cells, cells[:, :2].flip(-1)], dim=1)
+
+
+def vae_decode(latents):
+    return torch.nn.functional.interpolate(latents[:, :3], scale_factor=8)
+
+
+def word_pipeline() -> DDiTPipeline:
+    """A pipeline of small parts, each of which does what its like does."""
+    parts = {"vae_encode": vae_encode, "vae_decode": vae_decode}
+    return DDiTPipeline(small_model(READER), encode, T, length=16, **parts)

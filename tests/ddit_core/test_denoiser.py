@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from jodi_pack.ddit_core.model.denoiser import prepare_denoiser, published_sigmas
+from jodi_pack.ddit_core.model.denoiser import make_published_sigmas, prepare_denoiser
 from jodi_pack.kit.errors import JodiError, TextError
 from jodi_pack.tests.ddit_core.small import SMALL, published, small_model
 from jodi_pack.tests.helpers import randn
@@ -16,15 +16,15 @@ PUBLISHED_28 = (
 
 
 def test_the_published_levels():
-    assert published_sigmas() == pytest.approx(PUBLISHED_28, abs=1e-6)
-    assert published_sigmas(1) == [1.0, 0.0]
-    assert published_sigmas(3, 1.0) == pytest.approx([1.0, 0.5005, 0.001, 0], abs=1e-9)
+    assert make_published_sigmas() == pytest.approx(PUBLISHED_28, abs=1e-6)
+    assert make_published_sigmas(1) == [1.0, 0.0]
+    assert make_published_sigmas(3, 1.0) == pytest.approx([1.0, 0.5005, 0.001, 0], abs=1e-9)
 
 
 @pytest.mark.parametrize(("steps", "shift", "words"), [(0, 3, "1 step"), (4, 0, "shift")])
 def test_levels_that_cannot_be(steps, shift, words):
     with pytest.raises(JodiError, match=words):
-        published_sigmas(steps, shift)
+        make_published_sigmas(steps, shift)
 
 
 def texts():

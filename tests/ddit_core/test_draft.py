@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jodi_pack.ddit_core.text.draft import (
     ANSWER_ROOM,
-    caption_draft,
-    fill_draft,
-    prompt_ids,
-    question_draft,
+    draft_caption,
+    draft_question,
+    draft_template,
     read_words,
+    tokenize_prompt,
 )
 from jodi_pack.ddit_core.text.vocabulary import T5_VOCABULARY, Vocabulary
 from jodi_pack.kit.errors import TextError
@@ -33,23 +33,23 @@ def test_a_vocabulary_without_room_for_words():
 class TestQuestions:
     def test_layout_of_the_training(self):
         """No end token behind the question; every place behind it is open."""
-        draft = question_draft("two cat", 20, T, short=False)
+        draft = draft_question("two cat", 20, T, short=False)
         assert draft.ids == (ID["q:"], ID["two"], ID["cat"], ID["a:"], *[MASK] * 16)
         assert not any(draft.closed)
 
     def test_the_answer_is_what_stands_behind_the_question(self):
-        draft = question_draft("two cat", 20, T, short=False)
+        draft = draft_question("two cat", 20, T, short=False)
         filled = [*draft.ids[:4], ID["red"], ID["dog"], END, ID["mat"], *[END] * 12]
         assert draft.read(filled, T) == "red dog"
 
     def test_an_answer_of_a_given_length_ends(self):
-        draft = question_draft("cat", 20, T, short=False, answer_tokens=2)
+        draft = draft_question("cat", 20, T, short=False, answer_tokens=2)
         assert draft.ids == (ID["q:"], ID["cat"], ID["a:"], MASK, MASK, *[END] * 15)
 
     def test_a_short_answer_is_asked_for(self):
         words = ["answer", "the", "question", "using", "a", "single", "word", "or", "phrase."]
         tokenizer = word_tokenizer((*dict.fromkeys((*WORDS, *words)),))
-        ids = question_draft("cat", 30, tokenizer).ids
+        ids = draft_question("cat", 30, tokenizer).ids
         masks = ids.count(tokenizer.vocabulary.mask)
         assert tokenizer.text(ids[: 30 - masks]) == (
             "q: cat answer the question using a single word or phrase. a:"
@@ -58,24 +58,24 @@ class TestQuestions:
     @pytest.mark.parametrize("question", ["", "  \n"])
     def test_an_empty_question(self, question):
         with pytest.raises(TextError, match="empty"):
-            question_draft(question, 20, T)
+            draft_question(question, 20, T)
 
     def test_the_longest_question_that_fits_and_one_more(self):
         fits = 20 - ANSWER_ROOM - 2
-        question_draft(" ".join(["cat"] * fits), 20, T, short=False)
+        draft_question(" ".join(["cat"] * fits), 20, T, short=False)
         with pytest.raises(TextError, match=rf"{fits + 1} tokens, where {fits} fit.*by 1 tokens"):
-            question_draft(" ".join(["cat"] * (fits + 1)), 20, T, short=False)
+            draft_question(" ".join(["cat"] * (fits + 1)), 20, T, short=False)
         with pytest.raises(TextError, match="16 fit"):
-            question_draft(" ".join(["cat"] * 30), 20, T, short=False, answer_tokens=2)
+            draft_question(" ".join(["cat"] * 30), 20, T, short=False, answer_tokens=2)
 
     def test_an_answer_of_no_length(self):
         with pytest.raises(TextError, match="at least 1"):
-            question_draft("cat", 20, T, answer_tokens=0)
+            draft_question("cat", 20, T, answer_tokens=0)
 
 
 class TestBlanks:
     def test_places_and_end_tokens(self):
-        draft = fill_draft("a {blank} on a {blank:2} table", 12, T)
+        draft = draft_template("a {blank} on a {blank:2} table", 12, T)
         a, on, table = ID["a"], ID["on"], ID["table"]
         assert draft.ids == (a, MASK, on, a, MASK, MASK, table, *[END] * 5)
         assert [i for i, closed in enumerate(draft.closed) if closed] == [1, 4, 5]
@@ -83,12 +83,12 @@ class TestBlanks:
         assert draft.read(filled, T) == "a cat on a red mat table"
 
     def test_an_open_end(self):
-        draft = fill_draft("A red {rest}", 8, T)
+        draft = draft_template("A red {rest}", 8, T)
         assert draft.ids == (ID["a"], ID["red"], *[MASK] * 6) and not any(draft.closed)
         assert draft.read([*draft.ids[:2], ID["cat"], END, *[ID["dog"]] * 4], T) == "A red cat"
 
     def test_words_return_as_typed(self):
-        draft = fill_draft("The  CAT {blank}, red!", 12, word_tokenizer((*WORDS, ",", "red!")))
+        draft = draft_template("The  CAT {blank}, red!", 12, word_tokenizer((*WORDS, ",", "red!")))
         assert draft.parts[0] == "The  CAT " and draft.parts[2] == ", red!"
 
     @pytest.mark.parametrize(
@@ -108,10 +108,10 @@ class TestBlanks:
     def test_templates_that_cannot_be(self, template, words):
         tokenizer = word_tokenizer((*WORDS, "b", "l", "n", "k", "}"))
         with pytest.raises(TextError, match=words):
-            fill_draft(template, 10, tokenizer)
+            draft_template(template, 10, tokenizer)
 
     def test_what_is_not_revealed_yet_is_shown(self):
-        draft = fill_draft("a {blank:4} table", 8, T)
+        draft = draft_template("a {blank:4} table", 8, T)
         ids = [ID["a"], MASK, MASK, ID["cat"], MASK, ID["table"], END, END]
         assert draft.read(ids, T, "_") == "a _ cat _ table"
         assert draft.read(draft.ids, T, "_") == "a _ table"
@@ -126,7 +126,7 @@ def test_locked_words_come_back_unchanged_whatever_is_filled_in(data):
     gaps = data.draw(st.lists(st.integers(1, 3), min_size=len(texts) - 1, max_size=len(texts) - 1))
     holes = [f" {{blank:{n}}} " for n in gaps]
     template = texts[0] + "".join(h + t for h, t in zip(holes, texts[1:], strict=True))
-    draft = fill_draft(template, 40, T)
+    draft = draft_template(template, 40, T)
     any_id = st.integers(0, T.vocabulary.size - 1)
     filled = [data.draw(any_id) if i == MASK else i for i in draft.ids]
     out = draft.read(filled, T)
@@ -138,17 +138,17 @@ def test_locked_words_come_back_unchanged_whatever_is_filled_in(data):
 
 class TestPrompts:
     def test_padded_with_end_tokens(self):
-        assert prompt_ids("red cat", 5, T) == (ID["red"], ID["cat"], END, END, END)
-        assert prompt_ids("", 3, T) == prompt_ids(" ", 3, T) == (END,) * 3
+        assert tokenize_prompt("red cat", 5, T) == (ID["red"], ID["cat"], END, END, END)
+        assert tokenize_prompt("", 3, T) == tokenize_prompt(" ", 3, T) == (END,) * 3
 
     def test_too_long(self):
-        prompt_ids("cat " * 4, 5, T)
+        tokenize_prompt("cat " * 4, 5, T)
         with pytest.raises(TextError, match="5 tokens, where 4 and an end token fit"):
-            prompt_ids("cat " * 5, 5, T)
+            tokenize_prompt("cat " * 5, 5, T)
 
 
 def test_caption_without_words():
-    draft = caption_draft(6, T)
+    draft = draft_caption(6, T)
     assert draft.ids == (MASK,) * 6 and not any(draft.closed)
 
 

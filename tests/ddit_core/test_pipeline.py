@@ -1,48 +1,40 @@
 """Whole tasks: pictures from words and words from pictures, with real small parts."""
 
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import torch
-from jodi_pack.ddit_core.model.denoiser import published_sigmas
+from jodi_pack.ddit_core.model.denoiser import make_published_sigmas
 from jodi_pack.ddit_core.picture import fit_picture, scale_latents, unscale_latents
 from jodi_pack.ddit_core.pipeline import DDiTPipeline
-from jodi_pack.ddit_core.text.draft import caption_draft, fill_draft, prompt_ids, question_draft
+from jodi_pack.ddit_core.text.draft import (
+    draft_caption,
+    draft_question,
+    draft_template,
+    tokenize_prompt,
+)
 from jodi_pack.ddit_core.text.sampler import TextOptions
 from jodi_pack.kit.errors import ImageError, Interrupted, JodiError, ShapeError, TextError
 from jodi_pack.kit.sampling import draw_noise
-from jodi_pack.tests.ddit_core.small import SMALL, published, small_model, word_tokenizer
+from jodi_pack.tests.ddit_core.small import (
+    READER,
+    SMALL,
+    T,
+    encode,
+    published,
+    small_model,
+    vae_decode,
+    vae_encode,
+    word_pipeline,
+)
 from jodi_pack.tests.helpers import randn
 from PIL import Image
-
-T = word_tokenizer()
-CONFIG = dataclasses.replace(SMALL, vocab_size=T.vocabulary.size, position_size=40)
-TABLE = randn(T.vocabulary.size, SMALL.context_channels, seed=9)
-
-
-def encode(ids):
-    """A text encoder that mixes its places, as T5 does."""
-    embedded = TABLE[ids]
-    return embedded + embedded.mean(1, keepdim=True)
-
-
-def vae_encode(pictures):
-    """Eight pixels to a cell, five channels."""
-    cells = torch.nn.functional.avg_pool2d(pictures, 8)
-    return torch.cat([cells, cells[:, :2].flip(-1)], dim=1)
-
-
-def vae_decode(latents):
-    return torch.nn.functional.interpolate(latents[:, :3], scale_factor=8)
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return DDiTPipeline(
-        small_model(CONFIG), encode, T, vae_encode=vae_encode, vae_decode=vae_decode, length=16
-    )
+    return word_pipeline()
 
 
 def pictures(batch=2, seed=0):
@@ -63,10 +55,10 @@ class TestPictures:
         )
         x = draw_noise((2, 5, 4, 6), 4).double()
         text, negative = (
-            encode(torch.tensor([prompt_ids(p, 6, T)])).expand(2, -1, -1)
+            encode(torch.tensor([tokenize_prompt(p, 6, T)])).expand(2, -1, -1)
             for p in ("red cat", "dog")
         )
-        sigmas = published_sigmas(3)
+        sigmas = make_published_sigmas(3)
         for s, t in itertools.pairwise(sigmas):
             time = torch.full((2,), 1000 * s)
             one, other = (published(pipeline.transformer, x, time, f)[0] for f in (text, negative))
@@ -96,7 +88,7 @@ class TestPictures:
 class TestWords:
     def test_answers_follow_their_own_picture_and_question(self, pipeline, quick):
         latents, options = quick
-        drafts = [question_draft(q, 16, T, short=False) for q in ("two cat", "red dog on table")]
+        drafts = [draft_question(q, 16, T, short=False) for q in ("two cat", "red dog on table")]
         both = pipeline.write_from_latents(latents, drafts, seed=7, **options)
         for i in range(2):
             alone = pipeline.write_from_latents(
@@ -110,7 +102,7 @@ class TestWords:
         """Every place at once, the likeliest token: what the plain network says at time 0."""
         latents, _ = quick
         options = TextOptions(steps=1, temperature=0.0, stop_at_end=False)
-        draft = caption_draft(16, T)
+        draft = draft_caption(16, T)
         out = pipeline.write_from_latents(latents, [draft], options=options)
         features = encode(torch.tensor([draft.ids] * 2))
         logits = published(pipeline.transformer, latents, torch.zeros(2), features)[1]
@@ -120,7 +112,7 @@ class TestWords:
     def test_progress_and_stopping(self, pipeline, quick):
         latents, options = quick
         seen = []
-        draft = fill_draft("A {blank:4} table", 16, T)
+        draft = draft_template("A {blank:4} table", 16, T)
         result = pipeline.write_from_latents(latents, [draft], callback=seen.append, **options)
         assert all(text.startswith("A ") for step in seen for text in step.texts)
         assert "_" in seen[0].texts[0] and seen[-1].texts == result.texts
@@ -139,7 +131,7 @@ class TestWords:
 
     def test_numbers_that_do_not_match(self, pipeline, quick):
         with pytest.raises(ShapeError, match="2 pictures came with 3 texts"):
-            pipeline.write_from_latents(quick[0], [caption_draft(16, T)] * 3)
+            pipeline.write_from_latents(quick[0], [draft_caption(16, T)] * 3)
 
     def test_an_empty_question_and_one_too_long(self, pipeline):
         with pytest.raises(TextError, match="empty"):
@@ -154,7 +146,7 @@ def test_a_tokenizer_of_another_vocabulary():
 
 
 def test_parts_that_are_not_there():
-    bare = DDiTPipeline(small_model(CONFIG), encode, T, length=16)
+    bare = DDiTPipeline(small_model(READER), encode, T, length=16)
     with pytest.raises(JodiError, match="vae_encode"):
         bare.caption(pictures())
     with pytest.raises(JodiError, match="vae_decode"):
@@ -185,6 +177,19 @@ class TestFitting:
 
     def test_a_whole_picture_keeps_its_shape(self):
         assert fit_picture(torch.rand(1, 3, 64, 100), 32, whole=True).shape == (1, 3, 32, 48)
+
+    def test_the_middle_of_a_very_long_picture_takes_no_more_memory(self):
+        """The far ends are left out first, and the middle is the same."""
+        long = torch.rand(1, 3, 2, 401, generator=torch.Generator().manual_seed(3))
+        assert fit_picture(long, 16).shape == (1, 3, 16, 16)
+        mirrored = fit_picture(long.flip(-1), 16).flip(-1)
+        torch.testing.assert_close(fit_picture(long, 16), mirrored, rtol=0, atol=1e-5)
+        tall = fit_picture(long.transpose(-1, -2), 16)
+        torch.testing.assert_close(tall.transpose(-1, -2), fit_picture(long, 16))
+
+    def test_a_long_picture_cannot_be_seen_whole(self, pipeline):
+        with pytest.raises(ImageError, match=r"300 x 2 is too long and thin.*at most"):
+            pipeline.caption(torch.rand(1, 3, 2, 300), whole=True)
 
     @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 4, 8, 8), (1, 3, 0, 8)])
     def test_what_is_no_picture(self, shape):

@@ -7,12 +7,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jodi_pack.ddit_core.text.choose import draw_tokens, token_probabilities
-from jodi_pack.ddit_core.text.draft import Blank, Draft, caption_draft, fill_draft, question_draft
+from jodi_pack.ddit_core.text.choose import compute_token_probabilities, draw_tokens
+from jodi_pack.ddit_core.text.draft import (
+    Blank,
+    Draft,
+    draft_caption,
+    draft_question,
+    draft_template,
+)
 from jodi_pack.ddit_core.text.sampler import TextOptions, sample_text
 from jodi_pack.ddit_core.text.schedule import (
+    count_published_evaluations,
     draw_reveal_steps,
-    published_evaluations,
     split_evenly,
 )
 from jodi_pack.kit.errors import Interrupted, JodiError, ShapeError, TextError
@@ -52,7 +58,7 @@ def certain(sequence):
 
 
 def questions(count=3, length=24):
-    return [question_draft(f"two {WORDS[i]}", length, T, short=False) for i in range(count)]
+    return [draft_question(f"two {WORDS[i]}", length, T, short=False) for i in range(count)]
 
 
 class TestWhatNeverChanges:
@@ -87,7 +93,7 @@ class TestWhatNeverChanges:
     @settings(max_examples=40, deadline=None)
     @given(st.integers(0, 10_000), st.sampled_from(["random", "confidence"]))
     def test_a_filled_template_is_the_template_with_words_in_its_blanks(self, seed, order):
-        draft = fill_draft("A {blank} on the RED {blank:2} mat", 16, T)
+        draft = draft_template("A {blank} on the RED {blank:2} mat", 16, T)
         options = TextOptions(steps=5, order=order)
         ids = sample_text(Reader(end=9.0), [draft], V, options, seed=seed).ids[0].tolist()
         first, *second = (T.text([ids[i]]) for i in (1, 5, 6))
@@ -134,7 +140,7 @@ class TestEvaluations:
         assert saved > 0
 
     def test_the_network_runs_at_steps_that_reveal_something(self):
-        draft, steps = caption_draft(10, T), 40
+        draft, steps = draft_caption(10, T), 40
         reader = Reader()
         options = TextOptions(steps=steps, stop_at_end=False)
         sample = sample_text(reader, [draft], V, options, seed=3)
@@ -154,14 +160,14 @@ class TestEvaluations:
 
     def test_what_lies_behind_the_end_is_end_tokens(self):
         text = [ID["red"], ID["cat"], *[V.end] * 18]
-        sample = sample_text(certain(text), [caption_draft(20, T)], V, TextOptions(steps=64))
+        sample = sample_text(certain(text), [draft_caption(20, T)], V, TextOptions(steps=64))
         assert sample.ids[0].tolist() == text
 
     def test_confidence_reveals_an_even_number_each_step(self):
         counts = []
         options = TextOptions(steps=4, order="confidence", stop_at_end=False)
         sample_text(
-            Reader(), [caption_draft(10, T)], V, options,
+            Reader(), [draft_caption(10, T)], V, options,
             callback=lambda s: counts.append(int((s.ids != V.mask).sum())),
         )  # fmt: skip
         assert counts == [2, 5, 8, 10] and split_evenly(10, 4) == [2, 3, 3, 2]
@@ -175,14 +181,14 @@ class TestEvaluations:
         options = TextOptions(steps=3, order="confidence", temperature=0.0)
         states = []
         sample_text(
-            predict, [caption_draft(3, T)], V, options, callback=lambda s: states.append(s.ids[0])
+            predict, [draft_caption(3, T)], V, options, callback=lambda s: states.append(s.ids[0])
         )
         # Greedy draws are all certain: then the first place comes first.
         assert (states[0] != V.mask).tolist() == [True, False, False]
         states.clear()
         options = TextOptions(steps=3, order="confidence", top_p=1e-9, temperature=1.0)
         sample_text(
-            predict, [caption_draft(3, T)], V, options, callback=lambda s: states.append(s.ids[0])
+            predict, [draft_caption(3, T)], V, options, callback=lambda s: states.append(s.ids[0])
         )
         assert int((states[0] != V.mask).sum()) == 1
 
@@ -219,7 +225,7 @@ class TestChance:
             return logits.gather(1, positions[..., None].expand(-1, -1, 6))
 
         ours = sample_text(
-            predict, [caption_draft(2, small)] * runs, vocabulary,
+            predict, [draft_caption(2, small)] * runs, vocabulary,
             TextOptions(steps=steps, stop_at_end=False), seed=range(runs),
         ).ids  # fmt: skip
 
@@ -248,20 +254,20 @@ class TestChance:
     def test_temperature_and_top_p(self):
         logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
         free = torch.zeros(4, dtype=torch.bool)
-        plain = token_probabilities(logits, free)[0]
+        plain = compute_token_probabilities(logits, free)[0]
         exact = torch.tensor([math.exp(x) for x in range(4)], dtype=torch.float64)
         torch.testing.assert_close(plain, exact / exact.sum())
-        hot = token_probabilities(logits, free, temperature=2.0)[0]
+        hot = compute_token_probabilities(logits, free, temperature=2.0)[0]
         exact = torch.tensor([math.exp(x / 2) for x in range(4)], dtype=torch.float64)
         torch.testing.assert_close(hot, exact / exact.sum())
-        assert token_probabilities(logits, free, temperature=0)[0].tolist() == [0, 0, 0, 1]
-        nucleus = token_probabilities(logits, free, top_p=0.7)[0]
+        assert compute_token_probabilities(logits, free, temperature=0)[0].tolist() == [0, 0, 0, 1]
+        nucleus = compute_token_probabilities(logits, free, top_p=0.7)[0]
         kept = plain[2:] / plain[2:].sum()
         torch.testing.assert_close(nucleus, torch.cat([torch.zeros(2, dtype=torch.float64), kept]))
 
     def test_half_precision_logits_ban_without_overflow(self):
         logits = torch.tensor([[5.0, 60000.0]], dtype=torch.float16)
-        p = token_probabilities(logits, torch.tensor([False, True]))
+        p = compute_token_probabilities(logits, torch.tensor([False, True]))
         assert p.tolist() == [[1.0, 0.0]]
 
     def test_words_only_draws_no_marks(self):
@@ -283,8 +289,8 @@ def test_published_evaluations_are_those_of_its_loop():
                 at_stop = calls
             if (plan == step).any():
                 fresh = False
-        assert published_evaluations(plan, 12) == calls + 1
-        assert published_evaluations(plan, 12, last=stop) == at_stop
+        assert count_published_evaluations(plan, 12) == calls + 1
+        assert count_published_evaluations(plan, 12, last=stop) == at_stop
 
 
 class TestErrors:
@@ -304,7 +310,7 @@ class TestErrors:
 
     def test_drafts_of_two_lengths(self):
         with pytest.raises(ShapeError, match=r"one length, got \[4, 5\]"):
-            sample_text(Reader(), [caption_draft(4, T), caption_draft(5, T)], V)
+            sample_text(Reader(), [draft_caption(4, T), draft_caption(5, T)], V)
 
     def test_seeds_that_do_not_match(self):
         with pytest.raises(ShapeError, match="2 seeds were given for 3 texts"):

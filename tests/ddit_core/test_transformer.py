@@ -189,7 +189,7 @@ class TestErrors:
             model.logits(torch.zeros(3, 7, 20), picture, torch.zeros(3, 1, dtype=torch.long))
 
     def test_sizes_that_make_no_model(self):
-        with pytest.raises(JodiError, match="divisible by num_heads 5"):
+        with pytest.raises(JodiError, match="divided among 5 heads"):
             DDiTConfig(**{**vars(SMALL), "num_heads": 5})
         with pytest.raises(JodiError, match="depth must be positive and finite, got 0"):
             DDiTConfig(**{**vars(SMALL), "depth": 0})

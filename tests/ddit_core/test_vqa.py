@@ -5,8 +5,8 @@ import json
 import pytest
 from jodi_pack.ddit_core.evaluation.annotations import read_captions, read_questions
 from jodi_pack.ddit_core.evaluation.evaluate import evaluate_questions, write_captions
-from jodi_pack.ddit_core.evaluation.vqa import answer_accuracy, normalise_answer
-from jodi_pack.ddit_core.text.answers import count_in, says_yes
+from jodi_pack.ddit_core.evaluation.vqa import normalise_answer, score_answer
+from jodi_pack.ddit_core.text.answers import read_count, says_yes
 from jodi_pack.kit.errors import JodiError
 
 
@@ -54,7 +54,7 @@ def test_normalisation(text, normal):
     ],
 )
 def test_accuracy(answer, people, score):
-    assert answer_accuracy(answer, people) == pytest.approx(score, abs=1e-12)
+    assert score_answer(answer, people) == pytest.approx(score, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_yes_and_no(answer, yes):
      ("12 people and 3 dogs", 12), ("many", None), ("", None), ("one.", 1), ("b2", None)],
 )  # fmt: skip
 def test_counts(answer, count):
-    assert count_in(answer) == count
+    assert read_count(answer) == count
 
 
 @pytest.fixture

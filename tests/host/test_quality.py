@@ -15,7 +15,7 @@ import pytest
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.evaluation.scores import make_tally
 from jodi_pack.kit.pictures.files import save_png
-from jodi_pack.kit.scenes.render import TRAIN_SEED_END, evaluation_seeds, render_scenes
+from jodi_pack.kit.scenes.render import TRAIN_SEED_END, check_evaluation_seeds, render_scenes
 from jodi_pack.tests.host.graphs import add, changed, find, only, picture_batch, pictures, read
 
 pytestmark = pytest.mark.comfyui
@@ -36,7 +36,7 @@ CASES += [("euler", "depth"), ("euler", "normal"), ("euler", "image"), ("dpmpp_2
 
 @functools.cache
 def scenes():
-    return render_scenes(list(evaluation_seeds(TRAIN_SEED_END, SCENES)), 64)
+    return render_scenes(list(check_evaluation_seeds(TRAIN_SEED_END, SCENES)), 64)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import functools
 import pytest
 import torch
 from jodi_pack.jodi_core.embedded import ASSETS
-from jodi_pack.jodi_core.labels.maps import depth_map, postprocess
+from jodi_pack.jodi_core.labels.depth import make_depth_map
+from jodi_pack.jodi_core.labels.maps import postprocess
 from jodi_pack.jodi_core.model.facts import STEPS
 from jodi_pack.jodi_core.pipeline import JodiPipeline
 from jodi_pack.kit.pictures.files import load_image
@@ -211,7 +212,7 @@ def test_frames_of_a_video_are_the_cores_own(server):
     frames = torch.cat([load_image(file)[0] for file in files])
     result = core().perceive(frames, ("depth", "normal"), seed=[0, 0])
     check(latents, result.latents)
-    depth = depth_map(result.raw["depth"], normalize="batch")
+    depth = make_depth_map(result.raw["depth"], normalize="batch")
     check_shown(pictures(server, run, shown), depth[:, None].expand(-1, 3, -1, -1))
 
 

@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from jodi_pack.jodi_core.auto_roles import ROLE_CHOICES, choose_roles, kept_domains
+from jodi_pack.jodi_core.auto_roles import ROLE_CHOICES, choose_roles, find_kept_domains
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.roles import Role
 from jodi_pack.kit.errors import RoleError
@@ -86,7 +86,7 @@ def test_extra_domains_of_an_extended_model():
 def test_a_repaint_mask_makes_the_wired_image_change():
     plan = choose_roles({}, ("image", "depth"), repaint=True)
     assert plan.text() == "image=generate, depth=condition"
-    assert kept_domains(plan, ("image", "depth")) == (0,)
+    assert find_kept_domains(plan, ("image", "depth")) == (0,)
     # a label may be the one to repaint
     plan = choose_roles(
         {"image": "condition", "depth": "generate"}, ("image", "depth"), repaint=True

@@ -12,61 +12,26 @@ import torch
 from jodi_pack.jodi_core.model.checkpoint import (
     TRANSFORMER,
     load_transformer,
-    null_text_is_two_rows,
-    transformer_sizes,
+    read_sizes,
 )
-from jodi_pack.jodi_core.model.config import JODI_1600M, TransformerConfig
+from jodi_pack.jodi_core.model.config import JODI_1600M
 from jodi_pack.jodi_core.model.transformer import JodiTransformer
 from jodi_pack.kit.autoencoder import keys as autoencoder_keys
-from jodi_pack.kit.autoencoder.checkpoint import AUTOENCODER, autoencoder_sizes, load_autoencoder
-from jodi_pack.kit.autoencoder.config import DC_AE_F32C32, AutoencoderConfig
-from jodi_pack.kit.autoencoder.dcae import DCAE
-from jodi_pack.kit.errors import CheckpointError
+from jodi_pack.kit.autoencoder.checkpoint import (
+    AUTOENCODER,
+    load_autoencoder,
+    read_autoencoder_sizes,
+)
+from jodi_pack.kit.autoencoder.config import DC_AE_F32C32
 from jodi_pack.kit.weights import kinds
 from jodi_pack.kit.weights.convert import convert
 from jodi_pack.kit.weights.loading import load_state
+from jodi_pack.tests.jodi_core.small_networks import TINY, TINY_AE, random_state, refused
 from safetensors.torch import save_file
-
-TINY = TransformerConfig(
-    hidden_size=64,
-    depth=2,
-    cross_attention_heads=2,
-    caption_channels=16,
-    caption_length=5,
-    latent_channels=4,
-    num_labels=3,
-    pe_base_size=4,
-    frequency_size=32,
-)
-TINY_AE = AutoencoderConfig(
-    widths=(8, 16),
-    encoder_depths=(1, 2),
-    decoder_depths=(2, 1),
-    block_types=("ResBlock", "EViTS5_GLU"),
-    latent_channels=4,
-    scaling_factor=0.5,
-    attention_head_dim=8,
-)
-
-
-def random_state(model_class, config, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(0)
-    shapes = model_class(config, device="meta").state_dict()
-    return {n: torch.randn(t.shape, generator=generator).to(dtype) for n, t in shapes.items()}
 
 
 def on_meta(listed):
     return {name: torch.empty(shape, device="meta") for name, shape in listed.items()}
-
-
-@pytest.fixture
-def state():
-    return random_state(JodiTransformer, TINY)
-
-
-@pytest.fixture
-def vae_state():
-    return random_state(DCAE, TINY_AE)
 
 
 @pytest.fixture
@@ -83,16 +48,6 @@ def save(tmp_path):
     return write
 
 
-def refused(call, *expected):
-    with pytest.raises(CheckpointError) as caught:
-        call()
-    text = str(caught.value)
-    for pattern in expected:
-        assert re.search(pattern, text), text
-    assert "\n" not in text
-    return text
-
-
 class TestManifests:
     """Our classes at full size, on the meta device, against the lists of the releases."""
 
@@ -107,10 +62,10 @@ class TestManifests:
     @pytest.mark.reference
     def test_released_sizes_are_inferred_from_shapes_alone(self, reference_dir):
         read = lambda name: on_meta(json.loads((reference_dir / name).read_text()))  # noqa: E731
-        assert transformer_sizes(read("jodi/jodi_1600m_manifest.json"), {}) == JODI_1600M
+        assert read_sizes(read("jodi/jodi_1600m_manifest.json"), {}) == JODI_1600M
         for name in ("dcae_f32c32_sana_manifest.json", "dcae_f32c32_sana_diffusers_manifest.json"):
             state = autoencoder_keys.to_mit_han_lab(read(f"dcae/{name}"))
-            assert autoencoder_sizes(state, {}) == DC_AE_F32C32
+            assert read_autoencoder_sizes(state, {}) == DC_AE_F32C32
 
 
 class TestLoading:
@@ -330,17 +285,6 @@ class TestFaults:
         check({**vae_state, **batch_norm}, "unexpected 1", "ImageNet")
         vae_state["decoder.project_in.main.conv.bias"] = torch.ones(5)
         check(vae_state, r"misshaped 1: .*expected \(16,\), came \(5,\)")
-
-
-def test_null_text_structure(state):
-    assert not null_text_is_two_rows(state)
-    rows = state["y_embedder.y_embedding"]
-    rows[1:] = rows[1]
-    assert null_text_is_two_rows(state)
-    rows[4, 3] += 1e-3
-    assert not null_text_is_two_rows(state)
-    assert null_text_is_two_rows({"y_embedder.y_embedding": rows[:1]})
-    refused(lambda: null_text_is_two_rows({}), "y_embedding", "missing")
 
 
 @pytest.mark.slow

@@ -8,72 +8,23 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jodi_pack.jodi_core.model.checkpoint import transformer_sizes
+from jodi_pack.jodi_core.model.checkpoint import read_sizes
 from jodi_pack.jodi_core.model.config import JODI_1600M, TransformerConfig
 from jodi_pack.jodi_core.model.transformer import JodiTransformer
 from jodi_pack.kit.autoencoder import keys as autoencoder_keys
-from jodi_pack.kit.autoencoder.checkpoint import autoencoder_sizes
-from jodi_pack.kit.autoencoder.config import AutoencoderConfig
-from jodi_pack.kit.autoencoder.dcae import DCAE
-from jodi_pack.kit.errors import CheckpointError
-
-TINY = TransformerConfig(
-    hidden_size=64,
-    depth=2,
-    cross_attention_heads=2,
-    caption_channels=16,
-    caption_length=5,
-    latent_channels=4,
-    num_labels=3,
-    pe_base_size=4,
-    frequency_size=32,
-)
-TINY_AE = AutoencoderConfig(
-    widths=(8, 16),
-    encoder_depths=(1, 2),
-    decoder_depths=(2, 1),
-    block_types=("ResBlock", "EViTS5_GLU"),
-    latent_channels=4,
-    scaling_factor=0.5,
-    attention_head_dim=8,
-)
-
-
-def random_state(model_class, config, dtype=torch.float32):
-    generator = torch.Generator().manual_seed(0)
-    shapes = model_class(config, device="meta").state_dict()
-    return {n: torch.randn(t.shape, generator=generator).to(dtype) for n, t in shapes.items()}
-
-
-@pytest.fixture
-def state():
-    return random_state(JodiTransformer, TINY)
-
-
-@pytest.fixture
-def vae_state():
-    return random_state(DCAE, TINY_AE)
-
-
-def refused(call, *expected):
-    with pytest.raises(CheckpointError) as caught:
-        call()
-    text = str(caught.value)
-    for pattern in expected:
-        assert re.search(pattern, text), text
-    assert "\n" not in text
-    return text
+from jodi_pack.kit.autoencoder.checkpoint import read_autoencoder_sizes
+from jodi_pack.tests.jodi_core.small_networks import TINY, TINY_AE, refused
 
 
 class TestTransformerConfig:
     def test_metadata_tells_all(self, state):
-        assert transformer_sizes(state, {"config": TINY.to_json()}) == TINY
+        assert read_sizes(state, {"config": TINY.to_json()}) == TINY
 
     def test_an_unreleased_size_without_metadata_says_what_is_not_told(self, state):
-        text = refused(lambda: transformer_sizes(state, {}), "width 64", "training exported")
+        text = refused(lambda: read_sizes(state, {}), "width 64", "training exported")
         for name in ("cross_attention_heads", "linear_head_dim", "pe_base_size"):
             assert name in text and f"{name}=" not in text
-        assert transformer_sizes(state, {}, TINY) == TINY
+        assert read_sizes(state, {}, TINY) == TINY
 
     @pytest.mark.parametrize(
         ("field", "value"),
@@ -91,12 +42,12 @@ class TestTransformerConfig:
     def test_metadata_against_shapes_names_both(self, state, field, value):
         config = dataclasses.replace(TINY, **{field: value})
         told = {"num_labels": "domains", "mlp_ratio": "mlp_size"}.get(field, field)
-        text = refused(lambda: transformer_sizes(state, {"config": config.to_json()}))
+        text = refused(lambda: read_sizes(state, {"config": config.to_json()}))
         assert re.search(rf"{told} is \d+ by the tensors, \d+ by its metadata", text), text
 
     def test_partial_metadata_is_completed_from_shapes(self, state):
         stored = {"cross_attention_heads": 2, "pe_base_size": 4}
-        assert transformer_sizes(state, {"config": json.dumps(stored)}) == TINY
+        assert read_sizes(state, {"config": json.dumps(stored)}) == TINY
 
     @pytest.mark.parametrize(
         ("config", "told"),
@@ -111,7 +62,7 @@ class TestTransformerConfig:
         ],
     )
     def test_unusable_metadata(self, state, config, told):
-        refused(lambda: transformer_sizes(state, {"config": config}), told)
+        refused(lambda: read_sizes(state, {"config": config}), told)
 
     def test_published_sizes_by_width(self):
         def shapes(config):
@@ -124,11 +75,11 @@ class TestTransformerConfig:
             caption_channels=2304,
             caption_length=300,
         )
-        assert transformer_sizes(shapes(small), {}) == small
+        assert read_sizes(shapes(small), {}) == small
         patch_two = dataclasses.replace(JODI_1600M, patch_size=2, pe_base_size=16)
-        assert transformer_sizes(shapes(patch_two), {}) == patch_two
+        assert read_sizes(shapes(patch_two), {}) == patch_two
         fewer = dataclasses.replace(JODI_1600M, num_labels=3)
-        assert transformer_sizes(shapes(fewer), {}) == fewer
+        assert read_sizes(shapes(fewer), {}) == fewer
 
     @settings(deadline=None)
     @given(width=st.integers(1, 100).map(lambda n: 32 * n), size=st.integers(1, 20_000))
@@ -141,7 +92,7 @@ class TestTransformerConfig:
             "blocks.0.mlp.point_conv.conv.weight": torch.empty(width, size, 1, 1, device="meta"),
         }
         stored = json.dumps({"cross_attention_heads": 1, "pe_base_size": 4})
-        assert transformer_sizes(facts, {"config": stored}).mlp_size == size
+        assert read_sizes(facts, {"config": stored}).mlp_size == size
 
 
 class TestAutoencoderConfig:
@@ -149,9 +100,9 @@ class TestAutoencoderConfig:
     def test_shapes_and_metadata(self, vae_state, naming):
         state = autoencoder_keys.to_naming(vae_state, naming)
         state = autoencoder_keys.to_mit_han_lab(state)
-        assert autoencoder_sizes(state, {"config": TINY_AE.to_json()}) == TINY_AE
-        assert autoencoder_sizes(state, {"config": '{"scaling_factor": 0.5}'}) == TINY_AE
-        assert autoencoder_sizes(state, {}, TINY_AE) == TINY_AE
+        assert read_autoencoder_sizes(state, {"config": TINY_AE.to_json()}) == TINY_AE
+        assert read_autoencoder_sizes(state, {"config": '{"scaling_factor": 0.5}'}) == TINY_AE
+        assert read_autoencoder_sizes(state, {}, TINY_AE) == TINY_AE
 
     def test_diffusers_words_in_the_metadata(self, vae_state):
         stored = {
@@ -160,13 +111,13 @@ class TestAutoencoderConfig:
             "attention_head_dim": 8,
             "scaling_factor": 0.5,
         }
-        assert autoencoder_sizes(vae_state, {"config": json.dumps(stored)}) == TINY_AE
+        assert read_autoencoder_sizes(vae_state, {"config": json.dumps(stored)}) == TINY_AE
         stored["qkv_multiscales"] = [[], [3, 5]]
         metadata = {"config": json.dumps(stored)}
-        refused(lambda: autoencoder_sizes(vae_state, metadata), "kernel of 5")
+        refused(lambda: read_autoencoder_sizes(vae_state, metadata), "kernel of 5")
 
     def test_the_scale_is_never_guessed(self, vae_state):
-        refused(lambda: autoencoder_sizes(vae_state, {}), "nothing tells the scale")
+        refused(lambda: read_autoencoder_sizes(vae_state, {}), "nothing tells the scale")
 
     @pytest.mark.parametrize(
         ("field", "value"),
@@ -181,7 +132,9 @@ class TestAutoencoderConfig:
     )
     def test_metadata_against_shapes_names_both(self, vae_state, field, value):
         stored = {**json.loads(TINY_AE.to_json()), field: value}
-        text = refused(lambda: autoencoder_sizes(vae_state, {"config": json.dumps(stored)}), field)
+        text = refused(
+            lambda: read_autoencoder_sizes(vae_state, {"config": json.dumps(stored)}), field
+        )
         assert "by the tensors" in text
         assert str(value) in text
 
@@ -190,6 +143,6 @@ class TestAutoencoderConfig:
             n: t for n, t in vae_state.items() if not n.startswith("encoder.stages.0.op_list.0")
         }
         refused(
-            lambda: autoencoder_sizes(lost, {}),
+            lambda: read_autoencoder_sizes(lost, {}),
             "stage 0 .* 0 encoder and 2 decoder",
         )

@@ -6,7 +6,7 @@ import pytest
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.evaluation import consistency, joint
-from jodi_pack.jodi_core.labels.maps import colorize
+from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.scenes.captions import COLOR_WORDS
 from jodi_pack.kit.scenes.render import linear_to_srgb, render_scenes, srgb_to_linear
 
@@ -37,7 +37,7 @@ def test_normals_of_a_plane_are_the_planes(camera):
     camera = tuple(c / length for c in camera)
     disparity = _plane_disparity(camera, 0.5)
     assert disparity.min() > 0
-    found = consistency.surface_normals(disparity, 0.0, 0.5)
+    found = consistency.derive_normals(disparity, 0.0, 0.5)
     model = torch.tensor([-camera[0], camera[1], -camera[2]])  # +X left, +Y up, +Z to the viewer
     assert (found * model.view(1, 3, 1, 1)).sum(1).min() > 1 - 1e-4
 
@@ -46,9 +46,9 @@ def test_offset_and_camera_matter():
     disparity = _plane_disparity((0.0, 0.6, -0.8), 0.5)
     stretched = disparity - disparity.min()
     offset = disparity.min().item()
-    right = consistency.surface_normals(stretched, offset, 0.5)
-    torch.testing.assert_close(right, consistency.surface_normals(disparity, 0.0, 0.5))
-    wrong = consistency.surface_normals(stretched, offset, 0.8)
+    right = consistency.derive_normals(stretched, offset, 0.5)
+    torch.testing.assert_close(right, consistency.derive_normals(disparity, 0.0, 0.5))
+    wrong = consistency.derive_normals(stretched, offset, 0.8)
     assert (wrong * right).sum(1).mean() < 0.999
 
 
@@ -56,7 +56,7 @@ def test_offset_and_camera_matter():
 def test_exact_scenes_fit_and_mixed_ones_do_not(scenes):
     tallies = {}
     maps = _maps(scenes)
-    for name, these in (("exact", maps), ("mixed", joint.shuffled(maps))):
+    for name, these in (("exact", maps), ("mixed", joint.shuffle_scenes(maps))):
         tallies[name] = joint.ConsistencyTally()
         captions = scenes.captions if name == "exact" else scenes.captions[1:] + scenes.captions[:1]
         tallies[name].add_maps(these, captions)
@@ -71,7 +71,7 @@ def test_exact_scenes_fit_and_mixed_ones_do_not(scenes):
 
 def test_flat_normals_do_not_pass_for_the_normals_of_a_scene(scenes):
     flat = torch.tensor([0.5, 0.5, 1.0]).view(1, 3, 1, 1).expand(12, 3, 64, 64)
-    angle = consistency.normal_against_depth(flat, scenes.pictures[:, 3], scenes.valid)
+    angle = consistency.compare_normal_with_depth(flat, scenes.pictures[:, 3], scenes.valid)
     assert angle.mean() > 25
 
 
@@ -80,7 +80,7 @@ def test_fit_degrades_with_noise(scenes):
     normal, depth = scenes.pictures[:, 4], scenes.pictures[:, 3]
     noise = torch.randn(normal.shape, generator=torch.Generator().manual_seed(0))
     angles = [
-        consistency.normal_against_depth(normal + s * noise, depth, scenes.valid).mean()
+        consistency.compare_normal_with_depth(normal + s * noise, depth, scenes.valid).mean()
         for s in (0, 0.05, 0.2)
     ]
     assert angles == sorted(angles)
@@ -89,7 +89,7 @@ def test_fit_degrades_with_noise(scenes):
 def test_no_surface_is_no_number(scenes):
     nothing = torch.zeros_like(scenes.valid[:2])
     pictures = scenes.pictures[:2]
-    angle = consistency.normal_against_depth(pictures[:, 4], pictures[:, 3], nothing)
+    angle = consistency.compare_normal_with_depth(pictures[:, 4], pictures[:, 3], nothing)
     assert torch.isnan(angle).all()
 
 
@@ -101,10 +101,10 @@ def test_picture_of_albedo_under_one_light_is_explained_exactly():
     picture = linear_to_srgb(srgb_to_linear(albedo) * shading)
     classes = torch.randint(0, 3, (2, 16, 16), generator=g)
     draw_normals = (normal + 1) / 2
-    exact = consistency.picture_against_albedo(picture, albedo, draw_normals, classes)
+    exact = consistency.compare_picture_with_albedo(picture, albedo, draw_normals, classes)
     assert exact.min() > 60
     grey = torch.full_like(albedo, 0.5)
-    assert consistency.picture_against_albedo(picture, grey, draw_normals, classes).max() < 20
+    assert consistency.compare_picture_with_albedo(picture, grey, draw_normals, classes).max() < 20
 
 
 def test_caption_checks_by_hand():
@@ -114,12 +114,12 @@ def test_caption_checks_by_hand():
     classes[0, 0, 12] = 8  # one pixel of vehicle: too little
     albedo = torch.zeros(1, 3, 20, 20)
     albedo[0, :, :, :10] = torch.tensor(COLOR_WORDS["green"]).view(3, 1, 1) + 0.11
-    found, named, colors, claimed = consistency.caption_checks(
+    found, named, colors, claimed = consistency.check_captions(
         ["a green tree and a red house and a car and a blue ball on grass"], classes, albedo
     )
     assert (found.item(), named.item()) == (2, 3)  # plant and building of plant, building, vehicle
     assert (colors.item(), claimed.item()) == (1, 2)  # the ball has no class of its own
-    assert consistency.caption_checks([""], classes, albedo)[1].item() == 0
+    assert consistency.check_captions([""], classes, albedo)[1].item() == 0
 
 
 def test_segmentation_pictures_are_read_back(scenes):

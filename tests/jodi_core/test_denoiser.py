@@ -7,7 +7,7 @@ import torch
 from jodi_pack.jodi_core.model.denoiser import prepare_denoiser
 from jodi_pack.jodi_core.text import TextFeatures
 from jodi_pack.kit.errors import TextError
-from jodi_pack.kit.sampling import flow_sigmas
+from jodi_pack.kit.sampling import make_flow_sigmas
 from jodi_pack.tests.helpers import TINY, randn, relative_rms, tiny_transformer
 
 PICTURE, PERCEIVE, CONTROL = (
@@ -15,7 +15,7 @@ PICTURE, PERCEIVE, CONTROL = (
     (1, 2, 2, 0, 2, 2, 0, 2),
     (0, 1, 2, 1, 2, 2, 2, 2),
 )
-SIGMAS = flow_sigmas(4)
+SIGMAS = make_flow_sigmas(4)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ def test_matching_is_the_largest_at_every_threshold(seed, tolerance):
     generator = np.random.default_rng(seed)
     truth = generator.random((5, 6)) < 0.3
     strength = np.where(generator.random((5, 6)) < 0.35, generator.random((5, 6)), 0)
-    present, matched = edges.matched_counts(strength, truth, tolerance)
+    present, matched = edges.count_matches(strength, truth, tolerance)
     for k, threshold in enumerate(edges.THRESHOLDS):
         predicted = np.argwhere(strength >= threshold)
         assert present[k] == len(predicted)
@@ -38,7 +38,7 @@ def test_matching_is_the_largest_at_every_threshold(seed, tolerance):
 def test_threshold_is_inclusive_in_float32():
     strength = np.zeros((4, 4), np.float32)
     strength[1, 1], strength[2, 3] = np.float32(0.3), np.float32(0.7)
-    present, _ = edges.matched_counts(strength, strength > 0, 1.0)
+    present, _ = edges.count_matches(strength, strength > 0, 1.0)
     assert present[29] == 2 and present[30] == 1  # thresholds 0.30 and 0.31
     assert present[69] == 1 and present[70] == 0
 
@@ -49,7 +49,7 @@ def test_a_weak_pixel_never_takes_a_match_from_the_strong_ones():
     truth[2, 2] = True
     strength = np.zeros((5, 5))
     strength[2, 1], strength[2, 3] = 0.9, 0.4
-    present, matched = edges.matched_counts(strength, truth, 1.0)
+    present, matched = edges.count_matches(strength, truth, 1.0)
     assert (present[0], matched[0]) == (2, 1)
     assert (present[80], matched[80]) == (1, 1)
 
@@ -58,7 +58,7 @@ def test_matching_is_quick_on_a_full_picture():
     """Everything is an edge, nearly everything fails: the case that must not go quadratic."""
     generator = np.random.default_rng(0)
     truth = generator.random((64, 64)) < 0.1
-    present, matched = edges.matched_counts(np.ones((64, 64)), truth, 1.5)
+    present, matched = edges.count_matches(np.ones((64, 64)), truth, 1.5)
     assert present[0] == 4096 and matched[0] == truth.sum()
 
 
@@ -130,7 +130,7 @@ def test_thinning_is_the_same_in_any_batch():
 def test_class_borders():
     index = torch.zeros(1, 4, 4, dtype=torch.uint8)
     index[0, :, 2:] = 5
-    assert edges.class_borders(index)[0].nonzero().tolist() == [[y, 1] for y in range(4)]
+    assert edges.find_class_borders(index)[0].nonzero().tolist() == [[y, 1] for y in range(4)]
 
 
 def test_sobel_of_a_step_is_the_step():
@@ -142,5 +142,5 @@ def test_sobel_of_a_step_is_the_step():
 
 
 def test_tolerance_is_stated_in_pixels():
-    assert edges.tolerance_pixels(64, 64) == 1.5
-    assert edges.tolerance_pixels(321, 481) == pytest.approx(4.337, abs=1e-3)
+    assert edges.find_tolerance(64, 64) == 1.5
+    assert edges.find_tolerance(321, 481) == pytest.approx(4.337, abs=1e-3)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from jodi_pack.jodi_core.labels.ensemble import align_affine, combine
-from jodi_pack.jodi_core.labels.maps import colorize, normal_vectors
+from jodi_pack.jodi_core.labels.normals import find_normals
+from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.errors import ImageError, JodiError
 
 
@@ -89,7 +90,7 @@ def test_normals_are_averaged_as_directions():
     result = combine("normal", samples)
     assert torch.allclose(result.picture[:, 1, 1], torch.tensor([0.5, 0.5, 1.0]), atol=1e-6)
     assert result.uncertainty.mean().item() == pytest.approx(1 - float(torch.cos(angle)), abs=1e-5)
-    vectors = normal_vectors(result.picture[None] * 2 - 1)
+    vectors = find_normals(result.picture[None] * 2 - 1)
     assert torch.allclose(vectors.norm(dim=1), torch.ones(1, 3, 3), atol=1e-5)
 
 

@@ -9,15 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from jodi_pack.jodi_core.domains import DOMAIN_NAMES, domain_index
+from jodi_pack.jodi_core.domains import DOMAIN_NAMES, find_domain_index
 from jodi_pack.jodi_core.evaluation import baselines, scores
 from jodi_pack.jodi_core.evaluation.evaluate import evaluate
-from jodi_pack.jodi_core.evaluation.report import HEADLINES, strip_picture
+from jodi_pack.jodi_core.evaluation.reading import count_found
+from jodi_pack.jodi_core.evaluation.report import HEADLINES, draw_strip
 from jodi_pack.jodi_core.labels.maps import postprocess
 from jodi_pack.jodi_core.pipeline import Result
 from jodi_pack.jodi_core.roles import RolePlan
 from jodi_pack.kit.errors import JodiError, ShapeError
 from jodi_pack.kit.pictures.files import load_image
+from jodi_pack.kit.reader.claims import Claims
 from jodi_pack.kit.scenes.render import TRAIN_SEED_END, render_scenes
 
 from ..helpers import tiny_pipeline
@@ -56,10 +58,10 @@ class KnownAnswers:
         self.asked.append((plan.text(), steps, guidance, prompt))
         truth = rendered(tuple(seed))
         for name, picture in given.items():
-            torch.testing.assert_close(picture, truth.pictures[:, domain_index(name)])
+            torch.testing.assert_close(picture, truth.pictures[:, find_domain_index(name)])
         noise = torch.randn(truth.pictures.shape, generator=torch.Generator().manual_seed(0))
         made = truth.pictures * 2 - 1 + self.noise * noise
-        pictures = {n: postprocess(n, made[:, domain_index(n)]) for n in plan.generated_names}
+        pictures = {n: postprocess(n, made[:, find_domain_index(n)]) for n in plan.generated_names}
         return Result(plan, torch.empty(0), {}, pictures | given)
 
     def perceive(self, image, labels, *, steps=10, guidance=1.0, seed=0):
@@ -78,7 +80,9 @@ class KnownAnswers:
         return torch.nn.functional.pixel_unshuffle(picture * 2 - 1, 8)
 
     def decode(self, latents, names):
-        return {n: torch.nn.functional.pixel_shuffle(latents[:, domain_index(n)], 8) for n in names}
+        return {
+            n: torch.nn.functional.pixel_shuffle(latents[:, find_domain_index(n)], 8) for n in names
+        }
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +107,7 @@ def test_a_perfect_model_scores_perfectly(perfect):
         assert v[f"{key}.model"] == pytest.approx(v[f"{key}.labels"], abs=1e-3), key
 
 
+@pytest.mark.slow
 def test_any_to_any_and_joint_runs_are_scored(perfect):
     v = perfect[1].values
     assert v["any.depth_from_normal.absrel.model"] < 1e-4
@@ -117,6 +122,19 @@ def test_any_to_any_and_joint_runs_are_scored(perfect):
         assert v[f"joint.{measure}.perceived"] == pytest.approx(labels, rel=2e-3)
     assert v["joint.normal_depth_deg.shuffled"] > 2 * v["joint.normal_depth_deg.labels"]
     assert v["joint.caption_classes.model"] == 1
+    for measure in ("classes", "colors"):
+        read = v[f"joint.picture.{measure}.labels"]
+        assert v[f"joint.picture.{measure}.model"] == read
+        assert read > v[f"joint.picture.{measure}.shuffled"]
+
+
+def test_what_the_reader_finds_of_a_caption_is_counted_by_class():
+    claims = Claims({"tree": 2, "car": 1, "ball": 1}, {("tree", "green"), ("car", "red")}, set())
+    caption = "a blue car and a green bush and a red ball on grass under a blue sky"
+    # Named: vehicle, plant (bush and grass), sky; the ball has no class. Found: vehicle, plant.
+    # Colours: blue car no, green bush yes, blue sky no.
+    assert count_found(claims, caption) == (2, 3, 1, 3)
+    assert count_found(claims, "") == (0, 0, 0, 0)
 
 
 def test_every_baseline_is_what_it_says(perfect):
@@ -238,7 +256,7 @@ def test_report_page_and_pictures(perfect, tmp_path):
     torch.testing.assert_close(
         rows["truth"]["depth"], render_scenes([TRAIN_SEED_END], SIZE).pictures[0, 3]
     )
-    assert strip_picture(report.strips[1]).shape[0] == 3
+    assert draw_strip(report.strips[1]).shape[0] == 3
     assert len(report.summary().splitlines()) == 1 + len(HEADLINES)
 
 
@@ -303,7 +321,7 @@ def test_what_makes_no_sense_is_refused_before_any_work(options, error, match):
 
 
 def test_non_square_scenes():
-    statistics = baselines.training_statistics((16, 24), 2)
+    statistics = baselines.average_training_scenes((16, 24), 2)
     truth = render_scenes([1, 2], (16, 24))
     for index, name in enumerate(DOMAIN_NAMES):
         tally = scores.make_tally(name)

@@ -13,7 +13,7 @@ from jodi_pack.jodi_core.model.config import JODI_1600M
 from jodi_pack.jodi_core.model.facts import (
     VAEFacts,
     check_vae,
-    embedded_autoencoder,
+    read_embedded_config,
     read_facts,
     write_facts,
 )
@@ -133,7 +133,7 @@ def test_a_silent_file_is_the_released_model():
     assert facts.vae == VAEFacts(32, 32, 0.41407)
     # Whatever VAE is at hand: the released model works on the released one's latents.
     assert read_facts(JODI_1600M, {}, "x", VAEFacts(32, 8, 1.0)).vae == facts.vae
-    assert read_facts(TINY, {}, "x").vae_factor == embedded_autoencoder().factor
+    assert read_facts(TINY, {}, "x").vae_factor == read_embedded_config().factor
 
 
 def test_what_is_said_is_taken():

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from jodi_pack.jodi_core.domains import DOMAIN_NAMES, domain
-from jodi_pack.jodi_core.job.checks import shared_rows
+from jodi_pack.jodi_core.domains import DOMAIN_NAMES, find_domain
+from jodi_pack.jodi_core.job.checks import agree_on_rows
 from jodi_pack.jodi_core.job.given import prepare
-from jodi_pack.jodi_core.job.restore import restored
-from jodi_pack.jodi_core.labels.maps import colorize, postprocess
+from jodi_pack.jodi_core.job.restore import restore_map
+from jodi_pack.jodi_core.labels.maps import postprocess
+from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.errors import ImageError, ShapeError
 from jodi_pack.kit.pictures.frame import fit, restore
 from jodi_pack.tests.helpers import random_picture
@@ -94,7 +95,7 @@ def test_maps_of_other_proportions_are_doubted_each():
     ],
 )
 def test_parts_of_one_row_serve_all(counts, batch, rows):
-    assert shared_rows(counts, batch) == rows
+    assert agree_on_rows(counts, batch) == rows
 
 
 @pytest.mark.parametrize(
@@ -108,7 +109,7 @@ def test_parts_of_one_row_serve_all(counts, batch, rows):
 )
 def test_rows_that_differ_are_refused(counts, batch, words):
     with pytest.raises(ShapeError, match=words):
-        shared_rows(counts, batch)
+        agree_on_rows(counts, batch)
 
 
 @pytest.mark.parametrize("mode", ["crop", "pad"])
@@ -118,10 +119,10 @@ def test_results_lie_over_their_pictures(mode):
     fitted, frame = fit(picture, size, mode)
     raw = fitted * 2 - 1
     for name in ("image", "normal"):
-        of = domain(name)
+        of = find_domain(name)
         expected = postprocess(of, restore(raw, frame))
-        assert torch.equal(postprocess(of, restored(of, raw, [frame])), expected)
-    colours = postprocess("segmentation", restored(domain("segmentation"), raw, [frame]))
+        assert torch.equal(postprocess(of, restore_map(of, raw, [frame])), expected)
+    colours = postprocess("segmentation", restore_map(find_domain("segmentation"), raw, [frame]))
     assert torch.equal(colours, restore(postprocess("segmentation", raw), frame, palette=True))
 
 
@@ -129,7 +130,7 @@ def test_each_row_has_its_own_frame():
     pictures = [random_picture(1, 40, 56, seed=s) for s in range(2)]
     frames = [fit(pictures[0], (32, 32), mode)[1] for mode in ("crop", "pad")]
     raw = torch.cat(pictures)[:, :, :32, :32] * 2 - 1
-    rows = restored(domain("image"), raw, frames)
+    rows = restore_map(find_domain("image"), raw, frames)
     for i, frame in enumerate(frames):
         assert torch.equal(rows[i : i + 1], restore(raw[i : i + 1], frame))
 

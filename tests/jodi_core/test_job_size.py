@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from jodi_pack.jodi_core.job.region import change_mask, region_on_grid
+from jodi_pack.jodi_core.job.region import lay_region_on_grid, make_change_mask
 from jodi_pack.jodi_core.job.size import (
     DEFAULT_SIZE,
     MAX_RATIO,
     SIZE_CHOICES,
     choose_size,
-    requested_size,
+    resolve_size,
 )
 from jodi_pack.jodi_core.roles import RolePlan
 from jodi_pack.kit.errors import ImageError, JodiError, ShapeError
@@ -95,7 +95,7 @@ def test_a_cell_is_free_when_any_of_its_pixels_is():
     mask = torch.zeros(2, 64, 128)
     mask[0, 9, 17] = 1  # row 1, column 2 of cells of 8 pixels
     mask[1, :, 64:] = 0.5
-    region = region_on_grid(mask, (64, 128), (8, 16))
+    region = lay_region_on_grid(mask, (64, 128), (8, 16))
     assert region.shape == (2, 8, 16)
     assert region[0].nonzero().tolist() == [[1, 2]] and region[0, 1, 2] == 1
     assert region[1, :, :8].eq(0).all() and region[1, :, 8:].eq(0.5).all()
@@ -104,8 +104,8 @@ def test_a_cell_is_free_when_any_of_its_pixels_is():
 def test_a_mask_follows_the_crop_of_its_picture():
     mask = torch.zeros(1, 100, 300)
     mask[:, :, :90] = 1  # the left of a wide picture, all of it cropped away
-    assert region_on_grid(mask, (64, 64), (8, 8)).eq(0).all()
-    assert region_on_grid(mask, (64, 64), (8, 8), "pad")[0, :, 0].eq(1).all()
+    assert lay_region_on_grid(mask, (64, 64), (8, 8)).eq(0).all()
+    assert lay_region_on_grid(mask, (64, 64), (8, 8), "pad")[0, :, 0].eq(1).all()
 
 
 @pytest.mark.parametrize(
@@ -120,21 +120,21 @@ def test_a_mask_follows_the_crop_of_its_picture():
 )
 def test_what_is_no_mask_is_refused(mask):
     with pytest.raises(ImageError, match="expected a mask"):
-        region_on_grid(mask, (64, 64), (8, 8))
+        lay_region_on_grid(mask, (64, 64), (8, 8))
 
 
 def test_change_mask():
     plan = RolePlan.parse("image=generate, depth=generate, normal=condition")
     region = torch.rand(3, 4, 5)
-    mask = change_mask(plan, (4, 5), {3: region})
+    mask = make_change_mask(plan, (4, 5), {3: region})
     assert mask.shape == (3, 1, 8, 4, 5)
     assert mask[:, 0, 0].eq(1).all()
     assert torch.equal(mask[:, 0, 3], region)
     assert mask[:, 0, [1, 2, 4, 5, 6, 7]].eq(0).all()
-    assert change_mask(plan, (4, 5), {}).shape == (1, 1, 8, 4, 5)
+    assert make_change_mask(plan, (4, 5), {}).shape == (1, 1, 8, 4, 5)
 
 
 def test_a_size_as_people_ask_for_it():
-    assert requested_size("trained shape", (64, 48)) == ("trained shape", (64, 48), (0, 0))
-    assert requested_size(512, (64, 48)) == ("picture ratio", (512, 512), (0, 0))
-    assert requested_size((40, 72), (64, 48)) == ("width and height", (64, 48), (40, 72))
+    assert resolve_size("trained shape", (64, 48)) == ("trained shape", (64, 48), (0, 0))
+    assert resolve_size(512, (64, 48)) == ("picture ratio", (512, 512), (0, 0))
+    assert resolve_size((40, 72), (64, 48)) == ("width and height", (64, 48), (40, 72))

@@ -6,16 +6,16 @@ import json
 import numpy as np
 import pytest
 import torch
-from jodi_pack.jodi_core.domains import DOMAINS, domain
+from jodi_pack.jodi_core.domains import DOMAINS, find_domain
 from jodi_pack.jodi_core.labelling import layout
-from jodi_pack.jodi_core.labelling.batch import picture_seed
+from jodi_pack.jodi_core.labelling.batch import derive_seed
 from jodi_pack.jodi_core.labelling.fingerprint import CODE, digest, digest_code
 from jodi_pack.jodi_core.labelling.plan import (
     Plan,
     Source,
-    extended,
+    extend_plan,
     look,
-    part_path,
+    name_part,
     read_plan,
     require_same,
     write_plan,
@@ -42,7 +42,7 @@ def picture(mode="RGB", size=(7, 5)) -> Image.Image:
 def test_keys_are_the_published_ones(reference_dir):
     folder = reference_dir.parent / "data" / "joint_example"
     published = {p.name for p in folder.glob("annotation_*")}
-    assert {layout.key_of(d.name) for d in DOMAINS[1:]} == published
+    assert {layout.name_key(d.name) for d in DOMAINS[1:]} == published
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
@@ -84,7 +84,7 @@ def test_maps_are_what_their_kind_says():
     assert modes.pop("depth").startswith("I;16")
     expected = {"lineart": "L", "edge": "L", "normal": "RGB", "albedo": "RGB", "openpose": "RGB"}
     assert modes == {**expected, "segmentation": "P"}
-    with Image.open(io.BytesIO(layout.encode_map(domain("segmentation"), raw))) as image:
+    with Image.open(io.BytesIO(layout.encode_map(find_domain("segmentation"), raw))) as image:
         numbers, colors = np.asarray(image), np.asarray(image.convert("RGB"))
     palette = np.asarray(SEGMENTATION_PALETTE, dtype=np.float64)
     pixels = (raw[0].double().numpy().transpose(1, 2, 0) + 1) / 2 * 255
@@ -94,9 +94,9 @@ def test_maps_are_what_their_kind_says():
 
 
 def test_a_seed_is_of_the_name_alone():
-    seeds = {picture_seed(seed, f"{i}.png") for seed in (0, 1) for i in range(1000)}
+    seeds = {derive_seed(seed, f"{i}.png") for seed in (0, 1) for i in range(1000)}
     assert len(seeds) == 2000 and all(0 <= seed < 2**32 for seed in seeds)
-    assert picture_seed(7, "a/\udcff.png") == picture_seed(7, "a/\udcff.png")
+    assert derive_seed(7, "a/\udcff.png") == derive_seed(7, "a/\udcff.png")
 
 
 def make(root, plan: Plan, number: int) -> None:
@@ -104,10 +104,10 @@ def make(root, plan: Plan, number: int) -> None:
     found = []
     for source in plan.batches[number]:
         data = stored(picture("L"))
-        for path in (f"image/{source.stem}.png", layout.map_path("depth", source.stem)):
+        for path in (f"image/{source.stem}.png", layout.name_map("depth", source.stem)):
             layout.write_file(root / path, data)
-        found.append(layout.record(f"image/{source.stem}.png", (5, 7), LABELS, {}))
-    layout.write_lines(part_path(root, number), found)
+        found.append(layout.make_record(f"image/{source.stem}.png", (5, 7), LABELS, {}))
+    layout.write_lines(name_part(root, number), found)
 
 
 def sources(*names: str) -> list[Source]:
@@ -142,7 +142,7 @@ def test_only_what_is_missing_is_to_do(tmp_path):
         make(tmp_path, plan, number)
     assert not look(tmp_path, plan, there).todo
     (tmp_path / "annotation_depth" / "c.png").unlink()
-    part_path(tmp_path, 2).write_text("{ no line")
+    name_part(tmp_path, 2).write_text("{ no line")
     standing = look(tmp_path, plan, there)
     assert list(standing.todo) == [1, 2] and set(standing.lines) == {"a.png", "b.png", "d.png"}
     standing = look(tmp_path, plan, there - {"c.png"})
@@ -152,7 +152,7 @@ def test_only_what_is_missing_is_to_do(tmp_path):
 def test_new_pictures_never_move_old_ones(tmp_path):
     plan = empty(2, "b", "d", "f")
     write_plan(tmp_path, plan)
-    more, changed = extended(tmp_path, plan, sources("a", "b", "c", "d", "e", "f"), 2)
+    more, changed = extend_plan(tmp_path, plan, sources("a", "b", "c", "d", "e", "f"), 2)
     assert more.batches[:2] == plan.batches and changed == []
     assert [[s.stem for s in batch] for batch in more.batches[2:]] == [["a", "c"], ["e"]]
 
@@ -161,7 +161,7 @@ def test_a_changed_picture_loses_its_file(tmp_path):
     plan = empty(2, "a", "b")
     make(tmp_path, plan, 0)
     found = [Source("a.png", 10, "a"), Source("b.png", 9, "b")]
-    more, changed = extended(tmp_path, plan, found, 2)
+    more, changed = extend_plan(tmp_path, plan, found, 2)
     assert changed == ["a.png"] and more.batches[0] == tuple(found)
     assert list(look(tmp_path, more, {"a.png", "b.png"}).todo) == [0]
 

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 import torch
-from jodi_pack.jodi_core.labels import maps as labels
-from jodi_pack.jodi_core.model.facts import GUIDANCE, PERCEPTION_STEPS, STEPS
+from jodi_pack.jodi_core.labels.maps import postprocess
+from jodi_pack.jodi_core.model.facts import PERCEPTION_STEPS, RELEASED_GUIDANCE, STEPS
 from jodi_pack.jodi_core.roles import RolePlan
 from jodi_pack.jodi_core.text import TextFeatures
 from jodi_pack.kit.errors import Interrupted, JodiError, ShapeError, TextError
@@ -52,7 +52,7 @@ class TestTasks:
         result = pipeline.control(maps, "a red house", generate=["image", "albedo"], steps=2)
         assert set(result.raw) == {"image", "albedo"}
         assert torch.equal(result.pictures["depth"], maps["depth"])
-        assert result.settings["guidance"] == GUIDANCE
+        assert result.settings["guidance"] == RELEASED_GUIDANCE
 
     def test_generate(self, pipeline):
         result = pipeline.generate(["a red house", "the blue sky"], ["depth"], steps=2)
@@ -70,7 +70,7 @@ class TestTasks:
     def test_pictures_are_the_raw_output_post_processed(self, pipeline):
         result = pipeline.perceive(random_picture(), steps=2)
         for name, raw in result.raw.items():
-            assert torch.equal(result.pictures[name], labels.postprocess(name, raw))
+            assert torch.equal(result.pictures[name], postprocess(name, raw))
             assert (
                 0 <= float(result.pictures[name].min()) <= float(result.pictures[name].max()) <= 1
             )

@@ -3,8 +3,8 @@
 import pytest
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
-from jodi_pack.jodi_core.job.plausible import doubt
-from jodi_pack.jodi_core.labels.maps import colorize
+from jodi_pack.jodi_core.job.plausible import find_doubt
+from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.pictures.files import load_image
 from jodi_pack.kit.scenes.render import render_scenes
 from jodi_pack.tests.conftest import shared_dir, skip_or_fail
@@ -20,7 +20,7 @@ def scenes() -> dict[str, torch.Tensor]:
 
 
 def kinds(name: str, pictures: torch.Tensor) -> list[str | None]:
-    found = [doubt(name, picture) for picture in pictures.split(1)]
+    found = [find_doubt(name, picture) for picture in pictures.split(1)]
     assert all(odd is None or (odd.name == name and odd.text.startswith(name)) for odd in found)
     return [None if odd is None else odd.kind for odd in found]
 
@@ -32,7 +32,7 @@ def test_right_maps_raise_no_doubt(scenes):
         assert kinds(name, large) == [None] * 4, name
 
 
-def turned(normals: torch.Tensor, *signs: int) -> torch.Tensor:
+def turn_upright(normals: torch.Tensor, *signs: int) -> torch.Tensor:
     return (normals * 2 - 1) * torch.tensor(signs).view(3, 1, 1) / 2 + 0.5
 
 
@@ -45,8 +45,8 @@ def on_white(poses: torch.Tensor) -> torch.Tensor:
     [
         # a scene without ground, or without curved surfaces, may tell nothing
         ("depth", "depth", lambda x: 1 - x, "inverted", 0.85),
-        ("normal", "normal", lambda x: turned(x, -1, -1, 1), "directx", 0.85),
-        ("normal", "normal", lambda x: turned(x, -1, 1, 1), "opengl", 0.6),
+        ("normal", "normal", lambda x: turn_upright(x, -1, -1, 1), "directx", 0.85),
+        ("normal", "normal", lambda x: turn_upright(x, -1, 1, 1), "opengl", 0.6),
         ("normal", "normal", lambda x: 1 - x, "no normals", 1.0),
         ("depth", "image", lambda x: x, "colours", 1.0),
         ("openpose", "image", lambda x: x, None, 1.0),
@@ -70,29 +70,29 @@ def test_wrong_maps_are_doubted(scenes, name, source, change, kind, share):
 
 def test_one_odd_row_of_a_batch_is_enough(scenes):
     batch = torch.cat([scenes["depth"][:2], torch.ones(1, 3, 64, 64)])
-    odd = doubt("depth", batch)
+    odd = find_doubt("depth", batch)
     assert odd is not None and odd.kind == "flat"
 
 
 def test_doubts_name_the_way_out(scenes):
-    odd = doubt("depth", 1 - scenes["depth"][:1])
+    odd = find_doubt("depth", 1 - scenes["depth"][:1])
     assert odd is not None and "near is white" in odd.text
-    odd = doubt("lineart", torch.zeros(1, 3, 8, 8))
+    odd = find_doubt("lineart", torch.zeros(1, 3, 8, 8))
     assert odd is not None and odd.text == (
-        "lineart is mostly dark, and expected are dark lines on white; invert it"
+        "lineart is mostly dark; expected dark lines on white: invert it"
     )
 
 
 def test_class_numbers_are_no_strange_colours():
     index = torch.arange(64 * 64).view(1, 64, 64) % 12
-    assert doubt("segmentation", (index / 255)[:, None].expand(-1, 3, -1, -1)) is None
-    assert doubt("segmentation", colorize(index)) is None
+    assert find_doubt("segmentation", (index / 255)[:, None].expand(-1, 3, -1, -1)) is None
+    assert find_doubt("segmentation", colorize(index)) is None
 
 
 def test_one_pixel_is_enough_to_look_at():
     for name in DOMAIN_NAMES:
-        doubt(name, torch.full((1, 3, 1, 1), 0.5))
-        doubt(name, torch.full((2, 3, 1, 500), 0.5))
+        find_doubt(name, torch.full((1, 3, 1, 1), 0.5))
+        find_doubt(name, torch.full((2, 3, 1, 500), 0.5))
 
 
 @pytest.mark.reference
@@ -105,4 +105,4 @@ def test_published_examples_raise_no_doubt():
     names |= {"image": "image", "segmentation": "annotation_seg_12colors"}
     for name, place in names.items():
         for path in sorted((folder / place).iterdir()):
-            assert doubt(name, load_image(path)[0]) is None, path
+            assert find_doubt(name, load_image(path)[0]) is None, path

@@ -77,7 +77,7 @@ def test_counts_by_hand():
     assert pose.count_joints(places, keypoints) == pose.JointCounts(
         true=3, found=1, read=5, confirmed=2
     )
-    assert pose.figure_radii(keypoints).tolist() == pytest.approx([4.0, 1.5])
+    assert pose.measure_figures(keypoints).tolist() == pytest.approx([4.0, 1.5])
 
 
 def test_one_place_cannot_stand_for_two_joints():

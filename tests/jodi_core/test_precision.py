@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from jodi_pack.jodi_core.model import precision
+from jodi_pack.jodi_core import pipeline
 from jodi_pack.jodi_core.model.config import JODI_1600M
 from jodi_pack.tests.helpers import TINY
 
@@ -11,11 +11,11 @@ from jodi_pack.tests.helpers import TINY
     ("gain", "released"), [(2.4, torch.bfloat16), (1.1, torch.float32), (0.3, torch.float32)]
 )
 def test_half_precision_only_where_it_is_faster_and_published(monkeypatch, gain, released):
-    monkeypatch.setattr(precision, "bfloat16_gain", lambda: gain)
-    assert precision.cpu_dtype(JODI_1600M) == released
-    assert precision.cpu_dtype(TINY) == torch.float32
+    monkeypatch.setattr(pipeline, "measure_bfloat16_gain", lambda: gain)
+    assert pipeline.choose_cpu_dtype(JODI_1600M) == released
+    assert pipeline.choose_cpu_dtype(TINY) == torch.float32
 
 
 def test_gain_is_measured_once():
-    assert 0 < precision.bfloat16_gain() < 1000
-    assert precision.bfloat16_gain() == precision.bfloat16_gain()
+    assert 0 < pipeline.measure_bfloat16_gain() < 1000
+    assert pipeline.measure_bfloat16_gain() == pipeline.measure_bfloat16_gain()

@@ -10,13 +10,17 @@ from jodi_pack.jodi_core.text import (
     INSTRUCTION_PREFIX,
     ClosedVocabularyEncoder,
     TextFeatures,
-    negative_window,
-    prompt_window,
+    take_negative_window,
+    take_prompt_window,
 )
 from jodi_pack.kit.errors import TextError
 from jodi_pack.tests.helpers import WORDS
 
 BEGIN, PAD = 2, 0
+
+
+def kept_mask(window) -> tuple[int, ...]:
+    return tuple(window.mask[i] for i in window.select)
 
 
 class ToyTokenizer:
@@ -65,7 +69,7 @@ class TestPromptWindow:
     prefix_tokens = 4
 
     def window(self, tokenizer, prompt, length=6):
-        return prompt_window(prompt, tokenizer, pad_id=PAD, length=length, prefix=self.prefix)
+        return take_prompt_window(prompt, tokenizer, pad_id=PAD, length=length, prefix=self.prefix)
 
     def kept(self, tokenizer, window):
         return tokenizer.text(window.ids[i] for i in window.select)
@@ -73,18 +77,18 @@ class TestPromptWindow:
     def test_prefix_space_merges_with_the_first_word(self, tokenizer):
         window = self.window(tokenizer, "red cat")
         assert self.kept(tokenizer, window) == ["<bos>", " red", " cat", "<pad>", "<pad>", "<pad>"]
-        assert window.selected_mask == (1, 1, 1, 0, 0, 0)
+        assert kept_mask(window) == (1, 1, 1, 0, 0, 0)
 
     def test_prefix_space_that_does_not_merge_is_kept(self, tokenizer):
         window = self.window(tokenizer, "3 cats")
         assert self.kept(tokenizer, window) == ["<bos>", " ", "3", " cats", "<pad>", "<pad>"]
-        assert window.selected_mask == (1, 1, 1, 1, 0, 0)
+        assert kept_mask(window) == (1, 1, 1, 1, 0, 0)
 
     def test_empty_prompt_keeps_begin_and_space(self, tokenizer):
         for prompt in ("", "   \n"):
             window = self.window(tokenizer, prompt)
             assert self.kept(tokenizer, window) == ["<bos>", " ", *["<pad>"] * 4]
-            assert window.selected_mask == (1, 1, 0, 0, 0, 0)
+            assert kept_mask(window) == (1, 1, 0, 0, 0, 0)
 
     def test_positions_are_the_published_ones(self, tokenizer):
         window = self.window(tokenizer, "red cat", length=300)
@@ -97,7 +101,7 @@ class TestPromptWindow:
         words = [f"w{i}" for i in range(40)]
         window = self.window(tokenizer, " ".join(words))
         assert self.kept(tokenizer, window) == ["<bos>", *(f" {w}" for w in words[:5])]
-        assert window.selected_mask == (1,) * 6
+        assert kept_mask(window) == (1,) * 6
 
     def test_prompt_that_just_fits_has_no_pad(self, tokenizer):
         window = self.window(tokenizer, "a b c d e")
@@ -106,15 +110,15 @@ class TestPromptWindow:
     def test_calls_leave_nothing_behind(self, tokenizer):
         first = self.window(tokenizer, "red cat")
         self.window(tokenizer, "a much longer prompt than the other one was")
-        negative_window("ugly", tokenizer, pad_id=PAD, length=6)
+        take_negative_window("ugly", tokenizer, pad_id=PAD, length=6)
         assert self.window(tokenizer, "red cat") == first
 
     def test_without_prefix_the_prompt_stands_alone(self, tokenizer):
-        alone = prompt_window("red cat", tokenizer, pad_id=PAD, length=5, prefix="")
-        assert alone == negative_window("red cat", tokenizer, pad_id=PAD, length=5)
+        alone = take_prompt_window("red cat", tokenizer, pad_id=PAD, length=5, prefix="")
+        assert alone == take_negative_window("red cat", tokenizer, pad_id=PAD, length=5)
 
     def test_the_released_prefix_is_the_default(self, tokenizer):
-        window = prompt_window("cat", tokenizer, pad_id=PAD, length=4)
+        window = take_prompt_window("cat", tokenizer, pad_id=PAD, length=4)
         assert window.ids[: len(tokenizer(INSTRUCTION_PREFIX)) - 1] == tuple(
             tokenizer(INSTRUCTION_PREFIX)[:-1]
         )
@@ -123,16 +127,16 @@ class TestPromptWindow:
 
 class TestNegativeWindow:
     def test_has_no_prefix_and_keeps_all(self, tokenizer):
-        window = negative_window("red cat", tokenizer, pad_id=PAD, length=5)
+        window = take_negative_window("red cat", tokenizer, pad_id=PAD, length=5)
         assert tokenizer.text(window.ids) == ["<bos>", "red", " cat", "<pad>", "<pad>"]
-        assert window.select == (0, 1, 2, 3, 4) and window.selected_mask == (1, 1, 1, 0, 0)
+        assert window.select == (0, 1, 2, 3, 4) and kept_mask(window) == (1, 1, 1, 0, 0)
 
     def test_empty_is_begin_and_pads(self, tokenizer):
-        window = negative_window("", tokenizer, pad_id=PAD, length=4)
+        window = take_negative_window("", tokenizer, pad_id=PAD, length=4)
         assert window.ids == (BEGIN, PAD, PAD, PAD) and window.mask == (1, 0, 0, 0)
 
     def test_too_long_is_cut(self, tokenizer):
-        window = negative_window("a b c d e f", tokenizer, pad_id=PAD, length=3)
+        window = take_negative_window("a b c d e f", tokenizer, pad_id=PAD, length=3)
         assert tokenizer.text(window.ids) == ["<bos>", "a", " b"] and window.mask == (1, 1, 1)
 
 

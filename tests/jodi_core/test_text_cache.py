@@ -2,7 +2,7 @@
 
 import torch
 from jodi_pack.jodi_core.model.attention import TextKeys, TwoKeys
-from jodi_pack.jodi_core.model.text_cache import TextCache, same_tensor
+from jodi_pack.jodi_core.model.text_cache import TextCache, are_equal_tensors
 from jodi_pack.tests.helpers import randn
 
 
@@ -59,6 +59,6 @@ def test_bytes_are_those_of_all_parts():
 
 def test_tensors_are_the_same_in_everything_but_identity():
     x = torch.ones(2, 3)
-    assert same_tensor(x, x.clone()) and same_tensor(None, None)
+    assert are_equal_tensors(x, x.clone()) and are_equal_tensors(None, None)
     for other in (x + 1, x[:1], x.double(), x.to("meta"), None):
-        assert not same_tensor(x, other) and not same_tensor(other, x)
+        assert not are_equal_tensors(x, other) and not are_equal_tensors(other, x)

@@ -1,5 +1,6 @@
 """The transformer against a loop oracle, and the laws it must keep."""
 
+import copy
 import dataclasses
 import json
 from types import SimpleNamespace
@@ -190,6 +191,30 @@ class TestText:
         job.caption[:, :, kept - 1] += 1e-12  # not equal any more: attention over all keys
         assert relative_rms(folded, plain) < 1e-13
         assert relative_rms(folded, model(**job.inputs())) < 1e-10
+
+    def test_gradients_through_a_folded_text_are_those_of_attention(self, model):
+        """Where the image is given all rows read one null text, folded in training too."""
+        trained = copy.deepcopy(model).requires_grad_(True)
+        null = trained.y_embedder.y_embedding
+        with torch.no_grad():
+            null[2:] = null[1]
+        job = Job(TINY, [PERCEIVE, PERCEIVE], (2, 3))
+        gradients = []
+        for nudge in (0.0, 1e-12):  # not equal any more: attention over all keys
+            with torch.no_grad():
+                null[-1] += nudge
+            trained.zero_grad(set_to_none=True)
+            with torch.enable_grad():
+                trained(**job.inputs()).square().sum().backward()
+            gradients.append({name: p.grad for name, p in trained.named_parameters()})
+        compared = 0
+        for name, gradient in gradients[0].items():
+            if gradient is not None and "y_embedding" not in name:
+                # Both are small where a bias of the keys moves all scores alike.
+                gap = (gradient - gradients[1][name]).norm()
+                assert gap < 1e-9 * (1 + gradients[1][name].norm()), name
+                compared += 1
+        assert compared > 40
 
     def test_folding_asks_a_layer_of_another_class_what_its_weights_are(self):
         class Halved(torch.nn.Linear):

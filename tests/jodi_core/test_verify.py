@@ -9,7 +9,7 @@ import torch
 from jodi_pack.jodi_core.evaluation.verify import verify
 from jodi_pack.kit.autoencoder.config import AutoencoderConfig
 from jodi_pack.kit.errors import JodiError, ShapeError
-from jodi_pack.kit.sampling import flow_sigmas
+from jodi_pack.kit.sampling import make_flow_sigmas
 from jodi_pack.kit.vectors import EVALUATION_BOUND, SAMPLING_BOUND, relative_rms
 from jodi_pack.tests.helpers import TINY_AE, TINY_PATCH2, randn, tiny_autoencoder, tiny_transformer
 from jodi_pack.tests.jodi_core.transformer_oracle import published_velocity
@@ -49,7 +49,7 @@ def random_case(config, roles, grid, seed):
 def published_run(model, case, negative, steps, guidance, shift):
     """A sampling run as published: both halves, the noise detour left out, all slots integrated."""
     x, given = case["x"].double(), (case["role"] == 1)[:, :, None, None, None]
-    sigmas, previous = flow_sigmas(steps, shift), None
+    sigmas, previous = make_flow_sigmas(steps, shift), None
     for k in range(steps):
         s, t = sigmas[k], sigmas[k + 1]
         now = {**case, "x": x, "timestep": torch.full((len(x),), 1000 * s, dtype=torch.float64)}

@@ -35,11 +35,6 @@ def test_by_default_torch_answers():
     assert torch.equal(ours, reference.layer_norm_modulate(x, shift, scale, 1e-6))
 
 
-def test_nothing_is_in_the_table_that_nobody_measured():
-    """A line may be added here together with its figures in kernels/README.md."""
-    assert selection.MEASURED == {}
-
-
 @pytest.mark.parametrize("mode", selection.MODES)
 def test_the_environment_chooses(monkeypatch, mode):
     monkeypatch.setenv("JODI_KERNELS", mode)
@@ -129,39 +124,6 @@ class TestTritonDemanded:
         assert x.grad is not None
         with torch.no_grad(), pytest.raises(KernelError):
             dispatch.layer_norm_modulate(x, shift, scale, 1e-6)
-
-
-class TestAutoOnAMeasuredDevice:
-    """`auto` reads the table; the device is named by hand, and the kernel is not reached."""
-
-    @pytest.fixture
-    def answers(self, monkeypatch):
-        monkeypatch.setitem(selection.MEASURED, ("layer_norm_modulate", "A device"), 256)
-        monkeypatch.setattr(selection, "_device_name", lambda index: "A device")
-        monkeypatch.setattr(selection, "_obstacle", lambda *_: None)
-
-        class OnCuda:
-            device = torch.device("cuda", 0)
-            requires_grad = False
-
-            def __init__(self, rows):
-                self.numel = lambda: rows * 8
-
-        return lambda operation, rows: selection.kernel_answers(operation, 8, OnCuda(rows))
-
-    def test_from_the_measured_size_up(self, answers):
-        assert not answers("layer_norm_modulate", 255)
-        assert answers("layer_norm_modulate", 256)
-
-    def test_no_other_operation(self, answers):
-        assert not answers("rms_norm_channels", 1024)
-
-    def test_reference_stays_reference(self, answers):
-        with selection.use("reference"):
-            assert not answers("layer_norm_modulate", 1024)
-
-    def test_no_other_kind_of_device(self, answers):
-        assert not selection.kernel_answers("layer_norm_modulate", 8, torch.zeros(1024, 8))
 
 
 @pytest.mark.slow

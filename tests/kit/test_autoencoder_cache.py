@@ -3,7 +3,7 @@
 import pytest
 import torch
 from jodi_pack.kit.autoencoder.cache import EncodeCache
-from jodi_pack.kit.autoencoder.tiling import within_memory
+from jodi_pack.kit.autoencoder.tiling import run_within_memory
 from jodi_pack.tests.helpers import randn, random_picture, tiny_autoencoder, tiny_pipeline
 
 
@@ -114,19 +114,21 @@ class TestWithinMemory:
     def test_rows_come_back_in_order(self, rows, monkeypatch):
         x = randn(5, 2)
         monkeypatch.setattr(
-            "jodi_pack.kit.autoencoder.tiling.free_memory", lambda device: 2 * rows * 100
+            "jodi_pack.kit.autoencoder.tiling.measure_free_memory", lambda device: 2 * rows * 100
         )
-        out = within_memory(self.network(9), x, bytes_per_row=100, tile=None)
+        out = run_within_memory(self.network(9), x, bytes_per_row=100, tile=None)
         assert torch.equal(out, x * 2)
         assert max(n for n, _ in self.calls) == rows
 
     def test_less_is_tried_when_memory_runs_out(self, monkeypatch, caplog):
-        monkeypatch.setattr("jodi_pack.kit.autoencoder.tiling.free_memory", lambda device: 10**9)
-        out = within_memory(self.network(1, 600), randn(3, 2), bytes_per_row=1, tile=None)
+        monkeypatch.setattr(
+            "jodi_pack.kit.autoencoder.tiling.measure_free_memory", lambda device: 10**9
+        )
+        out = run_within_memory(self.network(1, 600), randn(3, 2), bytes_per_row=1, tile=None)
         assert torch.equal(out, randn(3, 2) * 2)
         assert self.calls == [(3, None), (1, None), *[(1, 512)] * 3]
         assert "trying less" in caplog.text
 
     def test_says_so_when_nothing_fits(self):
         with pytest.raises(torch.OutOfMemoryError):
-            within_memory(self.network(0), randn(3, 2), bytes_per_row=1, tile=None)
+            run_within_memory(self.network(0), randn(3, 2), bytes_per_row=1, tile=None)

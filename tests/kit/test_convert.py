@@ -25,7 +25,7 @@ from jodi_pack.kit.errors import CheckpointError
 from jodi_pack.kit.weights import convert as converter
 from jodi_pack.kit.weights.convert import parse_dtype
 from jodi_pack.kit.weights.read import read_state_dict
-from jodi_pack.kit.weights.write import atomic_file, write_state_dict
+from jodi_pack.kit.weights.write import replace_weights_file, write_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -192,7 +192,7 @@ def test_reference_autoencoder_both_ways(reference_dir, tmp_path, name):
     other, back = tmp_path / "other.safetensors", tmp_path / "back.safetensors"
     here, there = autoencoder_keys.NAMINGS[:: -1 if "diffusers" in name else 1]
     convert(original, other, naming=there)
-    assert autoencoder_keys.naming_of(load_file(other)) == there
+    assert not set(load_file(other)) & set(load_file(original))
     convert(other, back, naming=here)
     assert same(load_file(back), load_file(original))
     one, _ = load_autoencoder(original)
@@ -387,7 +387,7 @@ class TestWriter:
 
     def test_atomic_file_for_other_content(self, tmp_path):
         path = tmp_path / "x.bin"
-        with atomic_file(path) as file:
+        with replace_weights_file(path) as file:
             file.write(b"abc")
             assert not path.exists()
         assert path.read_bytes() == b"abc"

@@ -5,10 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jodi_pack.jodi_core.job.size import ASPECT_BINS, nearest_bin, scaled_bins
+from jodi_pack.jodi_core.job.size import ASPECT_BINS, find_nearest_bin, scale_bins
 from jodi_pack.kit.errors import ImageError, ShapeError
 from jodi_pack.kit.pictures import frame as images
-from jodi_pack.kit.pictures import sizes
 from jodi_pack.kit.pictures.frame import Frame, fit, restore
 from jodi_pack.tests.jodi_core.live_bytes import LiveBytes
 
@@ -22,6 +21,39 @@ def ramp(height, width):
     """(1, 2, H, W): each pixel holds its own row and column."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([y, x])[None].float()
+
+
+def start_of(frame):
+    """Row and column of the resized original that the fitted picture's corner shows."""
+    return (frame.top, frame.left) if frame.mode == "crop" else (-frame.top, -frame.left)
+
+
+def to_original(frame, y, x):
+    """Coordinates in the original of a point (y, x) in the fitted picture."""
+    top, left = start_of(frame)
+    return (
+        (y + top + 0.5) * frame.original_h / frame.resized_h - 0.5,
+        (x + left + 0.5) * frame.original_w / frame.resized_w - 0.5,
+    )
+
+
+def shown_of_original(frame):
+    """(H, W) bool: original pixels whose centre the fitted picture shows."""
+    y, x = frame.to_fitted(
+        torch.arange(frame.original_h, dtype=torch.float64),
+        torch.arange(frame.original_w, dtype=torch.float64),
+    )
+    rows = (y >= -0.5) & (y <= frame.height - 0.5)
+    return rows[:, None] & ((x >= -0.5) & (x <= frame.width - 0.5))[None, :]
+
+
+def shows_original(frame):
+    """(h, w) bool: fitted pixels that show the original; False on padding."""
+    top, left = start_of(frame)
+    rows = torch.arange(frame.height) + top
+    columns = torch.arange(frame.width) + left
+    inside = (rows >= 0) & (rows < frame.resized_h)
+    return inside[:, None] & ((columns >= 0) & (columns < frame.resized_w))[None, :]
 
 
 def loop_resize_axis(values, out):
@@ -67,39 +99,39 @@ class TestSizes:
         ],
     )
     def test_nearest_bin(self, height, width, label):
-        assert nearest_bin(height, width).label == label
+        assert find_nearest_bin(height, width).label == label
 
     @quick
     @given(long_side, long_side)
     def test_nearest_bin_is_nearest(self, height, width):
         distance = [abs(float(b.label) - height / width) for b in ASPECT_BINS]
-        chosen = nearest_bin(height, width)
+        chosen = find_nearest_bin(height, width)
         assert ASPECT_BINS.index(chosen) == distance.index(min(distance))
 
     def test_scaled_bins(self):
-        assert scaled_bins(32) == ASPECT_BINS
+        assert scale_bins(32) == ASPECT_BINS
         for bins, factor, square in (
-            (scaled_bins(8), 8, 256),
-            (scaled_bins(8, 64), 8, 64),
+            (scale_bins(8), 8, 256),
+            (scale_bins(8, 64), 8, 64),
         ):
             assert [b.label for b in bins] == [b.label for b in ASPECT_BINS]
             assert (bins[7].height, bins[7].width) == (square, square)
             for b, published in zip(bins, ASPECT_BINS, strict=True):
                 assert b.height % factor == b.width % factor == 0
                 assert abs(b.height - published.height * square / 1024) <= factor / 2
-        assert min(b.height for b in scaled_bins(32, 32)) == 32
+        assert min(b.height for b in scale_bins(32, 32)) == 32
 
     def test_snap(self):
-        assert sizes.snap_size(1000, 1050, 32) == (992, 1056)
-        assert sizes.snap_size(48, 80, 32) == (64, 96)  # halves up
-        assert sizes.snap_size(1, 3, 32) == (32, 32)
+        assert images.snap_size(1000, 1050, 32) == (992, 1056)
+        assert images.snap_size(48, 80, 32) == (64, 96)  # halves up
+        assert images.snap_size(1, 3, 32) == (32, 32)
 
     @pytest.mark.parametrize(
         "call",
         [
-            lambda: nearest_bin(0, 5),
-            lambda: scaled_bins(0),
-            lambda: sizes.snap_size(5, 5, -8),
+            lambda: find_nearest_bin(0, 5),
+            lambda: scale_bins(0),
+            lambda: images.snap_size(5, 5, -8),
             lambda: Frame.fitting((5, 5), (0, 5)),
             lambda: Frame.fitting((0, 5), (5, 5)),
             lambda: Frame.fitting((5, 5), (5, 5), "stretch"),
@@ -133,9 +165,9 @@ class TestFrame:
     @given(st.integers(1, 400), st.integers(1, 400), side, side)
     def test_pad_shows_everything(self, height, width, h, w):
         frame = Frame.fitting((height, width), (h, w), "pad")
-        assert frame.valid_mask().all()
+        assert shown_of_original(frame).all()
         assert h == frame.resized_h or w == frame.resized_w
-        assert frame.content_mask().sum() == frame.resized_h * frame.resized_w
+        assert shows_original(frame).sum() == frame.resized_h * frame.resized_w
         exact = min(h / height, w / width)
         assert abs(frame.resized_h - max(1, height * exact)) <= 0.5 + 1e-9
         assert abs(frame.resized_w - max(1, width * exact)) <= 0.5 + 1e-9
@@ -145,20 +177,20 @@ class TestFrame:
     def test_there_and_back(self, height, width, h, w, mode):
         frame = Frame.fitting((height, width), (h, w), mode)
         for y, x in ((0, 0), (h - 1, w - 1), (3.25, -7.5)):
-            back = frame.to_fitted(*frame.to_original(y, x))
+            back = frame.to_fitted(*to_original(frame, y, x))
             assert back == pytest.approx((y, x), abs=1e-6)
         # the middle of one is the middle of the other, to a whole pixel of rounded margin
-        middle = frame.to_original((h - 1) / 2, (w - 1) / 2)
+        middle = to_original(frame, (h - 1) / 2, (w - 1) / 2)
         assert abs(middle[0] - (height - 1) / 2) <= height / frame.resized_h
         assert abs(middle[1] - (width - 1) / 2) <= width / frame.resized_w
 
     def test_masks(self):
         crop = Frame.fitting((4, 8), (4, 4))
-        assert crop.valid_mask().sum(dim=1).tolist() == [4] * 4
-        assert crop.valid_mask()[0].tolist() == [False] * 2 + [True] * 4 + [False] * 2
-        assert crop.content_mask().all()
+        assert shown_of_original(crop).sum(dim=1).tolist() == [4] * 4
+        assert shown_of_original(crop)[0].tolist() == [False] * 2 + [True] * 4 + [False] * 2
+        assert shows_original(crop).all()
         pad = Frame.fitting((4, 8), (8, 8), "pad")
-        assert pad.content_mask()[:, 0].tolist() == [False] * 2 + [True] * 4 + [False] * 2
+        assert shows_original(pad)[:, 0].tolist() == [False] * 2 + [True] * 4 + [False] * 2
 
 
 class TestFit:
@@ -250,7 +282,7 @@ class TestRestore:
         fitted, frame = fit(picture, (h, w), mode, palette=True)
         back = restore(fitted, frame, palette=True)
         assert back.shape == picture.shape
-        valid = frame.valid_mask()
+        valid = shown_of_original(frame)
         for axis, scale in ((0, height / frame.resized_h), (1, width / frame.resized_w)):
             error = (back - picture)[0, axis][valid].abs()
             if scale <= 1 and len(error):
@@ -284,7 +316,7 @@ class TestRestore:
     @pytest.mark.parametrize("mode", ["crop", "pad"])
     @pytest.mark.parametrize("palette", [True, False])
     def test_very_small_and_very_long(self, original, mode, palette):
-        size = nearest_bin(*original, scaled_bins(8, 128))
+        size = find_nearest_bin(*original, scale_bins(8, 128))
         picture = ramp(*original)
         fitted, frame = fit(picture, (size.height, size.width), mode, palette)
         assert fitted.shape[-2:] == (size.height, size.width)
@@ -311,7 +343,7 @@ class TestRestore:
     def test_padding_does_not_bleed(self):
         picture = torch.rand(1, 1, 8, 20)
         fitted, frame = fit(picture, (32, 32), "pad")
-        poisoned = torch.where(frame.content_mask(), fitted, torch.nan)
+        poisoned = torch.where(shows_original(frame), fitted, torch.nan)
         assert torch.equal(restore(poisoned, frame), restore(fitted, frame))
 
     def test_wrong_maps(self):
@@ -330,7 +362,7 @@ def test_bilinear_window_equals_the_whole_resize():
     for height, width, h, w in ((5, 9, 13, 40), (40, 13, 9, 5), (30, 30, 7, 64), (1, 8, 6, 3)):
         picture = torch.rand(1, 2, height, width, generator=g)
         frame = Frame(height, width, h, w, 0, 0, h, w)
-        y, x = frame.to_original(torch.arange(h).double(), torch.arange(w).double())
+        y, x = to_original(frame, torch.arange(h).double(), torch.arange(w).double())
         ours = images._bilinear(picture, y, x, (height / h, width / w))
         whole = F.interpolate(picture, (h, w), mode="bilinear", antialias=True)
         assert (ours - whole).abs().max() < 1e-5

@@ -10,8 +10,8 @@ from jodi_pack.kit.errors import Interrupted, JodiError, ShapeError
 from jodi_pack.kit.sampling import (
     SAMPLERS,
     draw_noise,
-    flow_sigmas,
     hold_region,
+    make_flow_sigmas,
     sample_dpmpp_2m,
     sample_euler,
 )
@@ -27,14 +27,14 @@ class TestSchedule:
     @pytest.mark.parametrize("published", [TWENTY, TEN], ids=["20", "10"])
     def test_equals_the_published_one(self, published):
         expected = [float(v) for v in published.split()]
-        ours = flow_sigmas(len(expected) - 1)
+        ours = make_flow_sigmas(len(expected) - 1)
         assert [1000 * s for s in ours] == pytest.approx(expected, abs=6e-4)
         assert ours[-1] == 0.0
 
     @pytest.mark.parametrize("steps", [1, 2, 7, 100])
     @pytest.mark.parametrize("shift", [0.5, 1.0, 3.0, 12.0])
     def test_equals_the_formula(self, steps, shift):
-        ours = flow_sigmas(steps, shift)
+        ours = make_flow_sigmas(steps, shift)
         base = [0.999 * (steps - i) / steps for i in range(steps + 1)]
         expected = [shift * b / (1 + (shift - 1) * b) for b in base]
         # float32, whose rounding the shift stretches by its slope at either end
@@ -43,13 +43,13 @@ class TestSchedule:
 
     @pytest.mark.parametrize("start", [0.05, 0.4, 0.9])
     def test_a_partial_schedule_begins_at_its_level(self, start):
-        sigmas = flow_sigmas(5, start=start)
+        sigmas = make_flow_sigmas(5, start=start)
         assert sigmas[0] == pytest.approx(start, abs=1e-6)
         assert len(sigmas) == 6 and sigmas[-1] == 0.0
         assert all(a > b for a, b in itertools.pairwise(sigmas))
 
     def test_starting_at_one_is_the_whole_schedule(self):
-        assert flow_sigmas(6, start=1.0) == flow_sigmas(6)
+        assert make_flow_sigmas(6, start=1.0) == make_flow_sigmas(6)
 
     @pytest.mark.parametrize(
         ("arguments", "words"),
@@ -63,7 +63,7 @@ class TestSchedule:
     )
     def test_what_makes_no_schedule_is_refused(self, arguments, words):
         with pytest.raises(JodiError, match=words):
-            flow_sigmas(**arguments)
+            make_flow_sigmas(**arguments)
 
 
 SPREAD = 0.5
@@ -101,7 +101,7 @@ def test_order_of_convergence(sampler, order):
 
 @pytest.mark.parametrize("sampler", [sample_euler, sample_dpmpp_2m])
 def test_the_published_schedule_converges_to_the_flow(sampler):
-    errors = [error(sampler, flow_sigmas(steps)) for steps in (16, 256, 2048)]
+    errors = [error(sampler, make_flow_sigmas(steps)) for steps in (16, 256, 2048)]
     assert errors[0] > 10 * errors[1] > 30 * errors[2]
     assert errors[2] < 1e-3
 
@@ -109,7 +109,7 @@ def test_the_published_schedule_converges_to_the_flow(sampler):
 @pytest.mark.parametrize("name", SAMPLERS)
 class TestEverySampler:
     def test_one_evaluation_a_step_at_each_level(self, name):
-        seen, sigmas = [], flow_sigmas(7)
+        seen, sigmas = [], make_flow_sigmas(7)
 
         def denoise(x, sigma):
             seen.append(sigma)
@@ -121,22 +121,22 @@ class TestEverySampler:
     def test_ends_exactly_on_the_last_estimate(self, name):
         clean = randn(2, 3)
         for steps in (1, 2, 3, 9):
-            out = SAMPLERS[name](lambda x, s: clean, randn(2, 3, seed=1), flow_sigmas(steps))
+            out = SAMPLERS[name](lambda x, s: clean, randn(2, 3, seed=1), make_flow_sigmas(steps))
             assert torch.equal(out, clean)
 
     def test_the_noise_is_left_as_it_is(self, name):
         noise = randn(2, 3)
         before = noise.clone()
-        SAMPLERS[name](gaussian_estimate, noise, flow_sigmas(4))
+        SAMPLERS[name](gaussian_estimate, noise, make_flow_sigmas(4))
         assert torch.equal(noise, before)
 
     def test_a_schedule_may_start_at_pure_noise(self, name):
-        sigmas = [1.0, *flow_sigmas(200)[1:]]
+        sigmas = [1.0, *make_flow_sigmas(200)[1:]]
         out = SAMPLERS[name](gaussian_estimate, torch.ones(1, dtype=torch.float64), sigmas)
         assert float(out) == pytest.approx(SPREAD, rel=0.02)
 
     def test_every_step_is_reported(self, name):
-        reports, sigmas = [], flow_sigmas(3)
+        reports, sigmas = [], make_flow_sigmas(3)
         SAMPLERS[name](gaussian_estimate, randn(2, 3), sigmas, reports.append)
         assert [(r.step, r.steps, r.sigma) for r in reports] == [
             (i + 1, 3, sigmas[i]) for i in range(3)
@@ -152,12 +152,12 @@ class TestEverySampler:
             return x
 
         with pytest.raises(Interrupted, match="after step 2 of 9"):
-            SAMPLERS[name](denoise, randn(2), flow_sigmas(9), lambda info: info.step < 2)
+            SAMPLERS[name](denoise, randn(2), make_flow_sigmas(9), lambda info: info.step < 2)
         assert len(evaluations) == 2
 
     def test_only_false_stops(self, name):
         for answer in (None, True, 0, ""):
-            SAMPLERS[name](gaussian_estimate, randn(2), flow_sigmas(3), lambda _, a=answer: a)
+            SAMPLERS[name](gaussian_estimate, randn(2), make_flow_sigmas(3), lambda _, a=answer: a)
 
 
 def test_dpmpp_2m_equals_its_exponential_form():
@@ -165,7 +165,7 @@ def test_dpmpp_2m_equals_its_exponential_form():
     def estimate(x, sigma):
         return torch.tanh(x) * (1 - 0.3 * sigma)
 
-    sigmas, x, previous = flow_sigmas(9), randn(5, dtype=torch.float64), None
+    sigmas, x, previous = make_flow_sigmas(9), randn(5, dtype=torch.float64), None
     ours = sample_dpmpp_2m(estimate, x, sigmas)
     log_snr = [math.log((1 - s) / s) for s in sigmas[:-1]]
     for k in range(8):
@@ -194,8 +194,8 @@ class TestHold:
         hold = (randn(*shape, seed=4) > 0).to(dtype)
         assert hold.any() and not hold.all()
         denoise = hold_region(gaussian_estimate, clean, noise, hold)
-        out = SAMPLERS[name](denoise, noise, flow_sigmas(4))
-        free = SAMPLERS[name](gaussian_estimate, noise, flow_sigmas(4))
+        out = SAMPLERS[name](denoise, noise, make_flow_sigmas(4))
+        free = SAMPLERS[name](gaussian_estimate, noise, make_flow_sigmas(4))
         held = hold.bool().expand(self.shape)
         assert torch.equal(out[held], clean[held])
         assert torch.equal(out[~held], free[~held])
@@ -210,7 +210,7 @@ class TestHold:
             seen.append((x, sigma))
             return x * 0
 
-        SAMPLERS[name](hold_region(denoise, clean, noise, hold), noise, flow_sigmas(5))
+        SAMPLERS[name](hold_region(denoise, clean, noise, hold), noise, make_flow_sigmas(5))
         for x, sigma in seen:
             level = (1 - sigma) * clean[:, 1] + sigma * noise[:, 1]
             assert torch.allclose(x[:, 1], level, atol=1e-6)
@@ -219,7 +219,7 @@ class TestHold:
         clean, noise = self.parts()
         hold = torch.full((1, 1, 1, 1, 1), 0.5)
         out = SAMPLERS[name](
-            hold_region(lambda x, s: x * 0, clean, noise, hold), noise, flow_sigmas(3)
+            hold_region(lambda x, s: x * 0, clean, noise, hold), noise, make_flow_sigmas(3)
         )
         assert torch.allclose(out, clean / 2, atol=1e-6)
 

@@ -9,12 +9,12 @@ from jodi_pack.kit.scenes.primitives import (
     INFINITY,
     KINDS,
     Solids,
-    any_hit,
     capsule_row,
-    enclosing_ball,
+    enclose_in_ball,
+    find_any_hit,
+    find_nearest_hit,
+    find_surface_normal,
     local_row,
-    nearest_hit,
-    surface_normal,
 )
 
 
@@ -28,7 +28,7 @@ def _rays(count, seed):
 
 def _solid(kind, row):
     solids = {k: Solids(torch.zeros(1, 0, 8), torch.zeros(1, 0, 4)) for k in KINDS if k != kind}
-    ball = torch.tensor([[enclosing_ball(kind, [row])]])
+    ball = torch.tensor([[enclose_in_ball(kind, [row])]])
     solids[kind] = Solids(torch.tensor([[row]], dtype=torch.float32), ball)
     return {k: solids[k] for k in KINDS}
 
@@ -70,7 +70,7 @@ def _contains(kind, row, p):
 def test_entry_is_where_a_march_along_the_ray_gets_inside(kind):
     row = SHAPES[kind]
     start, step = _rays(60, seed=KINDS.index(kind))
-    t, which = nearest_hit(_solid(kind, row), _vector(start), _vector(step))
+    t, which = find_nearest_hit(_solid(kind, row), _vector(start), _vector(step))
     hits = 0
     for o, d, entry in zip(start, step, t[0].tolist(), strict=True):
 
@@ -96,7 +96,7 @@ def test_sphere_entry_against_the_quadratic_formula():
     center, radius = np.array([0.3, -0.2, 0.5]), 0.8
     start, step = _rays(200, seed=9)
     row = local_row(center, (radius,) * 3, 1.0, 0.0)
-    t, _ = nearest_hit(_solid("ellipsoid", row), _vector(start), _vector(step))
+    t, _ = find_nearest_hit(_solid("ellipsoid", row), _vector(start), _vector(step))
     for ray in range(200):
         o, d = start[ray] - center, step[ray]
         a, b, c = d @ d, o @ d, o @ o - radius**2
@@ -116,13 +116,13 @@ def test_normals_lead_out_of_the_solid(kind):
     """Just outside along the normal is out, just inside is in; the entry side faces back."""
     row = SHAPES[kind]
     start, step = _rays(80, seed=20)
-    t, _ = nearest_hit(_solid(kind, row), _vector(start), _vector(step))
+    t, _ = find_nearest_hit(_solid(kind, row), _vector(start), _vector(step))
     hit = (t[0] < INFINITY).numpy()
     point = start[hit] + t[0].double().numpy()[hit, None] * step[hit]
     geometry = torch.tensor(row, dtype=torch.float32).expand(1, len(point), 8)
     where = tuple(torch.tensor(point[:, i], dtype=torch.float32)[None] for i in range(3))
     kinds = torch.full((1, len(point)), KINDS.index(kind))
-    normal = surface_normal(kinds, geometry, where)[0].double().numpy()
+    normal = find_surface_normal(kinds, geometry, where)[0].double().numpy()
     np.testing.assert_allclose(np.linalg.norm(normal, axis=1), 1.0, atol=1e-5)
     assert ((normal * step[hit]).sum(1) < 1e-3).all()
     for p, n in zip(point, normal, strict=True):
@@ -135,11 +135,11 @@ def test_rays_that_pass_by_are_skipped_without_changing_the_result():
     rows = [capsule_row((x, 0.0, 0.0), (x, 1.0, 0.0), 0.1) for x in (-1.0, -0.5, 0.5, 1.0)]
     start, step = _rays(300, seed=4)
     results = []
-    for ball in (enclosing_ball("capsule", rows), (0.0, 0.0, 0.0, 1e3)):
+    for ball in (enclose_in_ball("capsule", rows), (0.0, 0.0, 0.0, 1e3)):
         solids = _solid("capsule", rows[0])
         solids["capsule"] = Solids(torch.tensor([rows]), torch.tensor([[ball]]))
-        t, which = nearest_hit(solids, _vector(start), _vector(step))
-        shadow = any_hit(
+        t, which = find_nearest_hit(solids, _vector(start), _vector(step))
+        shadow = find_any_hit(
             solids, torch.ones(1, 4, dtype=torch.bool), _vector(start), _vector(step),
             torch.full((1, 1), 1.0),
         )  # fmt: skip

@@ -18,16 +18,16 @@ from jodi_pack.kit.scenes.captions import (
     COLOR_WORDS,
     MAX_WORDS,
     VOCABULARY,
-    caption_facts,
+    read_caption,
     write_caption,
 )
 from jodi_pack.kit.scenes.render import (
     TRAIN_SEED_END,
-    evaluation_seeds,
+    check_evaluation_seeds,
+    check_training_seeds,
     linear_to_srgb,
     render_scenes,
     srgb_to_linear,
-    training_seeds,
 )
 
 IMAGE, LINEART, EDGE, DEPTH, NORMAL, ALBEDO, SEGMENTATION, OPENPOSE = range(8)
@@ -36,7 +36,7 @@ MAPS = ("pictures", "depth", "valid", "normal", "classes", "albedo", "shading")
 
 @pytest.fixture(scope="module")
 def batch():
-    return render_scenes(evaluation_seeds(TRAIN_SEED_END, 24), 64, supersample=1)
+    return render_scenes(check_evaluation_seeds(TRAIN_SEED_END, 24), 64, supersample=1)
 
 
 def test_a_scene_is_the_same_alone_in_a_batch_and_anywhere_in_it():
@@ -275,7 +275,7 @@ def test_captions_keep_to_the_grammar_and_tell_the_truth(batch):
         words = caption.split()
         assert 2 <= len(words) <= MAX_WORDS
         assert set(words) <= set(VOCABULARY)
-        facts = caption_facts(caption)
+        facts = read_caption(caption)
         assert facts
         for color, noun, klass in facts:
             shown = batch.classes[i] == klass
@@ -287,7 +287,7 @@ def test_captions_keep_to_the_grammar_and_tell_the_truth(batch):
 
 
 def test_caption_facts_read_the_grammar():
-    facts = caption_facts(
+    facts = read_caption(
         "two people in red and a brown dog on grass beside a lake under a blue sky"
     )
     index = SEGMENTATION_CLASSES.index
@@ -298,7 +298,7 @@ def test_caption_facts_read_the_grammar():
         (None, "lake", index("water")),
         ("blue", "sky", index("sky")),
     ]
-    facts = caption_facts("an orange sofa in a room with yellow walls and a grey floor")
+    facts = read_caption("an orange sofa in a room with yellow walls and a grey floor")
     assert [(c, n) for c, n, _ in facts] == [
         ("orange", "sofa"), (None, "room"), ("yellow", "walls"), ("grey", "floor"),
     ]  # fmt: skip
@@ -313,14 +313,17 @@ def test_long_captions_drop_things_rather_than_exceed_the_limit():
 
 
 def test_training_and_evaluation_seeds_never_meet():
-    assert list(training_seeds(TRAIN_SEED_END - 2, 2)) == [TRAIN_SEED_END - 2, TRAIN_SEED_END - 1]
-    assert list(evaluation_seeds(TRAIN_SEED_END, 1)) == [TRAIN_SEED_END]
+    assert list(check_training_seeds(TRAIN_SEED_END - 2, 2)) == [
+        TRAIN_SEED_END - 2,
+        TRAIN_SEED_END - 1,
+    ]
+    assert list(check_evaluation_seeds(TRAIN_SEED_END, 1)) == [TRAIN_SEED_END]
     for bad in (
-        lambda: training_seeds(TRAIN_SEED_END - 1, 2),
-        lambda: training_seeds(TRAIN_SEED_END, 1),
-        lambda: training_seeds(-1, 1),
-        lambda: training_seeds(0, 0),
-        lambda: evaluation_seeds(TRAIN_SEED_END - 1, 5),
+        lambda: check_training_seeds(TRAIN_SEED_END - 1, 2),
+        lambda: check_training_seeds(TRAIN_SEED_END, 1),
+        lambda: check_training_seeds(-1, 1),
+        lambda: check_training_seeds(0, 0),
+        lambda: check_evaluation_seeds(TRAIN_SEED_END - 1, 5),
     ):
         with pytest.raises(JodiError, match="seed"):
             bad()

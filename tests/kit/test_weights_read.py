@@ -9,8 +9,8 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from jodi_pack.kit.errors import CheckpointError, few
-from jodi_pack.kit.weights.read import plain_keys, read_state_dict
+from jodi_pack.kit.errors import CheckpointError, shorten
+from jodi_pack.kit.weights.read import read_state_dict, simplify_keys
 from safetensors.torch import save_file
 
 
@@ -87,24 +87,24 @@ def test_stray_values_beside_tensors_are_left_out(tmp_path, state):
     "prefix", ["module.", "model.diffusion_model.", "module._orig_mod.", "base_model.", "model."]
 )
 def test_a_prefix_on_every_key_is_removed(state, prefix):
-    assert_same(plain_keys({prefix + name: t for name, t in state.items()}), state)
+    assert_same(simplify_keys({prefix + name: t for name, t in state.items()}), state)
 
 
 def test_a_prefix_on_some_keys_stays(state):
     mixed = {f"model.diffusion_model.{n}": t for n, t in state.items()} | {"vae.x": torch.ones(1)}
-    assert_same(plain_keys(mixed), mixed)
+    assert_same(simplify_keys(mixed), mixed)
 
 
 @pytest.mark.parametrize("name", ["pos_embed", "base_model.pos_embed", "model.pos_embed"])
 def test_stored_positional_tables_are_dropped(state, name):
-    assert_same(plain_keys({name: torch.ones(4), **state}), state)
+    assert_same(simplify_keys({name: torch.ones(4), **state}), state)
     kept = {"pos_embed.proj.weight": torch.ones(4), **state}
-    assert_same(plain_keys(kept), kept)
+    assert_same(simplify_keys(kept), kept)
 
 
 def test_positional_table_under_a_common_prefix_is_dropped(state):
     wrapped = {f"module.{n}": t for n, t in {"pos_embed": torch.ones(4), **state}.items()}
-    assert_same(plain_keys(wrapped), state)
+    assert_same(simplify_keys(wrapped), state)
 
 
 def test_missing_empty_and_folder(tmp_path, state):
@@ -285,5 +285,5 @@ def test_other_files(tmp_path, content, told):
 
 
 def test_few():
-    assert few("ab") == "a, b"
-    assert few("abcdefg") == "a, b, c, d, e and 2 more"
+    assert shorten("ab") == "a, b"
+    assert shorten("abcdefg") == "a, b, c, d, e and 2 more"

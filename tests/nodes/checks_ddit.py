@@ -10,10 +10,10 @@ import types
 import comfy.model_management
 import comfy.sample
 import torch
-from jodi_pack.ddit_core.model.denoiser import prepare_denoiser, published_sigmas
+from jodi_pack.ddit_core.model.denoiser import make_published_sigmas, prepare_denoiser
 from jodi_pack.ddit_core.picture import unscale_latents
 from jodi_pack.ddit_core.pipeline import DDiTPipeline
-from jodi_pack.ddit_core.text.answers import count_in, says_yes
+from jodi_pack.ddit_core.text.answers import read_count, says_yes
 from jodi_pack.ddit_core.text.draft import CAPTION_QUESTION
 from jodi_pack.ddit_core.text.sampler import TextOptions
 from jodi_pack.kit.errors import JodiError, ShapeError, TextError
@@ -50,7 +50,7 @@ def sample(latent, positive, negative, *, seed=3, steps=5, cfg=7.0, model=None):
 
 def core_sample(latent, positive, negative, *, seed=3, steps=5, cfg=7.0):
     """The published sampler of the core, from the same noise."""
-    sigmas = published_sigmas(steps)
+    sigmas = make_published_sigmas(steps)
     noise = comfy.sample.prepare_noise(latent, seed)
     denoise = prepare_denoiser(
         _parts.network(),
@@ -81,7 +81,7 @@ def check_texts_of_other_lengths_are_not_repeated():
     """The host repeats tokens to a common length, which this network would read as another text."""
     positive, negative = prompt("a red bus", 40), prompt("", 24)
     latent = torch.zeros(1, 16, 8, 8)
-    sigmas = published_sigmas(2)
+    sigmas = make_published_sigmas(2)
     noise = comfy.sample.prepare_noise(latent, 3)
     parts = [
         prepare_denoiser(_parts.network(), text[0][0], None, rows=1, sigmas=sigmas, guidance=1.0)
@@ -166,7 +166,7 @@ def check_words_equal_the_core():
     answers, yes, counts = DDiTAsk.execute(*wires(), pictures, question, True, 6, **SETTINGS).args
     assert answers == list(core.ask(planes, question, answer_tokens=6, **options).texts)
     assert yes == [says_yes(a) for a in answers]
-    assert counts == [-1 if count_in(a) is None else count_in(a) for a in answers]
+    assert counts == [-1 if read_count(a) is None else read_count(a) for a in answers]
     assert all(isinstance(v, bool) for v in yes) and all(isinstance(v, int) for v in counts)
     filled = DDiTFill.execute(*wires(), pictures, "a {blank} dog", 2, **SETTINGS).args[0]
     assert filled == list(core.fill(planes, "a {blank} dog", blank_tokens=2, **options).texts)

@@ -4,7 +4,9 @@ import logging
 
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES, DOMAINS
-from jodi_pack.jodi_core.labels import maps as labels
+from jodi_pack.jodi_core.labels.depth import make_depth_map
+from jodi_pack.jodi_core.labels.maps import postprocess
+from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.errors import JodiError, RoleError, ShapeError
 from jodi_pack.kit.pictures.frame import fit, restore
 from jodi_pack.nodes.host import dcae as _host_vae
@@ -58,11 +60,11 @@ def check_each_domain_is_shown_as_published():
     latent = sampled(image=image(2, 48, 48))
     for domain in DOMAINS:
         pixels, mask = decode(latent, domain.name)
-        expected = labels.postprocess(domain, raw(latent, domain.name))
+        expected = postprocess(domain, raw(latent, domain.name))
         assert pixels.shape == (2, 48, 48, 3) and pixels.dtype == torch.float32
         assert torch.allclose(pixels.movedim(-1, 1), expected, atol=1e-4), domain.name
         assert mask.shape == (2, 48, 48) and 0 <= mask.min() <= mask.max() <= 1
-    colors = labels.colorize(torch.arange(12).view(1, 1, 12))[0, :, 0].T
+    colors = colorize(torch.arange(12).view(1, 1, 12))[0, :, 0].T
     pixels = decode(latent, "segmentation")[0].reshape(-1, 3)
     assert (pixels[:, None] == colors).all(-1).any(-1).all(), "classes have their exact colours"
 
@@ -79,7 +81,7 @@ def check_raw_values_can_be_stretched_over_a_batch():
     x = raw(latent, "depth")
     for normalize in ("image", "batch"):
         depth = JodiDepth.execute(pixels, "near white", normalize, "white").args[1]
-        assert torch.allclose(depth, labels.depth_map(x, normalize=normalize), atol=1e-4)
+        assert torch.allclose(depth, make_depth_map(x, normalize=normalize), atol=1e-4)
     with raises(JodiError, "values", "raw"):
         decode(latent, "depth", values="both")
 
@@ -94,9 +96,9 @@ def check_maps_return_to_the_original_frame():
             assert out.shape == (2, 90, 120, 3), name
             x = raw(latent, name)
             if name == "segmentation":
-                expected = restore(labels.postprocess(name, x), frame, palette=True)
+                expected = restore(postprocess(name, x), frame, palette=True)
             else:
-                expected = labels.postprocess(name, restore(x, frame))
+                expected = postprocess(name, restore(x, frame))
             assert torch.allclose(out.movedim(-1, 1), expected, atol=1e-4), name
         normals = decode(latent, "normal", original_frame=True)[0] * 2 - 1
         assert torch.allclose(normals.norm(dim=-1), torch.ones(2, 90, 120), atol=1e-4)

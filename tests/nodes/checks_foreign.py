@@ -15,7 +15,7 @@ from jodi_pack.nodes.jodi.decode import JodiDecodeAll, JodiDecodeLabel
 from jodi_pack.nodes.jodi.overview import JodiContactSheet
 from jodi_pack.nodes.jodi.roles import JodiRoles
 from jodi_pack.nodes.jodi.sampling import JodiSampler
-from jodi_pack.nodes.wires.marks import left_out
+from jodi_pack.nodes.wires.job import find_left_out
 from jodi_pack.nodes.wires.texts import ENCODED
 from jodi_pack.tests.helpers import relative_rms
 from jodi_pack.tests.nodes.parts import image, parts, raises, text
@@ -106,7 +106,7 @@ def check_saved_and_loaded_latents_decode_alike(folder):
         folder_paths.set_output_directory(before[0])
         folder_paths.set_input_directory(before[1])
     assert torch.equal(loaded["samples"], done["samples"])
-    assert torch.equal(left_out(loaded["samples"]), left_out(done["samples"]))
+    assert torch.equal(find_left_out(loaded["samples"]), find_left_out(done["samples"]))
     for name in ("image", "depth"):
         found, wanted = (JodiDecodeLabel.execute(w, VAE, name).args[0] for w in (loaded, done))
         assert torch.equal(found, wanted)
@@ -144,7 +144,9 @@ def check_ignored_domains_hold_exact_zeros_whatever_sampled():
     for name in comfy.samplers.KSampler.SAMPLERS:
         samples = ksampler(wires, sampler=name)["samples"]
         assert not samples[:, :, ignored].any(), name
-        assert left_out(samples)[0, ignored].all() and not left_out(samples)[0, [0, 3]].any()
+        assert (
+            find_left_out(samples)[0, ignored].all() and not find_left_out(samples)[0, [0, 3]].any()
+        )
         assert torch.allclose(samples[:, :, 3], given, atol=1e-6), name
         if samples.isfinite().all():  # two steps are too few for some
             JodiDecodeAll.execute({**wires[2], "samples": samples}, VAE)

@@ -1,9 +1,10 @@
 """The nodes that redraw labels, and those that lay out and combine. Run inside a ComfyUI."""
 
 import torch
-from jodi_pack.jodi_core.labels import foreign as exchange
+from jodi_pack.jodi_core.labels.depth import DEPTH_SOURCES, convert_depth
 from jodi_pack.jodi_core.labels.ensemble import combine
-from jodi_pack.jodi_core.labels.maps import colorize
+from jodi_pack.jodi_core.labels.normals import convert_normals
+from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.errors import ImageError, JodiError, ShapeError
 from jodi_pack.kit.pictures.palettes import SEGMENTATION_CLASSES
 from jodi_pack.nodes.jodi.labels import JodiDepth, JodiNormal, JodiSegmentation
@@ -14,13 +15,11 @@ from jodi_pack.tests.nodes.parts import image, parts, raises
 
 def check_depth():
     pixels = image(2, 20, 30)
-    for source in exchange.DEPTH_SOURCES:
+    for source in DEPTH_SOURCES:
         for normalize in ("image", "batch", "range"):
             out, mask = JodiDepth.execute(pixels, source, normalize, "black", 0.2, 0.7).args
             bounds = (0.2, 0.7) if normalize == "range" else ()
-            expected = exchange.convert_depth(
-                pixels.movedim(-1, 1), source, normalize, "black", *bounds
-            )
+            expected = convert_depth(pixels.movedim(-1, 1), source, normalize, "black", *bounds)
             assert torch.equal(mask, expected) and torch.equal(out[..., 1], expected)
             assert out.shape == pixels.shape and out.dtype == torch.float32
 
@@ -37,7 +36,7 @@ def check_depth_of_other_nodes_becomes_what_roles_wants():
 def check_normal():
     pixels = image(2, 20, 30)
     out = JodiNormal.execute(pixels, "directx", "jodi").args[0]
-    expected = exchange.convert_normal(pixels.movedim(-1, 1), "directx", "jodi")
+    expected = convert_normals(pixels.movedim(-1, 1), "directx", "jodi")
     assert torch.equal(out.movedim(-1, 1), expected)
 
 

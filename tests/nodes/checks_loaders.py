@@ -27,9 +27,9 @@ from jodi_pack.nodes.host.jodi_text import load_text
 from jodi_pack.nodes.jodi import loaders
 from jodi_pack.nodes.jodi.text import JodiTextEncode
 from jodi_pack.nodes.wires import agreement
-from jodi_pack.nodes.wires.agreement import check_vae
+from jodi_pack.nodes.wires.agreement import check_vae_wire
 from jodi_pack.tests.helpers import TINY, tiny_autoencoder, tiny_transformer
-from jodi_pack.tests.nodes.checks_model import relative
+from jodi_pack.tests.nodes.jobs import relative
 from jodi_pack.tests.nodes.parts import AE, raises
 from safetensors.torch import save_file
 
@@ -84,7 +84,7 @@ def check_the_built_in_parts_belong_together():
         agreement.BUILT_IN, agreement.BUILT_IN, agreement.BUILT_IN, "default"
     ).args
     assert isinstance(vae, comfy.sd.VAE) and isinstance(clip, comfy.sd.CLIP)
-    facts = _host.jodi_facts(model)
+    facts = _host.read_model_facts(model)
     assert facts.title == "jodi-nano" and facts.trained_roles == "any"
     assert facts.latent_scale == vae.latent_scale and facts.vae_factor == vae.factor
     assert clip.cond_stage_model.channels == facts.caption_channels
@@ -106,12 +106,12 @@ def check_the_built_in_model_equals_the_core_pipeline():
     result = _host.run_sampler(
         model,
         prompt,
-        agreement.with_prompt_mask(prompt, negative),
+        agreement.apply_prompt_mask(prompt, negative),
         latent,
         noise=draw_noise((1, 8, vae.latent_channels, 8, 8), [4]).transpose(1, 2).contiguous(),
-        sampler=_host.jodi_sampler_object(),
-        sigmas=_host.jodi_sigmas(3),
-        guidance=_host.jodi_facts(model).guidance,
+        sampler=_host.make_jodi_sampler(),
+        sigmas=_host.make_jodi_sigmas(3),
+        guidance=_host.read_model_facts(model).guidance,
     )
     expected = pipeline.run(plan, prompt="a red house under a blue sky", seed=4, steps=3)
     ours = (result * vae.latent_scale).transpose(1, 2)
@@ -132,7 +132,7 @@ def check_single_loaders_and_text_left_out(folder):
     for node, kind in ((loaders.JodiLoadModel, model), (loaders.JodiLoadModel, pickle)):
         assert kind in node.GET_SCHEMA().inputs[0].options
     (loaded,) = loaders.JodiLoadModel.execute(model, "fp32").args
-    assert _host.jodi_facts(loaded).title == "tiny"
+    assert _host.read_model_facts(loaded).title == "tiny"
     (loaded,) = loaders.JodiLoadVAE.execute(vae).args
     assert loaded.factor == AE.factor
     _, clip, _ = loaders.JodiLoad.execute(
@@ -158,8 +158,8 @@ def check_parts_that_do_not_belong_together(folder):
 def check_the_message_names_the_released_vae():
     released = read_facts(JODI_1600M, {}, "jodi")
     with raises(ShapeError, "32 x 32 pixels", "dc-ae-f32c32-sana-1.0 in models/vae"):
-        check_vae(released, VAEFacts(32, 8, 1.0))
-    check_vae(released, VAEFacts(32, 32, 0.41407))
+        check_vae_wire(released, VAEFacts(32, 8, 1.0))
+    check_vae_wire(released, VAEFacts(32, 32, 0.41407))
 
 
 def check_exported_files_say_which_vae_they_belong_to(folder):
@@ -169,7 +169,7 @@ def check_exported_files_say_which_vae_they_belong_to(folder):
     about = read_state_dict(written["transformer"])[1]
     assert (about["vae_factor"], about["latent_scale"]) == ("8", "0.41407")
     model, vae = load_model(written["transformer"]), load_vae(written["autoencoder"])
-    check_vae(_host.jodi_facts(model), _host.vae_facts(vae))
+    check_vae_wire(_host.read_model_facts(model), _host.read_vae_facts(vae))
     shipped = read_state_dict(TRANSFORMER)[1]
     assert {"vae_factor", "latent_scale"} <= set(shipped)
 

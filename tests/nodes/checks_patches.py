@@ -53,9 +53,9 @@ def check_flow_shifts_of_other_models_read_the_time_right():
     sigmas = torch.tensor([0.9, 0.5, 0.0])
     for model in (aura, flux):
         assert relative_rms(ksampler(model, sigmas=sigmas), ksampler(sigmas=sigmas)) < 1e-5
-        assert abs(host.model_shift(model) - 2.0) < 1e-4
+        assert abs(host.read_model_shift(model) - 2.0) < 1e-4
         assert relative_rms(jodi(model), jodi(shifted)) < 1e-3
-    assert host.model_shift(shifted) == 2.0 and host.model_shift(MODEL) == 3.0
+    assert host.read_model_shift(shifted) == 2.0 and host.read_model_shift(MODEL) == 3.0
     times = JodiScheduler.execute(flux, 4, 1.0).args[0]
     assert torch.allclose(times, JodiScheduler.execute(shifted, 4, 1.0).args[0], atol=1e-4)
 

@@ -39,7 +39,7 @@ def conditioning(features, mask, roles, clean):
 def check_sampling_runs():
     tensors, metadata = read(REFERENCE / "jodi" / "sampling.safetensors")
     model = _host_load.load_model(REFERENCE / "jodi" / "model.safetensors", "fp32")
-    scale = _host.jodi_facts(model).latent_scale
+    scale = _host.read_model_facts(model).latent_scale
     times = []
 
     def watch(apply_model, args):
@@ -66,8 +66,8 @@ def check_sampling_runs():
             negative,
             {"samples": torch.zeros_like(noise)},
             noise=noise,
-            sampler=_host.jodi_sampler_object(),
-            sigmas=_host.jodi_sigmas(settings["steps"], settings["flow_shift"]),
+            sampler=_host.make_jodi_sampler(),
+            sigmas=_host.make_jodi_sigmas(settings["steps"], settings["flow_shift"]),
             guidance=settings["guidance"],
         )
         ours = (samples * scale).transpose(1, 2)

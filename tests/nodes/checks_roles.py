@@ -8,7 +8,7 @@ from jodi_pack.kit.pictures.frame import fit
 from jodi_pack.kit.pictures.palettes import SEGMENTATION_PALETTE
 from jodi_pack.nodes.host.dcae import load_vae
 from jodi_pack.nodes.host.jodi_load import load_model
-from jodi_pack.nodes.host.sampler import vae_facts
+from jodi_pack.nodes.host.sampler import read_vae_facts
 from jodi_pack.nodes.jodi.roles import JodiExtraDomain, JodiRoles
 from jodi_pack.tests.nodes.parts import AE, NATIVE, image, parts, raises, text
 
@@ -38,7 +38,7 @@ def check_nothing_wired_is_text_to_image():
         "roles": [[0] + [2] * 7],
         "frames": [None],
         "size": (NATIVE, NATIVE),
-        "vae": vae_facts(parts()[1]),
+        "vae": read_vae_facts(parts()[1]),
     }
     assert summary.splitlines() == [
         "text to image: generates image; 1 of 8 domains active",

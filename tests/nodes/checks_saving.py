@@ -12,7 +12,7 @@ from jodi_pack.nodes.host.dcae import load_vae
 from jodi_pack.nodes.host.jodi_load import load_model
 from jodi_pack.nodes.host.jodi_text import encode_text, load_text
 from jodi_pack.nodes.jodi import loaders
-from jodi_pack.nodes.wires.agreement import BUILT_IN, check_vae
+from jodi_pack.nodes.wires.agreement import BUILT_IN, check_vae_wire
 from jodi_pack.tests.nodes.parts import parts
 
 
@@ -35,7 +35,7 @@ def check_a_saved_model_loads_back(folder):
     model, _, _ = built_in()
     file = saved(folder, nodes_model_merging.ModelSave, "model", model=model)
     again = load_model(file, "fp32")
-    assert _host.jodi_facts(again) == _host.jodi_facts(model)
+    assert _host.read_model_facts(again) == _host.read_model_facts(model)
     before, after = model.model.state_dict(), again.model.state_dict()
     assert set(before) == set(after)
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
@@ -55,15 +55,15 @@ def check_a_merge_loads_back(folder):
     file = saved(folder, nodes_model_merging.ModelSave, "merged", model=merged)
     again = load_model(file, "fp32")
     assert torch.allclose(again.model.state_dict()[name], 2 * ours, rtol=1e-5, atol=1e-7)
-    assert _host.jodi_facts(again) == _host.jodi_facts(model)
+    assert _host.read_model_facts(again) == _host.read_model_facts(model)
 
 
 def check_a_model_of_other_sizes_loads_back(folder):
     model, vae, _ = parts(3, ("image", "depth", "normal", "thermal"), "any", 0.7)
     file = saved(folder, nodes_model_merging.ModelSave, "tiny", model=model)
-    assert _host.jodi_facts(load_model(file)) == _host.jodi_facts(model)
+    assert _host.read_model_facts(load_model(file)) == _host.read_model_facts(model)
     kept = load_vae(saved(folder, nodes_model_merging.VAESave, "tinyvae", vae=vae))
-    check_vae(_host.jodi_facts(model), _host.vae_facts(kept))
+    check_vae_wire(_host.read_model_facts(model), _host.read_vae_facts(kept))
 
 
 def check_a_saved_vae_loads_back(folder):

@@ -12,7 +12,7 @@ import sentencepiece
 import torch
 import transformers
 from jodi_pack.jodi_core.embedded import TEXT_ENCODER, load_text_encoder
-from jodi_pack.jodi_core.text import INSTRUCTION_PREFIX, negative_window, prompt_window
+from jodi_pack.jodi_core.text import INSTRUCTION_PREFIX, take_negative_window, take_prompt_window
 from jodi_pack.kit.errors import CheckpointError, JodiError
 from jodi_pack.nodes.host import jodi_text as _host_text
 from jodi_pack.nodes.jodi.text import JodiTextEncode
@@ -112,14 +112,14 @@ def check_gemma_equals_transformers(folder):
     path, network, pieces = gemma_file(folder)
     clip = _host_text.load_gemma(path)
     assert isinstance(clip, comfy.sd.CLIP)
-    for instruction, make in ((True, prompt_window), (False, negative_window)):
+    for instruction, make in ((True, take_prompt_window), (False, take_negative_window)):
         for prompt in PROMPTS:
             features, extra = encode(clip, prompt, instruction)
             window = make(prompt, pieces.encode, pad_id=0, length=300)
             ids, mask = torch.tensor([window.ids]), torch.tensor([window.mask])
             hidden = network(input_ids=ids, attention_mask=mask).last_hidden_state
             expected = hidden[:, list(window.select)]
-            keep = torch.tensor(window.selected_mask)
+            keep = torch.tensor([window.mask[i] for i in window.select])
             assert features.shape == (1, 300, 64)
             assert torch.equal(extra["attention_mask"][0].long(), keep)
             # Pad rows count too: the released model reads the negative's through the prompt's mask.
@@ -133,7 +133,7 @@ def check_soft_capping_would_be_seen(folder):
     """The check above can tell: with Gemma's own soft-capping the features differ."""
     path, network, pieces = gemma_file(folder, "capped.safetensors")
     features, _ = encode(_host_text.load_gemma(path), PROMPTS[0])
-    window = prompt_window(PROMPTS[0], pieces.encode, pad_id=0, length=300)
+    window = take_prompt_window(PROMPTS[0], pieces.encode, pad_id=0, length=300)
     for layer in network.layers:
         layer.self_attn.attn_logit_softcapping = 0.05
     hidden = network(

@@ -159,8 +159,8 @@ def check_wrong_wires_say_what_to_do():
     with raises(ShapeError, "(1, 1, 24, 24)"):
         _host.encode_domain(vae, torch.zeros(1, 1, 24, 24))
     with raises(JodiError, "DC-AE", "Load Jodi VAE"):
-        _host.vae_facts(object())
-    assert _host.vae_facts(vae).factor == 8
+        _host.read_vae_facts(object())
+    assert _host.read_vae_facts(vae).factor == 8
 
 
 @torch.inference_mode()

@@ -13,7 +13,7 @@ from jodi_pack.nodes.host import jodi_load as _host_load
 from jodi_pack.nodes.host import patcher
 from jodi_pack.nodes.host import sampler as _host
 from jodi_pack.tests.helpers import TINY, randn, tiny_transformer
-from jodi_pack.tests.nodes.checks_model import by_the_core, job, noise_like, relative, sample
+from jodi_pack.tests.nodes.jobs import by_the_core, job, noise_like, relative, sample
 from jodi_pack.tests.nodes.parts import AE, parts
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -190,11 +190,11 @@ def check_facts_of_files_without_metadata(folder):
     path = folder / "bare.safetensors"
     config = dataclasses.replace(TINY, caption_channels=2304)
     write_state_dict(path, tiny_transformer(config).state_dict(), {"config": config.to_json()})
-    facts = _host.jodi_facts(_host_load.load_model(path))
+    facts = _host.read_model_facts(_host_load.load_model(path))
     assert (facts.vae_factor, facts.latent_scale, facts.native_size) == (32, 0.41407, (1024, 1024))
     assert (facts.guidance, facts.trained_roles, facts.title) == (4.5, "published", "bare")
     told = saved(folder, "told.safetensors", vae_factor="16", latent_scale="0.5")
-    facts = _host.jodi_facts(_host_load.load_model(told))
+    facts = _host.read_model_facts(_host_load.load_model(told))
     assert (facts.vae_factor, facts.factor, facts.latent_scale) == (16, 16, 0.5)
     embedded = saved(folder, "embedded.safetensors", native_size="64")
-    assert _host.jodi_facts(_host_load.load_model(embedded)).vae_factor == 8
+    assert _host.read_model_facts(_host_load.load_model(embedded)).vae_factor == 8

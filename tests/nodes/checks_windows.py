@@ -102,11 +102,11 @@ def check_conditions_that_a_wrapper_swaps_under_way():
         model.set_model_unet_function_wrapper(swap)
         return model
 
-    found, kept = ksampler(wires, swapping()), jodi_model.prepared
-    jodi_model.prepared = lambda run, kind, inputs, make: make(None)
+    found, kept = ksampler(wires, swapping()), jodi_model.prepare_once
+    jodi_model.prepare_once = lambda run, kind, inputs, make: make(None)
     try:
         expected = ksampler(wires, swapping())
     finally:
-        jodi_model.prepared = kept
+        jodi_model.prepare_once = kept
     assert torch.equal(found, expected)
     assert relative_rms(found[:, :, 3], ksampler(wires, MODEL)[:, :, 3]) > 1e-4

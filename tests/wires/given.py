@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from jodi_pack.nodes.wires.rows import with_extras
+from jodi_pack.nodes.wires.rows import add_extras
 from jodi_pack.tests.helpers import randn
 
 
@@ -25,7 +25,7 @@ def made_together(rows: int = 5) -> tuple[dict, list]:
     clean = torch.zeros(rows, 5, 8, 6, 6)
     clean[:, :, 0] = randn(rows, 5, 6, 6, seed=0)
     roles = torch.tensor([[1, 2, 2, 0, 2, 2, 2, 2]])
-    return {"samples": clean}, with_extras(text(), jodi_roles=roles, jodi_clean=clean)
+    return {"samples": clean}, add_extras(text(), jodi_roles=roles, jodi_clean=clean)
 
 
 @contextlib.contextmanager

@@ -11,8 +11,7 @@ from jodi_pack.nodes.wires.agreement import (
     check_sampled,
     check_together,
 )
-from jodi_pack.nodes.wires.job import Job, read_job
-from jodi_pack.nodes.wires.marks import empty_ignored
+from jodi_pack.nodes.wires.job import LatentJob, mark_ignored, read_job
 from jodi_pack.tests.helpers import randn
 from jodi_pack.tests.wires.given import made_together, raises, text
 
@@ -38,14 +37,14 @@ def test_content_in_an_ignored_domain():
     samples = randn(1, 5, 8, 6, 6, seed=1)
     with raises(ShapeError, "holds something in lineart"):
         check_latent(samples, ROLES, None)
-    job = Job(DOMAIN_NAMES, tuple(ROLES[0].tolist()), (None,))
+    job = LatentJob(DOMAIN_NAMES, tuple(ROLES[0].tolist()), (None,))
     with raises(ShapeError, "lineart has the role ignore"):
         check_sampled(samples, job)
-    check_sampled(empty_ignored(samples, ROLES), job)
+    check_sampled(mark_ignored(samples, ROLES), job)
 
 
 def test_empty_latents_say_whose_they_are():
-    empty = empty_ignored(torch.zeros(1, 5, 8, 6, 6), ROLES)
+    empty = mark_ignored(torch.zeros(1, 5, 8, 6, 6), ROLES)
     check_domains(empty, ROLES, DOMAIN_NAMES)
     with raises(RoleError, "hold no roles", "text to Jodi Roles"):
         check_domains(empty, None, DOMAIN_NAMES)

@@ -6,7 +6,7 @@ from jodi_pack.jodi_core.model.facts import VAEFacts
 from jodi_pack.jodi_core.roles import Role
 from jodi_pack.kit.errors import JodiError, ShapeError
 from jodi_pack.kit.pictures.frame import Frame
-from jodi_pack.nodes.wires.job import job_entry, read_job
+from jodi_pack.nodes.wires.job import make_job_entry, read_job
 from jodi_pack.tests.wires.given import latent, raises
 
 FRAME = Frame.fitting((90, 120), (48, 64))
@@ -14,7 +14,7 @@ FRAME = Frame.fitting((90, 120), (48, 64))
 
 def test_a_job_is_read_back():
     vae = VAEFacts(5, 8, 0.5)
-    entry = job_entry(DOMAIN_NAMES, (1, 0, 2, 2, 2, 2, 2, 2), FRAME, (48, 64), 3, vae)
+    entry = make_job_entry(DOMAIN_NAMES, (1, 0, 2, 2, 2, 2, 2, 2), FRAME, (48, 64), 3, vae)
     job = read_job({**latent(), "jodi": entry})
     assert job.names == DOMAIN_NAMES and job.frames == (FRAME,) * 3 and job.vae is vae
     assert [job.role(i) for i in range(3)] == [Role.CONDITION, Role.GENERATE, Role.IGNORE]

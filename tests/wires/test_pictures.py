@@ -3,7 +3,7 @@
 import torch
 from jodi_pack.kit.errors import ImageError
 from jodi_pack.kit.pictures.palettes import SEGMENTATION_PALETTE
-from jodi_pack.nodes.wires.pictures import NoPictures, image_of, mask_of, picture_of
+from jodi_pack.nodes.wires.pictures import NoPictures, to_image, to_mask, to_picture
 from jodi_pack.tests.helpers import randn
 from jodi_pack.tests.wires.given import raises
 
@@ -15,23 +15,23 @@ def image(*shape: int):
 
 def test_images_become_pictures():
     for channels in (1, 3, 4):
-        picture = picture_of(torch.rand(2, 5, 7, channels), "depth")
+        picture = to_picture(torch.rand(2, 5, 7, channels), "depth")
         assert picture.shape == (2, 3, 5, 7) and picture.dtype == torch.float32
     pixels = image(2, 5, 7)
-    assert torch.equal(image_of(picture_of(pixels, "depth")), pixels)
+    assert torch.equal(to_image(to_picture(pixels, "depth")), pixels)
     for wrong in (torch.rand(5, 7, 3), torch.rand(1, 5, 7, 2), "picture"):
         with raises(ImageError, "depth: expected an IMAGE"):
-            picture_of(wrong, "depth")
+            to_picture(wrong, "depth")
     with raises(ImageError, "depth: the IMAGE holds no pictures"):
-        picture_of(torch.rand(0, 5, 7, 3), "depth")
+        to_picture(torch.rand(0, 5, 7, 3), "depth")
 
 
 def test_masks_of_maps():
     grey = torch.rand(1, 1, 4, 4).expand(1, 3, 4, 4)
-    assert torch.allclose(mask_of(grey), grey[:, 0])
+    assert torch.allclose(to_mask(grey), grey[:, 0])
     colors = torch.tensor([SEGMENTATION_PALETTE[i] for i in (0, 1, 11)]) / 255
     classes = colors.T[None, :, None, :]
-    assert mask_of(classes, "palette").tolist() == [[[0, 1, 1]]]
+    assert to_mask(classes, "palette").tolist() == [[[0, 1, 1]]]
 
 
 def test_no_pictures_have_a_size_and_none_to_take():
@@ -40,4 +40,4 @@ def test_no_pictures_have_a_size_and_none_to_take():
     assert none[0].shape == (48, 64, 3) and not none[0].any()
     assert none.movedim(-1, 1).shape == (0, 3, 48, 64)
     with raises(ImageError, "holds no pictures"):
-        picture_of(none, "depth")
+        to_picture(none, "depth")

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from jodi_pack.nodes.wires.regions import region_over_domains
+from jodi_pack.nodes.wires.regions import spread_region
 
 SHAPE = (2, 5, 8, 6, 10)  # 2 rows, 8 domains, 6 x 10 cells
 
 
 def region(factor=8, **values):
-    return region_over_domains(values, SHAPE, factor)
+    return spread_region(values, SHAPE, factor)
 
 
 def test_shares_become_cells():
@@ -50,5 +50,5 @@ def test_masks_of_rows():
 def test_nothing_is_changed_in_place():
     values = {"mask": torch.ones(1, 6, 10), "set_area_to_bounds": True}
     before = dict(values)
-    region_over_domains(values, SHAPE, 8)
+    spread_region(values, SHAPE, 8)
     assert values == before

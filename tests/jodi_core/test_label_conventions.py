@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
-from jodi_pack.jodi_core.labels import foreign as exchange
-from jodi_pack.jodi_core.labels import maps as labels
-from jodi_pack.jodi_core.labels.foreign import (
-    convert_depth,
-    convert_normal,
-    draw_classes,
+from jodi_pack.jodi_core.labels.depth import convert_depth, make_depth_map
+from jodi_pack.jodi_core.labels.normals import convert_normals
+from jodi_pack.jodi_core.labels.segmentation import (
+    ADE20K_COLORS_OF_12,
+    ADE20K_OF_12,
+    SEGMENTATION_DRAWINGS,
+    draw_segmentation,
     paint_class,
     read_classes,
 )
@@ -31,19 +32,19 @@ def sphere(side: int = 33) -> torch.Tensor:
 
 def test_raw_depth_of_jodi_is_stretched_as_published():
     raw = torch.rand(3, 3, 9, 7) * 0.5 + 0.2
-    assert torch.allclose(convert_depth(raw), labels.depth_map(raw * 2 - 1), atol=1e-6)
+    assert torch.allclose(convert_depth(raw), make_depth_map(raw * 2 - 1), atol=1e-6)
     assert torch.allclose(
-        convert_depth(raw, near="black"), labels.depth_map(raw * 2 - 1, near="black"), atol=1e-6
+        convert_depth(raw, near="black"), make_depth_map(raw * 2 - 1, near="black"), atol=1e-6
     )
     assert torch.allclose(
         convert_depth(raw, normalize="batch"),
-        labels.depth_map(raw * 2 - 1, normalize="batch"),
+        make_depth_map(raw * 2 - 1, normalize="batch"),
         atol=1e-6,
     )
     bounds = {"low": 0.3, "high": 0.6}
     assert torch.allclose(
         convert_depth(raw, normalize="range", **bounds),
-        labels.depth_map(raw * 2 - 1, normalize="range", **bounds),
+        make_depth_map(raw * 2 - 1, normalize="range", **bounds),
         atol=1e-6,
     )
 
@@ -121,7 +122,7 @@ def test_normals_of_a_sphere_in_every_convention():
     assert pictures["directx"][top][1] < 0.1 and pictures["opengl"][top][1] > 0.9
     for source, picture in pictures.items():
         for target, expected in pictures.items():
-            got = convert_normal(picture, source, target)
+            got = convert_normals(picture, source, target)
             assert torch.allclose(got, expected, atol=1e-6), (source, target)
 
 
@@ -129,26 +130,26 @@ def test_normals_get_unit_length_and_no_direction_is_grey():
     picture = torch.tensor([0.75, 0.5, 0.75])[None, :, None, None].repeat(1, 1, 2, 2)
     picture[..., 0, 0] = 0.5
     picture[..., 0, 1] = 0.0
-    out = convert_normal(picture, "opengl", "opengl")
+    out = convert_normals(picture, "opengl", "opengl")
     half = 0.5 + 0.5 / math.sqrt(2)
     assert torch.allclose(out[0, :, 1, 1], torch.tensor([half, 0.5, half]), atol=1e-6)
     assert out[..., 0, 0].eq(0.5).all() and out[..., 0, 1].eq(0.5).all()
     with pytest.raises(JodiError, match="target"):
-        convert_normal(picture, "opengl", "unity")
+        convert_normals(picture, "opengl", "unity")
 
 
-@pytest.mark.parametrize("drawn", exchange.SEGMENTATION_DRAWINGS)
+@pytest.mark.parametrize("drawn", SEGMENTATION_DRAWINGS)
 def test_classes_come_back_from_either_drawing(drawn):
     index = torch.arange(12, dtype=torch.uint8).view(1, 3, 4).repeat(2, 1, 1)
-    picture = draw_classes(index, drawn)
+    picture = draw_segmentation(index, drawn)
     assert torch.equal(read_classes(picture, drawn), index)
     noisy = (picture + torch.rand_like(picture) * 0.02).clamp(0, 1)
     assert torch.equal(read_classes(noisy, drawn), index)
 
 
 def test_ade20k_classes_stand_for_what_they_are_read_as():
-    assert [ADE20K_TO_12[n] for n in exchange.ADE20K_OF_12] == list(range(12))
-    assert len(set(exchange.ADE20K_COLORS_OF_12)) == len(SEGMENTATION_CLASSES)
+    assert [ADE20K_TO_12[n] for n in ADE20K_OF_12] == list(range(12))
+    assert len(set(ADE20K_COLORS_OF_12)) == len(SEGMENTATION_CLASSES)
 
 
 def test_painting_masks_into_a_map():
