@@ -28,7 +28,7 @@ def read_claims(caption: str) -> set[Claim]:
     for word in caption.split():
         if word in COLOR_WORDS and person:
             claims.add(("color", "person", word))
-            person = False
+            person, place = False, None
         elif word in COLOR_WORDS:
             color = word
         elif word in _NUMBERS:
