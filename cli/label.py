@@ -24,7 +24,7 @@ from ..jodi_core.labelling.plan import (
 )
 from ..kit.errors import Interrupted, JodiError, shorten
 from .inputs import Problem
-from .jobs import check_out, report_problems
+from .jobs import report_problems
 from .label_files import hold_lock, list_pictures, name_sources
 from .label_worker import STOP, answer, pack_job
 from .options import (
@@ -36,6 +36,7 @@ from .options import (
     parse_names,
     parse_positive,
 )
+from .places import check_folder
 from .progress import Console, Stop, stop_on_interrupt
 
 EXAMPLES = """
@@ -95,7 +96,7 @@ def add(commands) -> None:
 
 def run(args, console: Console) -> int:
     """Label what is not labelled yet; 0 when each picture has its line, or its reason why not."""
-    check_out(args.out)
+    check_folder(args.out)
     folder, root = args.folder.absolute(), args.out.absolute()
     found, problems = list_pictures(folder, root)
     begun = read_plan(root)

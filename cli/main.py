@@ -26,7 +26,7 @@ COMMANDS = (
     perceive,
     control_command,
     generate,
-    *words.COMMANDS,
+    words,
     info,
     verify,
     convert,
