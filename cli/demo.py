@@ -6,6 +6,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..ddit_core.embedded import load_embedded_pipeline
+from ..ddit_core.evaluation.nano import ANSWER_OPTIONS, CAPTION_OPTIONS
 from ..jodi_core.domains import DOMAIN_NAMES, find_domain
 from ..jodi_core.embedded import Sample, read_samples, stack_samples
 from ..jodi_core.evaluation.baselines import (
@@ -20,7 +22,8 @@ from ..kit.pictures.contact_sheet import Cell, draw_contact_sheet
 from ..kit.pictures.files import save_png
 from ..kit.scenes.render import SceneBatch, render_scenes
 from .model import load_pipeline
-from .options import add_command, add_model_options
+from .options import add_command, add_model_options, parse_path, parse_whole
+from .places import check_folder
 from .progress import Console, stop_on_interrupt
 
 EXAMPLES = """
@@ -31,6 +34,8 @@ LABELS = DOMAIN_NAMES[1:]
 CONTROLLED, TOGETHER, FREE = slice(0, 4), slice(2, 4), slice(0, 6)
 """Which samples the tasks after the first take: a few, so that the demo stays short."""
 
+WORDS = slice(0, 2)
+QUESTIONS = ("is there a person", "how many trees are there")
 BASELINE_SCENES = 64
 
 MEASURES = tuple(row for row in HEADLINES if row[0] not in ("depth.delta1", "normal.median_deg"))
@@ -67,19 +72,25 @@ def add(commands) -> None:
         run,
         "Run every task on bundled scenes and compare the results with their exact labels.",
         "Picture to labels, labels to picture, prompt to picture and labels together, and depth "
-        "and normals to picture and segmentation. Nothing is downloaded; the model has never seen "
-        "these scenes.",
+        "and normals to picture and segmentation; then D-DiT: a caption, two answers, and "
+        "a picture made from the caption. Nothing is downloaded; the models have never seen these "
+        "scenes.",
         EXAMPLES,
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("output/demo"), metavar="DIR", help="default: output/demo"
+        "--out",
+        type=parse_path,
+        default=Path("output/demo"),
+        metavar="DIR",
+        help="default: output/demo",
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--seed", type=parse_whole, default=0, help="default: 0")
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     add_model_options(parser)
 
 
 def run(args, console: Console) -> int:
+    check_folder(args.out)
     started = time.monotonic()
     pipeline, samples = load_pipeline(args), read_samples()
     height, width = samples[0].pictures["image"].shape[-2:]
@@ -96,6 +107,7 @@ def run(args, console: Console) -> int:
     console.note(f"{title} on {len(samples)} scenes it has never seen, {demo.size[0]} px")
     for step in (_picture_to_labels, _labels_to_picture, _prompt_to_both, _maps_to_both):
         step(demo)
+    _words(demo)
     for line in _table(demo):
         console.result(line)
     path = args.out / "contact_sheet.png"
@@ -147,6 +159,20 @@ def _maps_to_both(demo: Demo) -> None:
     _score(demo, "segmentation", result.pictures["segmentation"], FREE, "free")
     for row in range(2):
         _show(demo, f"depth, normals and a prompt to the rest: {prompts[row]}", result, row)
+
+
+def _words(demo: Demo) -> None:
+    """A picture, its caption, two answers, and a picture made from that caption, by ddit-nano."""
+    started, dual = time.monotonic(), load_embedded_pipeline()
+    pictures = stack_samples(demo.samples[WORDS], "image")
+    captions = dual.caption(pictures, options=CAPTION_OPTIONS).texts
+    answers = [dual.ask(pictures, q, options=ANSWER_OPTIONS).texts for q in QUESTIONS]
+    made = dual.generate(captions, seed=demo.seed)
+    for row, caption in enumerate(captions):
+        said = "; ".join(f"{q}? {a[row]}" for q, a in zip(QUESTIONS, answers, strict=True))
+        cells = [("Image, given", pictures[row]), ("Made from the caption", made[row])]
+        demo.rows.append((f"D-DiT: {caption} ({said})", cells))
+    demo.console.note(f"words and back, D-DiT: {time.monotonic() - started:.1f} s")
 
 
 def _timed(demo: Demo, title: str, task: str, *given, **options) -> Result:

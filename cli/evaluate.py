@@ -1,26 +1,40 @@
 """`jodi evaluate`: how well a model does on scenes it has never seen."""
 
-from pathlib import Path
+import json
+import time
 
+from ..ddit_core.embedded import load_embedded_pipeline
+from ..ddit_core.evaluation.nano import evaluate_nano
 from ..jodi_core.evaluation.evaluate import PARTS, evaluate
+from ..jodi_core.evaluation.report import Report
 from ..jodi_core.model.facts import PERCEPTION_STEPS, STEPS
+from ..kit.files import write_text
+from ..kit.reader.reader import load_reader
 from ..kit.scenes.render import TRAIN_SEED_END
-from .model import load_pipeline
+from ..kit.weights.convert import parse_dtype
+from .evaluate_data import add_data_options, run_competitor, run_on_data
+from .model import choose_device, load_pipeline
 from .options import (
     UsageError,
     add_command,
     add_model_options,
     parse_finite,
     parse_names,
+    parse_path,
     parse_pixels,
     parse_positive,
+    parse_whole,
 )
+from .places import check_file, check_folder
 from .progress import Console
 
 EXAMPLES = """
 jodi evaluate --scenes 64                                 a quick look
 jodi evaluate --scenes 512 --json scores.json --report output/report
 jodi evaluate --parts perception --steps 20
+jodi evaluate --competitor docs/competitors/heuristic.py --scenes 64
+jodi evaluate --data NYU --protocol nyuv2 --samples 5 --json nyu.json
+jodi evaluate --ddit --scenes 64 --json scores.json
 """
 
 
@@ -40,13 +54,15 @@ def add(commands) -> None:
     )
     parser.add_argument(
         "--first-seed",
-        type=int,
+        type=parse_whole,
         default=TRAIN_SEED_END,
         metavar="S",
         help=f"scenes of seeds S, S+1, ...; at least {TRAIN_SEED_END} (2^24), the default",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values, flat")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write a page with pictures")
+    parser.add_argument("--json", type=parse_path, metavar="FILE", help="write all values, flat")
+    parser.add_argument(
+        "--report", type=parse_path, metavar="DIR", help="write a page with pictures"
+    )
     parser.add_argument(
         "--parts",
         type=parse_names,
@@ -82,6 +98,12 @@ def add(commands) -> None:
         metavar="N",
         help="training scenes that the baselines are averaged over (default: 256)",
     )
+    add_data_options(parser)
+    parser.add_argument(
+        "--ddit",
+        action="store_true",
+        help="measure the built-in ddit-nano instead: answers, captions, pictures from captions",
+    )
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     add_model_options(parser)
 
@@ -94,9 +116,27 @@ def run(args, console: Console) -> int:
         raise UsageError(
             f"--first-seed {args.first_seed} is a training seed; use {TRAIN_SEED_END} or more"
         )
+    if (args.data is None) != (args.protocol is None):
+        raise UsageError("--data and --protocol belong together: give both, or neither")
+    if args.data is None and (args.samples > 1 or args.together or args.limit):
+        raise UsageError("--samples, --together and --limit are of --data; give --data DIR")
+    if args.json:
+        check_file(args.json, "--json")
+    if args.report:
+        check_folder(args.report, "--report")
+    if args.ddit:
+        return _run_ddit(args, console)
+    if args.data is not None:
+        return run_on_data(args, console)
+    if args.competitor is not None:
+        return _finish(args, console, run_competitor(args, console))
+    return _finish(args, console, _run_on_scenes(args, console))
+
+
+def _run_on_scenes(args, console: Console) -> Report:
     pipeline = load_pipeline(args)
     with console.bar("evaluating", "run") as update:
-        report = evaluate(
+        return evaluate(
             pipeline,
             scenes=args.scenes,
             first_seed=args.first_seed,
@@ -109,6 +149,9 @@ def run(args, console: Console) -> int:
             training_scenes=args.baseline_scenes,
             progress=lambda done, total, what: update(done, total),
         )
+
+
+def _finish(args, console: Console, report: Report) -> int:
     console.result(report.summary())
     console.note(f"{args.scenes} scenes in {report.values['seconds']} s")
     if args.json:
@@ -116,4 +159,24 @@ def run(args, console: Console) -> int:
         console.result(str(args.json))
     if args.report:
         console.result(str(report.write(args.report)))
+    return 0
+
+
+def _run_ddit(args, console: Console) -> int:
+    """The scores of ddit-nano."""
+    began = time.monotonic()
+    pipeline = load_embedded_pipeline(str(choose_device(args.device)), parse_dtype(args.dtype))
+    with console.bar("evaluating", "part") as update:
+        report = evaluate_nano(
+            pipeline,
+            load_reader().read,
+            scenes=args.scenes,
+            first_seed=args.first_seed,
+            progress=update,
+        )
+    console.result(report.summary())
+    console.note(f"{args.scenes} scenes in {time.monotonic() - began:.1f} s")
+    if args.json:
+        write_text(args.json, json.dumps(report.values, indent=1) + "\n")
+        console.result(str(args.json))
     return 0

@@ -1,7 +1,6 @@
 """Running jobs: read, fit, run, save. A job that fails is reported at the end; the others go on."""
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +9,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core.domains import find_domain
+from ..jodi_core.domains import find_named_domain
 from ..jodi_core.job.given import Given, prepare
+from ..jodi_core.job.size import resolve_size
 from ..jodi_core.pipeline import JodiPipeline, Result
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.text import TextFeatures
@@ -20,8 +20,7 @@ from ..kit.pictures.contact_sheet import Cell, draw_contact_sheet, draw_thumbnai
 from ..kit.pictures.files import save_png
 from ..kit.pictures.frame import Frame
 from .formats import list_format_endings, save_formatted
-from .inputs import LONGEST_NAME, SHEET, Job, Problem, name_apart
-from .options import UsageError
+from .inputs import SHEET, Job, Problem, name_apart
 from .pictures import Maps, explain_doubt, list_endings, read_picture, save_result
 from .progress import Console, Stop, stop_on_interrupt
 
@@ -49,22 +48,6 @@ class Outcome:
     rows: list[list[Cell]] = field(default_factory=list)
     headings: list[str] = field(default_factory=list)
     doubted: set[str] = field(default_factory=set)
-
-
-def check_out(folder: Path) -> None:
-    """Raises: UsageError when results cannot be written there, before anything is computed."""
-    if "\0" in str(folder) or any(len(os.fsencode(p)) > LONGEST_NAME for p in folder.parts):
-        raise UsageError(
-            f"--out: no folder can be called {str(folder)[:80]!r}; choose another name"
-        )
-    for place in (folder, *folder.parents):
-        if not os.path.lexists(place):
-            continue
-        if not place.is_dir():
-            raise UsageError(f"--out {folder}: {place} is no folder; choose another name")
-        if not os.access(place, os.W_OK):
-            raise UsageError(f"--out {folder}: nothing may be written in {place}; choose another")
-        return
 
 
 def run_jobs(
@@ -174,11 +157,7 @@ def _prepare(pipeline: JodiPipeline, job: Job, args, outcome: Outcome) -> Ready:
 
 def _fitted(pipeline: JodiPipeline, pictures: dict[str, Tensor], args) -> Given:
     """The pictures at the size that the options choose."""
-    choice, native, explicit = args.size, pipeline.native_size, (0, 0)
-    if isinstance(choice, int):
-        choice, native = "picture ratio", (choice, choice)
-    elif isinstance(choice, tuple):
-        choice, explicit = "width and height", choice
+    choice, native, explicit = resolve_size(args.size, pipeline.native_size)
     return prepare(
         pictures,
         choice,
@@ -273,7 +252,7 @@ def _remember(result: Result, row: int, ready: Ready, stem: str, outcome: Outcom
     for name in result.plan.active_names:
         given = " (given)" if name in ready.job.pictures else ""
         small = draw_thumbnail(result.pictures[name][row], SHEET_SIDE)
-        cells.append((f"{find_domain(name).title}{given}", small))
+        cells.append((f"{find_named_domain(name).title}{given}", small))
     outcome.rows.append(cells)
     prompt = f": {ready.job.prompt}" if ready.job.prompt and result.plan.uses_text else ""
     outcome.headings.append(f"{stem}{prompt}")

@@ -1,10 +1,8 @@
 """`jodi perceive`: pictures to labels."""
 
-from pathlib import Path
-
 from .formats import add_format_options, check_format
 from .inputs import Job, find_pictures
-from .jobs import check_out, report_problems, run_jobs
+from .jobs import report_problems, run_jobs
 from .model import load_pipeline
 from .options import (
     DOMAIN_HELP,
@@ -13,7 +11,9 @@ from .options import (
     add_output_options,
     add_sampling_options,
     parse_names,
+    parse_path,
 )
+from .places import check_folder
 from .progress import Console
 
 EXAMPLES = """
@@ -38,7 +38,11 @@ def add(commands) -> None:
         EXAMPLES,
     )
     parser.add_argument(
-        "pictures", nargs="+", type=Path, metavar="PICTURE|DIR", help="picture files or folders"
+        "pictures",
+        nargs="+",
+        type=parse_path,
+        metavar="PICTURE|DIR",
+        help="picture files or folders",
     )
     parser.add_argument(
         "--labels", type=parse_names, metavar="NAMES", help=f"default: all; {DOMAIN_HELP}"
@@ -50,7 +54,7 @@ def add(commands) -> None:
 
 
 def run(args, console: Console) -> int:
-    check_out(args.out)
+    check_folder(args.out)
     files, problems = find_pictures(args.pictures)
     if not files:
         return report_problems(problems, console)

@@ -9,7 +9,8 @@ from typing import TypeVar
 
 import torch
 
-from ..jodi_core.domains import DOMAINS
+from ..ddit_core.model.transformer import DDiTTransformer
+from ..jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER, read_samples
 from ..jodi_core.model.checkpoint import load_transformer
 from ..jodi_core.model.transformer import JodiTransformer
@@ -19,32 +20,37 @@ from ..jodi_core.training.samples import write_samples
 from ..jodi_core.training.transformer import TrainingSettings, make_nano_config, train_transformer
 from ..kit.autoencoder.checkpoint import load_autoencoder
 from ..kit.autoencoder.dcae import DCAE
+from ..kit.config import parse_json
 from ..kit.errors import JodiError
 from ..kit.pictures.contact_sheet import draw_contact_sheet
 from ..kit.pictures.files import save_png
 from ..kit.precision import choose_training_dtype
 from ..kit.reader.reader import Reader
+from ..kit.scenes.folder import EXTRA, write_folder
+from ..kit.scenes.render import check_training_seeds
 from ..kit.scenes.store import SceneStore
 from ..kit.training.autoencoder import measure_round_trip, train_autoencoder
-from ..kit.training.curves import plot_curves
 from ..kit.training.distributed import is_first, run_processes
 from ..kit.training.loop import Report
 from ..kit.training.reader import measure_reader, prepare_lessons, train_reader, write_reader
-from ..kit.training.state import RunFolder
 from ..kit.weights.convert import DTYPES
 from ..kit.weights.loading import cast
 from ..kit.weights.write import write_state_dict
 from .model import choose_device
 from .nano import nano
-from .options import EMBEDDED
+from .options import EMBEDDED, UsageError
+from .places import check_file, check_folder
 from .progress import Console
+from .train_config import run_config
+from .train_ddit import ddit
 from .train_options import add_stages
+from .train_progress import draw_curves, train_with_progress
 
-Model = TypeVar("Model", DCAE, JodiTransformer, Reader)
+Model = TypeVar("Model", DCAE, JodiTransformer, Reader, DDiTTransformer)
 
 
 def add(commands) -> None:
-    add_stages(commands, STAGES)
+    add_stages(commands, {name: _looked_up(stage) for name, stage in STAGES.items()}, run_config)
 
 
 def scenes(args, console: Console) -> int:
@@ -92,7 +98,7 @@ def autoencoder(args, console: Console) -> int:
             **train,
         )
 
-    model = _training(run, run.autoencoder, args.steps, work, console)
+    model = train_with_progress(run, run.autoencoder, args.steps, work, console)
     record = {**train, "scenes": len(store), "size": store.size}
     _write(model, run.vae, {"kind": "dcae", "training": json.dumps(record, sort_keys=True)})
     psnr = measure_round_trip(model, store, list(PICTURE_SHARES), min(64, 1 + len(store) // 8))
@@ -151,7 +157,7 @@ def transformer(args, console: Console) -> int:
     def work(report: Report) -> JodiTransformer:
         return run_processes(args.processes, functools.partial(_train, request), report)
 
-    model = _training(run, run.transformer, args.steps, work, console)
+    model = train_with_progress(run, run.transformer, args.steps, work, console)
     _write(model, run.model, {"kind": "jodi", "trained_roles": "any"})
     console.result(str(run.model))
     return 0
@@ -208,7 +214,7 @@ def export_model(args, console: Console) -> int:
     vae = _vae(run, args.vae)
     decoder, metadata = load_autoencoder(vae, dtype=torch.float32)
     if "training" in metadata:
-        record["autoencoder"] = json.loads(metadata["training"])
+        record["autoencoder"] = parse_json(metadata["training"], f"`training` in {vae}")
     if run.scenes.is_dir():
         record["scenes"] = run.scene_record()
     size = args.native_size or run.store().size
@@ -230,7 +236,9 @@ def export_model(args, console: Console) -> int:
 def curves(args, console: Console) -> int:
     """Draw the losses of a run."""
     run = TrainingRun(args.run_folder)
-    drawn = [_draw_curves(run, stage) for stage in (run.autoencoder, run.transformer)]
+    drawn = [
+        draw_curves(run, stage) for stage in (run.autoencoder, run.transformer, run.root / "ddit")
+    ]
     for path in filter(None, drawn):
         console.result(str(path))
     if not any(drawn):
@@ -253,6 +261,18 @@ def samples(args, console: Console) -> int:
     return 0
 
 
+def pictures(args, console: Console) -> int:
+    """Render scenes as files: pictures, captions, and a folder for each map."""
+    unknown = [name for name in args.extra if name not in EXTRA]
+    if unknown:
+        raise UsageError(f"there is no map {', '.join(unknown)}; use {', '.join(EXTRA)}")
+    seeds = check_training_seeds(args.first_seed, args.count)
+    with console.bar("rendering", "scene") as update:
+        write_folder(args.to, seeds, args.size, DOMAIN_NAMES, extra=args.extra, progress=update)
+    console.result(str(args.to))
+    return 0
+
+
 def reader(args, console: Console) -> int:
     """Train the independent network that reads what pictures of scenes show."""
     run = TrainingRun(args.run_folder)
@@ -268,7 +288,7 @@ def reader(args, console: Console) -> int:
             lessons, run.reader, steps=args.steps, seconds=seconds, seed=args.seed, report=report
         )
 
-    made = _training(run, run.reader, args.steps, work, console)
+    made = train_with_progress(run, run.reader, args.steps, work, console)
     errors = measure_reader(made, decoder, args.held_out)
     record = {"minutes": args.minutes, "steps": args.steps, "scenes": len(lessons)}
     metadata = {"errors": json.dumps(errors), "training": json.dumps(record, sort_keys=True)}
@@ -283,6 +303,7 @@ def reader(args, console: Console) -> int:
 STAGES: dict[str, Callable] = {
     "nano": nano,
     "scenes": scenes,
+    "pictures": pictures,
     "autoencoder": autoencoder,
     "latents": latents,
     "transformer": transformer,
@@ -290,52 +311,28 @@ STAGES: dict[str, Callable] = {
     "curves": curves,
     "samples": samples,
     "reader": reader,
+    "ddit": ddit,
 }
 
 
-def _training(
-    run: TrainingRun, stage: Path, steps: int, work: Callable[[Report], Model], console: Console
-) -> Model:
-    """Train with progress; however it ends, the curves are drawn."""
-    state = RunFolder(stage).load()
-    if state:
-        console.note(f"going on from step {state['step']:,}")
-    del state
-    try:
-        with console.bar(stage.name) as update:
+def _looked_up(stage: Callable) -> Callable:
+    """The stage, once it is known that its folders can be written to."""
 
-            def report(row: dict) -> None:
-                if console.terminal:
-                    update(row["step"], steps)
-                else:
-                    console.note(f"step {row['step']:,}/{steps:,}: {_losses(row)}")
+    @functools.wraps(stage)
+    def run(args, console: Console) -> int:
+        for name, option in (("run_folder", "--run"), ("to", "--to")):
+            if getattr(args, name, None) is not None:
+                check_folder(getattr(args, name), option)
+        if getattr(args, "sheet", None) is not None:
+            check_file(args.sheet, "--sheet")
+        return stage(args, console)
 
-            return work(report)
-    except KeyboardInterrupt:
-        console.say(f"the last save is in {stage}; the same command goes on from it")
-        raise
-    finally:
-        if path := _draw_curves(run, stage):
-            console.note(f"curves: {path}")
+    return run
 
 
 def _write(model: DCAE | JodiTransformer, path: Path, metadata: dict[str, str]) -> None:
     metadata = {"format": "pt", "config": model.config.to_json(), **metadata}
     write_state_dict(path, model.state_dict(), metadata, convert=cast, force=True)
-
-
-def _losses(row: dict) -> str:
-    shown = {k: v for k, v in row.items() if k not in ("step", "time")}
-    return ", ".join(f"{name} {value:g}" for name, value in shown.items())
-
-
-def _draw_curves(run: TrainingRun, stage: Path) -> Path | None:
-    rows = RunFolder(stage).read_log() if (stage / "log.jsonl").exists() else []
-    if not rows:
-        return None
-    path = run.root / f"curves_{stage.name}.png"
-    save_png(path, plot_curves(rows, f"{stage.name} of {run.root}: loss over steps"))
-    return path
 
 
 def _seconds(minutes: float | None) -> float | None:

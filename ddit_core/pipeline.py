@@ -15,9 +15,10 @@ from ..kit.errors import JodiError, ShapeError
 from ..kit.sampling import StepCallback, draw_noise, sample_euler
 from ..kit.threads import short_waits
 from .model.config import DDiTConfig
-from .model.denoiser import GUIDANCE, SHIFT, STEPS, make_published_sigmas, prepare_denoiser
+from .model.denoiser import SHIFT, make_published_sigmas, prepare_denoiser
+from .model.facts import RELEASED, DDiTFacts
 from .model.transformer import DDiTTransformer
-from .picture import SIDE, fit_picture, scale_latents, unscale_latents
+from .picture import fit_picture
 from .text.draft import (
     Draft,
     Tokenizer,
@@ -28,8 +29,6 @@ from .text.draft import (
 )
 from .text.sampler import TextOptions, TextStep, sample_text
 
-PICTURE_LENGTH = 256  # tokens of a prompt for a picture
-VAE_FACTOR = 8
 HOLE = "_"
 
 # ids (R, L) int64 on the CPU, padded with end tokens and with the mask id at masked places ->
@@ -37,10 +36,11 @@ HOLE = "_"
 Encode = Callable[[Tensor], Tensor]
 
 
-def picture_limits(config: DDiTConfig) -> dict[str, int]:
+def read_picture_limits(config: DDiTConfig, facts: DDiTFacts = RELEASED) -> dict[str, int]:
     """What sides a network can take, as `picture.fit_picture` asks for it."""
-    multiple = VAE_FACTOR * config.patch_size
-    return {"multiple": multiple, "longest": multiple * config.position_size}
+    multiple = facts.vae_factor * config.patch_size
+    longest = multiple * config.position_size
+    return {"side": facts.native_size, "multiple": multiple, "longest": longest}
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,10 @@ class DDiTPipeline:
 
     encode: see `Encode`. vae_encode: pictures (B, 3, H, W) in [0, 1] -> latents (B, z, h, w), the
     posterior mean, unscaled. vae_decode: the way back. length: tokens of a text, 256 for the base
-    model and 128 for the fine-tuned one; it is part of what the model was trained on. like: a
-    tensor in the dtype and on the device to compute texts in, where a host stores weights
-    otherwise; the weights' own when not given.
+    model and 128 for the fine-tuned one; it is part of what the model was trained on; the model's
+    own when not given. like: a tensor in the dtype and on the device to compute texts in, where a
+    host stores weights otherwise; the weights' own when not given. facts: what the model's file
+    says of it.
     """
 
     def __init__(
@@ -79,8 +80,9 @@ class DDiTPipeline:
         *,
         vae_encode: Callable[[Tensor], Tensor] | None = None,
         vae_decode: Callable[[Tensor], Tensor] | None = None,
-        length: int = 128,
+        length: int | None = None,
         like: Tensor | None = None,
+        facts: DDiTFacts = RELEASED,
     ):
         head, known = transformer.config.vocab_size, tokenizer.vocabulary.size
         if head != known:
@@ -89,8 +91,9 @@ class DDiTPipeline:
                 "the tokenizer the model was trained with, T5's for the released model"
             )
         self.transformer, self.encode, self.tokenizer = transformer, encode, tokenizer
-        self.vae_encode, self.vae_decode, self.length = vae_encode, vae_decode, length
-        self.like = like
+        self.vae_encode, self.vae_decode = vae_encode, vae_decode
+        self.length = facts.text_length if length is None else length
+        self.like, self.facts = like, facts
 
     @torch.inference_mode()
     def generate(
@@ -98,33 +101,38 @@ class DDiTPipeline:
         prompt: str | Sequence[str],
         negative: str = "",
         *,
-        size: tuple[int, int] = (SIDE, SIDE),
+        size: tuple[int, int] | None = None,
         batch: int | None = None,
-        steps: int = STEPS,
-        guidance: float = GUIDANCE,
+        steps: int | None = None,
+        guidance: float | None = None,
         shift: float = SHIFT,
         seed: int | Sequence[int] = 0,
-        length: int = PICTURE_LENGTH,
+        length: int | None = None,
         callback: StepCallback | None = None,
     ) -> Tensor:
         """Pictures (B, 3, H, W) in [0, 1] from prompts; one prompt may serve a batch.
 
-        The published sampler: Euler, shift 3, 28 steps, guidance 7. Row i uses seed + i, or its
-        own of a list. length: tokens of each prompt.
+        The published sampler: Euler, shift 3, 28 steps, guidance 7. size, steps, guidance, length:
+        the model's own when not given; length is of each prompt, in tokens. Row i uses seed + i,
+        or its own of a list.
         Raises: TextError for a prompt that does not fit; ShapeError; Interrupted when the callback
             stopped it.
         """
         if self.vae_decode is None:
             raise JodiError("pictures need a VAE; pass vae_decode=")
+        facts = self.facts
+        guidance = facts.guidance if guidance is None else guidance
+        length = facts.picture_length if length is None else length
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         rows = len(prompts) if batch is None else batch
         text = self._encode_prompts(prompts, length)
         unguided = self._encode_prompts([negative], length) if guidance > 1 else None
-        sigmas = make_published_sigmas(steps, shift)
+        sigmas = make_published_sigmas(facts.steps if steps is None else steps, shift)
         denoise = prepare_denoiser(
             self.transformer, text, unguided, rows=rows, sigmas=sigmas, guidance=guidance
         )
-        grid = [side // VAE_FACTOR for side in size]
+        sides = size or (facts.native_size, facts.native_size)
+        grid = [side // facts.vae_factor for side in sides]
         noise = draw_noise((rows, self.transformer.config.latent_channels, *grid), seed)
 
         def denoise_step(x: Tensor, sigma: float) -> Tensor:
@@ -132,7 +140,7 @@ class DDiTPipeline:
                 return denoise(x, sigma)
 
         latents = sample_euler(denoise_step, noise.to(text.device), sigmas, callback)
-        return self.vae_decode(unscale_latents(latents)).float().clamp(0, 1)
+        return self.vae_decode(facts.unscale_latents(latents)).float().clamp(0, 1)
 
     def caption(self, pictures: Tensor, question: str | None = None, **options) -> TextResult:
         """A caption for each picture.
@@ -201,8 +209,9 @@ class DDiTPipeline:
         """
         if self.vae_encode is None:
             raise JodiError("reading pictures needs a VAE; pass vae_encode=")
-        fitted = fit_picture(pictures, whole=whole, **picture_limits(self.transformer.config))
-        latents = scale_latents(self.vae_encode(fitted))
+        limits = read_picture_limits(self.transformer.config, self.facts)
+        fitted = fit_picture(pictures, whole=whole, **limits)
+        latents = self.facts.scale_latents(self.vae_encode(fitted))
         return self.write_from_latents(
             latents, drafts, options=options, seed=seed, callback=callback
         )

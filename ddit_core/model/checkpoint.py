@@ -25,6 +25,7 @@ from ...kit.weights.sizes import (
     read_stored_config,
 )
 from .config import DDIT_SD3, DDiTConfig
+from .facts import DDiTFacts, read_facts
 from .transformer import DDiTTransformer
 
 HEAD_DIM = 64  # of the released model and of every Stable Diffusion 3
@@ -171,12 +172,12 @@ def describe_transformer(config: DDiTConfig) -> str:
     return f"a D-DiT transformer of width {config.hidden_size} and depth {config.depth}"
 
 
-TRANSFORMER: Format[DDiTConfig, None] = Format(
+TRANSFORMER: Format[DDiTConfig, DDiTFacts] = Format(
     kind=DDIT,
     fits=(DDIT,),
     config=DDiTConfig,
     sizes=read_sizes,
-    facts=lambda config, metadata, source: None,
+    facts=read_facts,
     explain=explain_transformer,
     build=DDiTTransformer,
     describe=describe_transformer,

@@ -76,6 +76,21 @@ def choose_ratio_size(height: int, width: int, pixels: int, factor: int) -> tupl
     return rows * factor, columns * factor
 
 
+def resolve_size(
+    asked: int | tuple[int, int] | str, native: tuple[int, int]
+) -> tuple[str, tuple[int, int], tuple[int, int]]:
+    """(choice, native, explicit) for `choose_size`, from a size as people ask for it.
+
+    asked: a choice by name; a side, for about that many pixels squared in the first picture's
+    proportions; or (height, width). native: the model's own size.
+    """
+    if isinstance(asked, int):
+        return "picture ratio", (asked, asked), (0, 0)
+    if isinstance(asked, tuple):
+        return "width and height", native, asked
+    return asked, native, (0, 0)
+
+
 class AspectBin(NamedTuple):
     """A size the model was trained at; `label` is its height/width as the release writes it."""
 

@@ -138,6 +138,11 @@ def find_noun_class(noun: str) -> int:
     return _CLASS_OF[noun]
 
 
+def find_plural(noun: str) -> str:
+    """How several of a noun are called; empty for a noun that is not counted."""
+    return _NOUNS[noun][0]
+
+
 def is_counted(noun: str) -> bool:
     """Whether a caption can say how many of a noun there are."""
     return bool(_NOUNS[noun][0])

@@ -20,6 +20,12 @@ LIMB_INTENSITY = 0.6
 LIMB_RADIUS, JOINT_RADIUS = 1.5, 2.4
 """Pixels. A latent cell of 8 x 8 pixels does not keep the colour of thinner strokes."""
 
+SHADING_TOP = 1.3
+"""The light that the map of shading shows as white."""
+
+ROUGHNESS = (0.5, 0.6, 0.8, 0.9, 0.05, 0.95, 0.0, 0.55, 0.2, 0.7, 0.85, 0.35)
+"""By class, in the order of the palette: water and vehicles shine, mountains and plants do not."""
+
 
 def draw_depth(depth: Tensor, valid: Tensor) -> Tensor:
     """Disparity stretched to its own range per picture; the sky has disparity 0.
@@ -42,6 +48,25 @@ def draw_classes(classes: Tensor) -> Tensor:
     """(B, H, W) class indices -> their palette colours."""
     table = torch.tensor(SEGMENTATION_PALETTE, dtype=torch.float32, device=classes.device) / 255.0
     return table[classes.long()].permute(0, 3, 1, 2)
+
+
+def draw_shading(shading: Tensor) -> Tensor:
+    """Light that falls on a surface: (B, 3, H, W) linear multipliers -> sRGB of shading / 1.3.
+
+    No light of these scenes reaches 1.3, so nothing is clipped; the sky and lamps have 1.
+    """
+    linear = (shading / SHADING_TOP).clamp(0.0, 1.0)
+    curve = 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055
+    return torch.where(linear <= 0.0031308, linear * 12.92, curve)
+
+
+def draw_roughness(classes: Tensor) -> Tensor:
+    """How dull a surface is, by what it is: (B, H, W) class indices -> grey (B, 3, H, W).
+
+    The scenes are lit without highlights, so a picture tells it only by what it shows.
+    """
+    table = torch.tensor(ROUGHNESS, device=classes.device)
+    return _grey(table[classes.long()])
 
 
 def draw_lines(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +31,11 @@ class Thing:
     x: float
     y: float
     group: int
+
+
+def mirror_things(things: Sequence[Thing]) -> list[Thing]:
+    """The things of the same picture with left and right exchanged."""
+    return [replace(thing, x=1 - thing.x) for thing in things]
 
 
 def list_things(scene: Scene, group: Tensor, albedo: Tensor) -> list[Thing]:

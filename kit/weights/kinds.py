@@ -36,6 +36,7 @@ DCAE = FileKind("dcae", "a DC-AE autoencoder (mit-han-lab names)")
 DCAE_DIFFUSERS = FileKind("dcae-diffusers", "a DC-AE autoencoder (diffusers names)")
 GEMMA = FileKind("gemma", "a Gemma 2 text encoder")
 WORDS = FileKind("words", "a text encoder of a closed vocabulary")
+WORD_TOKENS = FileKind("word-tokens", "a text encoder of a closed vocabulary, for a small D-DiT")
 DDIT = FileKind("ddit", "the transformer of D-DiT (Dual Diffusion)")
 KL_VAE = FileKind("kl-vae", "a VAE of Stable Diffusion, Flux or a relative (KL autoencoder)")
 T5 = FileKind("t5", "a T5 text encoder")
@@ -116,6 +117,7 @@ _TO_TEXT = r"attn2\.to_k\.weight$"
 
 # As written by the training's export, and by a host that saves the encoder it loaded.
 _WORD_TABLES = ({"table"}, {"encoder.table"})
+_TOKEN_TABLES = ({"words", "positions"}, {"encoder.words", "encoder.positions"})
 
 # The first row that fits decides, so narrower rows stand above wider ones.
 _KINDS: tuple[tuple[FileKind, Callable[[State], bool]], ...] = (
@@ -125,6 +127,7 @@ _KINDS: tuple[tuple[FileKind, Callable[[State], bool]], ...] = (
     (DCAE, _any(_DCAE_STAGE)),
     (DCAE_DIFFUSERS, _any(_DCAE_DIFFUSERS_STAGE)),
     (WORDS, lambda state: set(state) in _WORD_TABLES),
+    (WORD_TOKENS, lambda state: set(state) in _TOKEN_TABLES),
     (_CONTROLNET, _any(r"input_hint_block|controlnet_|^control_model\.")),
     (DDIT, _any(r"^(text_proj_out|null_image_embd)")),
     (_SANA, _any(r"blocks\.\d+\.(mlp\.inverted_conv|ff\.conv_inverted)\.")),

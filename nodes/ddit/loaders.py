@@ -1,16 +1,20 @@
-"""Load D-DiT: the network, its text encoder and its VAE, from files of the user's own."""
+"""Load D-DiT: the network, its text encoder and its VAE, built in or from files."""
 
 import folder_paths
 from comfy_api.latest import io
 
+from ...ddit_core.embedded import TRANSFORMER
+from ...jodi_core.embedded import AUTOENCODER
+from ..host.dcae import load_vae as load_dcae
 from ..host.ddit_load import load_model, load_vae
 from ..host.ddit_model import ddit_model
-from ..host.ddit_run import check_channels
+from ..host.ddit_run import check_channels, check_vae
 from ..host.ddit_text import ddit_text, load_text
+from ..host.ddit_words import load_embedded_text
 from ..host.patcher import WEIGHT_DTYPES
 
 CATEGORY = "Jodi/D-DiT"
-NO_VECTOR = "none"
+NO_VECTOR, BUILT_IN = "none", "built-in ddit-nano"
 MODELS, VAES, TEXTS = "diffusion_models", "vae", "text_encoders"
 
 
@@ -25,20 +29,22 @@ class DDiTLoad(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "D-DiT (Dual Diffusion): one network that makes pictures from text, and captions "
-                "and answers from pictures. It needs its files; there is no built-in D-DiT yet."
+                "and answers from pictures. The built-in ddit-nano needs no download and knows "
+                "simple scenes; for the released model choose its files."
             ),
             inputs=[
                 _file(
                     "model",
                     MODELS,
-                    [],
-                    "The transformer of D-DiT in models/diffusion_models. There is no built-in "
-                    "D-DiT yet: the list holds your files only.",
+                    [BUILT_IN],
+                    "The transformer: the small built-in one, or a D-DiT file in "
+                    "models/diffusion_models.",
                 ),
                 _file(
                     "text_encoder",
                     TEXTS,
-                    [],
+                    [BUILT_IN],
+                    "What reads words: built-in with the built-in model; with the released one "
                     "T5-v1.1-XXL (the encoder) in models/text_encoders, for example "
                     "t5xxl_fp16.safetensors. It is kept in bfloat16; a file of eight-bit weights "
                     "stays as it is.",
@@ -48,14 +54,16 @@ class DDiTLoad(io.ComfyNode):
                     TEXTS,
                     [NO_VECTOR],
                     "mask_token_emb.00-of-01.pth of aligned_t5_mask_emb, in models/text_encoders. "
-                    "Captions and answers need it. none: enough for pictures from text.",
+                    "Captions and answers by T5 need it. none: enough for pictures from text, and "
+                    "for the built-in model.",
                 ),
                 _file(
                     "vae",
                     VAES,
-                    [],
-                    "The VAE of Stable Diffusion 3 in models/vae. Flux's VAE has the same form and "
-                    "gives wrong pictures.",
+                    [BUILT_IN],
+                    "Built-in with the built-in model; with the released one the VAE of Stable "
+                    "Diffusion 3 in models/vae. Flux's VAE has the same form and gives wrong "
+                    "pictures.",
                 ),
                 io.Combo.Input(
                     "weight_dtype",
@@ -75,10 +83,18 @@ class DDiTLoad(io.ComfyNode):
     @classmethod
     def execute(cls, model, text_encoder, mask_vector, vae, weight_dtype) -> io.NodeOutput:
         vector = None if mask_vector == NO_VECTOR else _path(TEXTS, mask_vector)
-        patcher = load_model(_path(MODELS, model), weight_dtype)
-        clip = load_text(_path(TEXTS, text_encoder), vector)
+        patcher = load_model(_path(MODELS, model, TRANSFORMER), weight_dtype)
+        if text_encoder == BUILT_IN:
+            clip = load_embedded_text()
+        else:
+            clip = load_text(_path(TEXTS, text_encoder), vector)
         check_channels(ddit_model(patcher), ddit_text(clip))
-        return io.NodeOutput(patcher, clip, load_vae(_path(VAES, vae)))
+        if vae == BUILT_IN:
+            autoencoder = load_dcae(AUTOENCODER)
+        else:
+            autoencoder = load_vae(_path(VAES, vae))
+        check_vae(ddit_model(patcher), autoencoder)
+        return io.NodeOutput(patcher, clip, autoencoder)
 
 
 def _file(id: str, folder: str, first: list[str], tooltip: str) -> io.Combo.Input:
@@ -86,7 +102,9 @@ def _file(id: str, folder: str, first: list[str], tooltip: str) -> io.Combo.Inpu
     return io.Combo.Input(id, options=options, tooltip=tooltip)
 
 
-def _path(folder: str, name: str) -> str:
+def _path(folder: str, name: str, built_in=None):
+    if name == BUILT_IN:
+        return built_in
     return folder_paths.get_full_path_or_raise(folder, name)
 
 

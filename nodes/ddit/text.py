@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ...ddit_core.pipeline import PICTURE_LENGTH
+from ...ddit_core.model.facts import RELEASED
 from ..host.ddit_text import encode_prompt
 from .loaders import CATEGORY
 
@@ -29,12 +29,12 @@ class DDiTTextEncode(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "length",
-                    default=PICTURE_LENGTH,
+                    default=RELEASED.picture_length,
                     min=16,
                     max=512,
                     tooltip="Tokens of the text, the end tokens included. The model reads all of "
                     "them, so it is part of the prompt: 256 as published. Use the same for "
-                    "positive and negative.",
+                    "positive and negative. The built-in model always uses its own, 28.",
                 ),
             ],
             outputs=[io.Conditioning.Output(tooltip="For KSampler: positive or negative.")],

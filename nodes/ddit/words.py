@@ -16,7 +16,7 @@ from ...ddit_core.text.draft import (
 )
 from ...ddit_core.text.sampler import ORDERS, TextOptions
 from ..host.ddit_run import write_texts
-from ..host.ddit_text import ddit_tokenizer
+from ..host.ddit_text import choose_length, ddit_tokenizer
 from ..wires.pictures import to_picture
 from .loaders import CATEGORY
 
@@ -31,7 +31,7 @@ class DDiTCaption(io.ComfyNode):
             display_name="D-DiT Caption",
             category=CATEGORY,
             description=(
-                "A description of each picture, by D-DiT. Needs the mask vector in Load D-DiT."
+                "A description of each picture, by D-DiT. T5 needs the mask vector in Load D-DiT."
             ),
             inputs=[
                 *_wires(),
@@ -50,7 +50,7 @@ class DDiTCaption(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, clip, vae, image, question, **settings) -> io.NodeOutput:
-        length, words = settings["length"], ddit_tokenizer(clip)
+        length, words = choose_length(clip, settings["length"]), ddit_tokenizer(clip)
         if question.strip():
             draft = draft_question(question, length, words, short=False)
         else:
@@ -67,7 +67,7 @@ class DDiTAsk(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "An answer to a question about each picture, as text, as yes or no, and as a "
-                "number, by D-DiT fine-tuned on questions. Needs the mask vector in Load D-DiT."
+                "number, by D-DiT fine-tuned on questions. T5 needs the mask vector in Load D-DiT."
             ),
             inputs=[
                 *_wires(),
@@ -121,7 +121,7 @@ class DDiTAsk(io.ComfyNode):
     ) -> io.NodeOutput:
         draft = draft_question(
             question,
-            settings["length"],
+            choose_length(clip, settings["length"]),
             ddit_tokenizer(clip),
             short=short,
             answer_tokens=answer_tokens or None,
@@ -144,7 +144,7 @@ class DDiTFill(io.ComfyNode):
             category=CATEGORY,
             description=(
                 "Your text with its blanks filled in from each picture; all other words come back "
-                "as typed. By D-DiT; needs the mask vector in Load D-DiT."
+                "as typed. By D-DiT; T5 needs the mask vector in Load D-DiT."
             ),
             inputs=[
                 *_wires(),
@@ -173,14 +173,15 @@ class DDiTFill(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip, vae, image, text, blank_tokens, **settings) -> io.NodeOutput:
         words = ddit_tokenizer(clip)
-        draft = draft_template(text, settings["length"], words, blank_tokens=blank_tokens)
+        length = choose_length(clip, settings["length"])
+        draft = draft_template(text, length, words, blank_tokens=blank_tokens)
         return io.NodeOutput(_write(cls, model, clip, vae, image, draft, settings))
 
 
 def _wires() -> list:
     return [
         io.Model.Input("model", tooltip="From Load D-DiT; LoRA may stand between."),
-        io.Clip.Input("clip", tooltip="From Load D-DiT, with a mask vector."),
+        io.Clip.Input("clip", tooltip="From Load D-DiT; T5 with a mask vector."),
         io.Vae.Input("vae", tooltip="From Load D-DiT."),
         io.Image.Input(
             "image",
@@ -216,7 +217,7 @@ def _sampling(steps: int) -> list:
             min=16,
             max=512,
             tooltip="Tokens of the whole text, as the model was trained: 128 for the fine-tuned "
-            "model, 256 for the base model.",
+            "model, 256 for the base model. The built-in model always uses its own, 28.",
         ),
         io.Float.Input(
             "temperature",

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import comfy.diffusers_convert
 import comfy.model_management
 import comfy.sd
 import comfy.utils
@@ -10,9 +11,19 @@ import torch
 
 from ...ddit_core.model.checkpoint import TRANSFORMER
 from ...ddit_core.model.config import DDIT_SD3, DDiTConfig
+from ...ddit_core.model.facts import RELEASED, DDiTFacts
 from ...kit.errors import CheckpointError
+from ...kit.weights.faults import find_key_faults
 from ...kit.weights.kinds import KL_VAE
-from ...kit.weights.loading import FP8, Checked, name_source
+from ...kit.weights.loading import (
+    FLOATS,
+    FP8,
+    Checked,
+    State,
+    check_dtypes,
+    check_finite,
+    name_source,
+)
 from .ddit_model import DDiTDiffusion, DDiTHostConfig, DDiTHostModel
 from .files import check_file, read_kind
 from .patcher import WEIGHT_DTYPES, cast_weight, wrap_in_patcher
@@ -35,7 +46,7 @@ def load_model(path, weight_dtype: str = "default", disable_dynamic: bool = Fals
     path = Path(path)
     checked = check_file(path, TRANSFORMER)
     channels = checked.config.latent_channels
-    if channels != LATENT_CHANNELS:
+    if checked.facts == RELEASED and channels != LATENT_CHANNELS:
         raise CheckpointError(
             f"{path} makes latents of {channels} channels, the VAE of Stable Diffusion 3 has "
             f"{LATENT_CHANNELS}; give a D-DiT that was trained on that VAE, as the released one"
@@ -64,15 +75,39 @@ def load_vae(path):
             f"{path} has {found}; expected the VAE of Stable Diffusion 3, {LATENT_CHANNELS} "
             "channels. Choose sd3_vae.safetensors, or the file of the release's vae folder"
         )
-    vae = comfy.sd.VAE(sd=content.tensors)
-    vae.throw_exception_if_invalid()
+    return _whole_vae(content.tensors, path)
+
+
+def _whole_vae(state: State, path) -> comfy.sd.VAE:
+    """The host's VAE with every one of its tensors from the file.
+
+    The host itself warns of those that are missing, and goes on with random ones.
+    """
+    whole = "Choose sd3_vae.safetensors, or the file of the release's vae folder"
+    try:
+        vae = comfy.sd.VAE(sd=dict(state))
+        vae.throw_exception_if_invalid()
+    except Exception as error:  # of shapes that make no VAE; the host raises what it meets first
+        raise CheckpointError(
+            f"{path} makes no VAE ({' '.join(str(error).split())[:200]}). {whole}"
+        ) from error
+    if "decoder.up_blocks.0.resnets.0.norm1.weight" in state:
+        state = comfy.diffusers_convert.convert_vae_state_dict(dict(state))
+    wanted = {name: tuple(t.shape) for name, t in vae.first_stage_model.state_dict().items()}
+    faults = find_key_faults(state, wanted)
+    if faults.missing:
+        raise CheckpointError(f"{path} is no whole VAE: {faults.text()}. {whole}")
+    with name_source(str(path)):
+        used = {name: state[name] for name in wanted}
+        check_dtypes(used, FLOATS)
+        check_finite(used)
     return vae
 
 
-def _build(checked: Checked[DDiTConfig, None], dtype: torch.dtype | None) -> DDiTHostModel:
+def _build(checked: Checked[DDiTConfig, DDiTFacts], dtype: torch.dtype | None) -> DDiTHostModel:
     state = checked.state
     device = comfy.model_management.get_torch_device()
-    host_config = DDiTHostConfig(checked.config)
+    host_config = DDiTHostConfig(checked.config, checked.facts)
     supported = host_config.supported_inference_dtypes
     if dtype is None:
         dtype = comfy.model_management.unet_dtype(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...ddit_core.model.config import DDiTConfig
+from ...ddit_core.model.facts import RELEASED, DDiTFacts
 from ...ddit_core.model.transformer import DDiTTransformer
 from ...kit.errors import JodiError, ShapeError, TextError
 from ...kit.threads import short_waits
@@ -69,6 +70,14 @@ class DDiTDiffusion(DDiTTransformer):
             return self.velocity(x, timestep / 1000, prepared)
 
 
+class DDiTLatents(comfy.latent_formats.LatentFormat):
+    """Latents of another VAE than Stable Diffusion 3's, as the model's file describes it."""
+
+    def __init__(self, config: DDiTConfig, facts: DDiTFacts):
+        self.latent_channels = config.latent_channels
+        self.process_in, self.process_out = facts.scale_latents, facts.unscale_latents
+
+
 class DDiTHostConfig(comfy.supported_models_base.BASE):
     """What the host wants to know before it builds a model."""
 
@@ -78,10 +87,13 @@ class DDiTHostConfig(comfy.supported_models_base.BASE):
     # The released network has the width, the depth and the tokens of this one.
     memory_usage_factor = comfy.supported_models.SD3.memory_usage_factor
 
-    def __init__(self, config: DDiTConfig):
+    def __init__(self, config: DDiTConfig, facts: DDiTFacts = RELEASED):
         super().__init__({"config": config})
-        self.latent_format = comfy.latent_formats.SD3()
+        released = facts == RELEASED
+        self.facts = facts
+        self.latent_format = comfy.latent_formats.SD3() if released else DDiTLatents(config, facts)
         self._about = {"kind": "ddit", "config": config.to_json()}
+        self._about |= {} if released else facts.to_metadata()
 
     def model_type(self, state_dict, prefix=""):
         return comfy.model_base.ModelType.FLOW
@@ -105,6 +117,8 @@ class DDiTHostModel(comfy.model_base.BaseModel):
         model_config.unet_config = NoUNet(
             NAME, model_config.unet_config, in_channels=channels, out_channels=channels
         )
+
+        self.facts = model_config.facts
 
     @property
     def compute_dtype(self) -> torch.dtype:

@@ -11,13 +11,13 @@ import comfy.utils
 import torch
 from torch import Tensor
 
+from ...ddit_core.model.facts import RELEASED
 from ...ddit_core.model.transformer import DDiTTransformer
-from ...ddit_core.picture import fit_picture, scale_latents
-from ...ddit_core.pipeline import VAE_FACTOR, DDiTPipeline, TextProgress, picture_limits
+from ...ddit_core.picture import fit_picture
+from ...ddit_core.pipeline import DDiTPipeline, TextProgress, read_picture_limits
 from ...ddit_core.text.draft import Draft
 from ...ddit_core.text.sampler import TextOptions
 from ...kit.errors import JodiError
-from .ddit_load import LATENT_CHANNELS
 from .ddit_model import DDiTHostModel, ddit_model
 from .ddit_text import ddit_text, ddit_tokenizer
 
@@ -58,6 +58,7 @@ def write_texts(
         ddit_tokenizer(clip),
         length=len(draft.ids),
         like=torch.empty(0, dtype=inner.compute_dtype, device=device),
+        facts=inner.facts,
     )
     parts = latents.split(ROWS)
     report = make_node_progress(node_id, options.steps, len(parts), len(latents))
@@ -81,7 +82,19 @@ def check_channels(inner: DDiTHostModel, encoder) -> None:
     if encoder.channels != reads:
         raise JodiError(
             f"the MODEL reads text of {reads} channels, the text encoder gives {encoder.channels}; "
-            "the released D-DiT needs T5-v1.1-XXL, not a smaller T5"
+            "the released D-DiT needs T5-v1.1-XXL, not a smaller T5, and the built-in ddit-nano "
+            "its built-in text encoder"
+        )
+
+
+def check_vae(inner: DDiTHostModel, vae) -> None:
+    """Pass when the VAE's latents have the channels that the network reads. Raises: JodiError."""
+    reads, made = inner.diffusion_model.config.latent_channels, vae.latent_channels
+    if made != reads:
+        raise JodiError(
+            f"the MODEL reads latents of {reads} channels, this VAE makes {made}; choose the VAE "
+            "of the same release: built-in with the built-in model, Stable Diffusion 3's with the "
+            "released one"
         )
 
 
@@ -90,31 +103,33 @@ def encode_pictures(inner: DDiTHostModel, vae, pictures: Tensor, whole: bool = F
 
     Raises: JodiError for a VAE of other latents; ImageError for a picture too long to see whole.
     """
-    fitted = fit_picture(pictures, whole=whole, **picture_limits(inner.diffusion_model.config))
-    expected = (LATENT_CHANNELS, *(side // VAE_FACTOR for side in fitted.shape[-2:]))
+    facts, config = inner.facts, inner.diffusion_model.config
+    fitted = fit_picture(pictures, whole=whole, **read_picture_limits(config, facts))
+    expected = (config.latent_channels, *(side // facts.vae_factor for side in fitted.shape[-2:]))
+    wanted = "Stable Diffusion 3" if facts == RELEASED else facts.title
     rows = []
     for picture in fitted.movedim(1, -1).split(1):
         comfy.model_management.throw_exception_if_processing_interrupted()
         latent = vae.encode(picture)
         if tuple(latent.shape[1:]) != expected:
             raise JodiError(
-                f"expected the VAE of Stable Diffusion 3, whose latents of this picture are "
+                f"expected the VAE of {wanted}, whose latents of this picture are "
                 f"{expected}; this VAE gives {tuple(latent.shape[1:])}. Connect Load D-DiT's"
             )
         rows.append(latent.float())
-    return scale_latents(torch.cat(rows))
+    return facts.scale_latents(torch.cat(rows))
 
 
-Report = Callable[[TextProgress], None]
+ReportText = Callable[[TextProgress], None]
 
 
 def make_node_progress(
     node_id: str | None, steps: int, parts: int, rows: int
-) -> Callable[[int, Sequence[str]], Report]:
+) -> Callable[[int, Sequence[str]], ReportText]:
     """Gives a callback for each part of the rows: it moves the bar, shows text, heeds Cancel."""
     bar = comfy.utils.ProgressBar(steps * parts)
 
-    def of_part(index: int, before: Sequence[str]) -> Report:
+    def of_part(index: int, before: Sequence[str]) -> ReportText:
         def report(state: TextProgress) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
             bar.update_absolute(index * steps + state.step)

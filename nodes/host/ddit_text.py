@@ -18,14 +18,16 @@ import comfy.text_encoders.t5
 import torch
 from torch import Tensor
 
-from ...ddit_core.pipeline import PICTURE_LENGTH
+from ...ddit_core.embedded import read_word_encoder
+from ...ddit_core.model.facts import RELEASED
 from ...ddit_core.text.draft import Tokenizer, tokenize_prompt
 from ...ddit_core.text.mask_vector import embed_masked, load_mask_vector
 from ...ddit_core.text.vocabulary import T5_VOCABULARY
 from ...kit.errors import CheckpointError, JodiError
-from ...kit.weights.kinds import T5
+from ...kit.weights.kinds import T5, WORD_TOKENS
 from ...kit.weights.loading import FLOATS, FP8, cast, check_dtypes, name_source
 from .clip import ClipTarget, Tokens, build_clip, check_tensors, weigh_tokens
+from .ddit_words import WordText, build_word_clip
 from .files import read_kind
 
 WEIGHTS = "t5xxl"
@@ -44,7 +46,7 @@ _ONE_ENCODER = (
 
 
 def load_text(path, mask_vector=None, disable_dynamic: bool = False):
-    """CLIP of a T5 v1.1 encoder file.
+    """CLIP of a T5 v1.1 encoder file, or of one of a closed vocabulary.
 
     mask_vector: the file of the aligned embedding of masked places. Without it prompts for pictures
     are encoded, and texts are refused: it is never replaced by the stock row.
@@ -52,7 +54,9 @@ def load_text(path, mask_vector=None, disable_dynamic: bool = False):
         such vector.
     """
     path = Path(path)
-    content, _ = read_kind(path, (T5,))
+    content, kind = read_kind(path, (T5, WORD_TOKENS))
+    if kind is WORD_TOKENS:
+        return build_word_clip(read_word_encoder(content, str(path)))
     weights = {name: t for name, t in content.tensors.items() if not _EXTRA.fullmatch(name)}
     if "shared.weight" not in weights and "encoder.embed_tokens.weight" in content.tensors:
         weights["shared.weight"] = content.tensors["encoder.embed_tokens.weight"]
@@ -74,20 +78,29 @@ def load_text(path, mask_vector=None, disable_dynamic: bool = False):
     return clip
 
 
-def encode_prompt(clip, text: str, length: int = PICTURE_LENGTH) -> list:
+def encode_prompt(clip, text: str, length: int = RELEASED.picture_length) -> list:
     """CONDITIONING of one prompt of `length` tokens.
 
     Raises: JodiError when the CLIP is not one of Load D-DiT; TextError for a prompt that does not
         fit, and characters that T5 does not know.
     """
-    ddit_text(clip)
+    length = choose_length(clip, length)
     return clip.encode_from_tokens_scheduled(clip.tokenize(text, ddit_length=length))
 
 
-def ddit_text(clip) -> "DDiTText":
+def choose_length(clip, length: int) -> int:
+    """Tokens of a text for this CLIP: as asked for, or the one number its model was trained on.
+
+    Raises: as `ddit_text`.
+    """
+    encoder = ddit_text(clip)
+    return encoder.encoder.length if isinstance(encoder, WordText) else length
+
+
+def ddit_text(clip) -> "DDiTText | WordText":
     """The encoder behind a CLIP wire. Raises: JodiError, naming the loader, when it is another."""
     encoder = getattr(clip, "cond_stage_model", None)
-    if isinstance(encoder, DDiTText):
+    if isinstance(encoder, (DDiTText, WordText)):
         return encoder
     raise JodiError(
         "this CLIP reads prompts for another model (padded otherwise, or by another encoder); "
@@ -113,7 +126,7 @@ class DDiTTokenizer:
         )
 
     def tokenize_with_weights(
-        self, text: str, return_word_ids=False, ddit_length: int = PICTURE_LENGTH, **_
+        self, text: str, return_word_ids=False, ddit_length: int = RELEASED.picture_length, **_
     ) -> dict:
         ids = tokenize_prompt(text, ddit_length, self.words)
         return Tokens(WEIGHTS, weigh_tokens(ids, return_word_ids), _ONE_ENCODER)

@@ -38,7 +38,7 @@ class RunEntry:
     """One CONDITIONING entry in one run. Compared by identity.
 
     Made by `extra_conds` anew for each run, so that weights patched between runs never meet an old
-    context. While hooks change weights inside a run, nothing is kept.
+    context. While hooks or training change weights inside a run, nothing is kept.
     """
 
     host: object
@@ -64,6 +64,8 @@ def prepare_once(
     owner = run.entries[0]
     patcher = owner.host.current_patcher
     if patcher is not None and patcher.current_hooks is not None:
+        return make(None)
+    if torch.is_grad_enabled():  # in training weights change, and results are computed again
         return make(None)
     for index, (known, values, value) in enumerate(owner.known):
         if known == kind and all_equal(*zip(values, inputs, strict=True)):

@@ -10,9 +10,10 @@ import importlib.util
 import io
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 SIDE, QUALITY = 384, 88
 HERE = Path(__file__).resolve().parent
@@ -27,6 +28,7 @@ def _pack():
 
 _pack()
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES  # noqa: E402
+from jodi_pack.kit.pictures.contact_sheet import font  # noqa: E402
 from jodi_pack.tests.host.graphs import NAMES, add, find, only, read  # noqa: E402
 from jodi_pack.tests.host.server import Server  # noqa: E402
 from jodi_pack.tests.hosts import ROOT, find_hosts  # noqa: E402
@@ -44,6 +46,11 @@ class Runs:
         run = self.server.run(only(self.graph, key))
         files = [self.server.view(file) for file in run.files(key)]
         return [Image.open(io.BytesIO(data)).convert("RGB") for data in files]
+
+    def text(self, title: str) -> str:
+        """What a node that shows text shows, its first one."""
+        key = find(self.graph, "PreviewAny", title)
+        return self.server.run(only(self.graph, key)).outputs[key]["text"][0]
 
     def domains(self, sampler: str, *names: str) -> list[Image.Image]:
         """Domains of what a sampler made, given ones too."""
@@ -75,6 +82,18 @@ def inset(picture: Image.Image, given: list[Image.Image]) -> Image.Image:
     for i, small in enumerate(given):
         framed = ImageOps.expand(_fitted(small, size), 2, "white")
         card.paste(framed, (gap + i * (size + 4 + gap), SIDE - gap - size - 4))
+    return card
+
+
+def captioned(picture: Image.Image, text: str) -> Image.Image:
+    """A picture with a line or two of text above it."""
+    card, size = _fitted(picture, SIDE), 17
+    face = font(size)
+    lines = textwrap.wrap(text, 40)[:3]
+    draw = ImageDraw.Draw(card)
+    draw.rectangle((0, 0, SIDE, 10 + (size + 5) * len(lines)), fill=(24, 26, 32))
+    for i, line in enumerate(lines):
+        draw.text((10, 6 + i * (size + 5)), line, font=face, fill="white")
     return card
 
 
@@ -113,6 +132,22 @@ def card(runs: Runs, name: str) -> Image.Image:
     if name == "perception_to_controlnet":
         image = runs.wired("JodiRoles", "image", "Jodi Roles: image in, depth out")
         return inset(runs.wired("PreviewImage", "images", "Depth")[0], image)
+    if name in ("caption_to_new_picture", "fill_the_blanks"):
+        title = "What it says" if name.startswith("caption") else "Filled in"
+        given = runs.wired("PreviewImage", "images", "The picture")[0]
+        if name == "fill_the_blanks":
+            return captioned(given, runs.text(title))
+        sampler = runs.node("JodiSampler", "Jodi Sampler")
+        made = runs.domains(sampler, "image", "segmentation", "depth")
+        return captioned(inset(made[0], [given, *made[1:]]), runs.text(title))
+    if name == "ask_and_branch":
+        given = runs.wired("PreviewImage", "images", "The picture")
+        made = runs.wired("SaveImage", "images", "What was chosen")[0]
+        question = runs.graph[runs.node("DDiTAsk")]["inputs"]["question"]
+        return captioned(inset(made, given), f"{question}? {runs.text('The answer')}")
+    if name == "picture_from_text":
+        prompt = runs.graph[runs.node("DDiTTextEncode", "Prompt")]["inputs"]["text"]
+        return captioned(quarters(runs.wired("SaveImage", "images", "From words")), prompt)
     assert name == "video_batch", f"say here what the card of {name} shows"
     return quarters(runs.wired("SaveAnimatedWEBP", "images"))
 

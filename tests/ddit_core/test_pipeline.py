@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from jodi_pack.ddit_core.model.denoiser import make_published_sigmas
-from jodi_pack.ddit_core.picture import fit_picture, scale_latents, unscale_latents
+from jodi_pack.ddit_core.model.facts import RELEASED
+from jodi_pack.ddit_core.picture import fit_picture
 from jodi_pack.ddit_core.pipeline import DDiTPipeline
 from jodi_pack.ddit_core.text.draft import (
     draft_caption,
@@ -44,7 +45,7 @@ def pictures(batch=2, seed=0):
 @pytest.fixture
 def quick(pipeline):
     """Latents of 8 x 8 cells, so that no test waits for 512 pixels."""
-    return scale_latents(vae_encode(pictures())), {"options": TextOptions(steps=6)}
+    return RELEASED.scale_latents(vae_encode(pictures())), {"options": TextOptions(steps=6)}
 
 
 class TestPictures:
@@ -175,6 +176,14 @@ class TestFitting:
         picture = pictures(1)
         assert torch.equal(fit_picture(picture, 64), picture)
 
+    def test_numbers_outside_a_picture_are_cut_off_and_broken_ones_refused(self):
+        picture = torch.full((1, 3, 16, 16), 7.0)
+        picture[..., 0] = -3.0
+        assert fit_picture(picture, 16).unique().tolist() == [0.0, 1.0]
+        picture[0, 1, 2, 3] = torch.nan
+        with pytest.raises(ImageError, match="not finite"):
+            fit_picture(picture, 16)
+
     def test_a_whole_picture_keeps_its_shape(self):
         assert fit_picture(torch.rand(1, 3, 64, 100), 32, whole=True).shape == (1, 3, 32, 48)
 
@@ -198,5 +207,5 @@ class TestFitting:
 
     def test_latents_go_back(self):
         x = randn(1, 16, 2, 2)
-        torch.testing.assert_close(unscale_latents(scale_latents(x)), x)
-        assert scale_latents(torch.tensor(1.0609)).item() == pytest.approx(1.5305)
+        torch.testing.assert_close(RELEASED.unscale_latents(RELEASED.scale_latents(x)), x)
+        assert RELEASED.scale_latents(torch.tensor(1.0609)).item() == pytest.approx(1.5305)

@@ -60,6 +60,8 @@ def check_value(where: str, name: str, value, kind: str, options: dict) -> None:
 
 
 def fitting(given: str, wanted: str) -> bool:
+    if any(kind.startswith("COMFY_MATCHTYPE") for kind in (given, wanted)):
+        return True  # of the Switch: whatever is connected
     return "*" in (given, wanted) or bool(set(given.split(",")) & set(wanted.split(",")))
 
 

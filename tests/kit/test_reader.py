@@ -10,7 +10,7 @@ from jodi_pack.kit.autoencoder.dcae import DCAE
 from jodi_pack.kit.errors import JodiError
 from jodi_pack.kit.reader.claims import INDEX, Claims, find_true_claims, score_claims
 from jodi_pack.kit.reader.network import COLORS, ReadingNetwork
-from jodi_pack.kit.reader.reader import COUNTED, Reader, load_reader
+from jodi_pack.kit.reader.reader import COUNTED, WEIGHTS, Reader, load_reader
 from jodi_pack.kit.scenes.captions import read_caption
 from jodi_pack.kit.scenes.render import TRAIN_SEED_END, list_scene_things, render_scenes
 from jodi_pack.kit.scenes.store import SceneStore
@@ -153,3 +153,36 @@ def test_training_lowers_every_loss_and_its_file_reads_the_same(tmp_path):
     for ours, theirs in zip(reader.read(pictures), read.read(pictures), strict=True):
         for noun, p in ours.class_probability.items():
             assert abs(p - theirs.class_probability[noun]) < 0.02
+
+
+@pytest.fixture(scope="module")
+def held_out():
+    """Scenes that neither training nor the file's own figures have seen."""
+    return render_scenes(range(TRAIN_SEED_END + 3_000_000, TRAIN_SEED_END + 3_000_024))
+
+
+@pytest.mark.slow
+def test_the_shipped_reader_is_as_good_as_its_file_says(held_out):
+    reader = load_reader()
+    scores = score_claims(reader.read(held_out.pictures[:, 0]), held_out.things)
+    for kind, (precision, recall) in reader.errors["rendered"].items():
+        assert precision > 0.7 and recall > 0.6, kind
+        # 24 scenes: far enough for chance, near enough to see a reader that is broken.
+        assert scores[kind].precision > precision - 0.12, kind
+        assert scores[kind].recall > recall - 0.15, kind
+
+
+@pytest.mark.slow
+def test_a_mirrored_picture_has_the_same_things_in_the_other_order(held_out):
+    reader = load_reader()
+    pictures = held_out.pictures[:, 0]
+    same = turned = pairs = 0
+    for one, other in zip(reader.read(pictures), reader.read(pictures.flip(-1)), strict=True):
+        same += set(one.classes) == set(other.classes)
+        pairs += len(one.left_of)
+        turned += len({(b, a) for a, b in one.left_of} & other.left_of)
+    assert same >= 14 and pairs > 10 and turned > 0.7 * pairs
+
+
+def test_the_reader_is_small():
+    assert WEIGHTS.stat().st_size <= 1_000_000

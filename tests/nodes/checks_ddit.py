@@ -11,7 +11,7 @@ import comfy.model_management
 import comfy.sample
 import torch
 from jodi_pack.ddit_core.model.denoiser import make_published_sigmas, prepare_denoiser
-from jodi_pack.ddit_core.picture import unscale_latents
+from jodi_pack.ddit_core.model.facts import RELEASED
 from jodi_pack.ddit_core.pipeline import DDiTPipeline
 from jodi_pack.ddit_core.text.answers import read_count, says_yes
 from jodi_pack.ddit_core.text.draft import CAPTION_QUESTION
@@ -60,7 +60,7 @@ def core_sample(latent, positive, negative, *, seed=3, steps=5, cfg=7.0):
         sigmas=sigmas,
         guidance=cfg,
     )
-    return unscale_latents(sample_euler(denoise, noise, sigmas))
+    return RELEASED.unscale_latents(sample_euler(denoise, noise, sigmas))
 
 
 @torch.inference_mode()
@@ -92,7 +92,7 @@ def check_texts_of_other_lengths_are_not_repeated():
         guided, other = (part(x, sigma) for part in parts)
         return other + 4.0 * (guided - other)
 
-    expected = unscale_latents(sample_euler(denoise, noise, sigmas))
+    expected = RELEASED.unscale_latents(sample_euler(denoise, noise, sigmas))
     ours = sample(latent, positive, negative, steps=2, cfg=4.0)
     assert relative_rms(ours, expected) < 1e-4
 

@@ -10,7 +10,8 @@ import pytest
 
 WORKFLOWS = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
-EXPECTED = {
+WITH_DDIT = {"ask_and_branch", "caption_to_new_picture", "fill_the_blanks", "picture_from_text"}
+EXPECTED = WITH_DDIT | {
     "any_to_any",
     "depth_normal_to_picture",
     "joint_generation",
@@ -83,21 +84,39 @@ def test_a_note_explains_it(name):
     (note,) = (node for node in template(name)["nodes"] if node["type"] == "MarkdownNote")
     (text,) = note["widgets_values"]
     assert text.startswith("## ")
-    for word in (
+    for word in (*_files_of_jodi(name), *_files_of_ddit(name)):
+        assert word in text, word
+
+
+def _files_of_jodi(name: str) -> tuple[str, ...]:
+    if not _of(name, "JodiLoad"):
+        return ()
+    return (
         "jodi-nano",
         "custom_nodes/jodi convert",
         "models/diffusion_models",
         "dc-ae-f32c32-sana-1.0",
-    ):
-        assert word in text, word
+    )
+
+
+def _files_of_ddit(name: str) -> tuple[str, ...]:
+    if not _of(name, "DDiTLoad"):
+        return ()
+    return ("ddit-nano", "T5-v1.1-XXL", "mask_token_emb.00-of-01.pth", "models/diffusion_models")
+
+
+def _of(name: str, kind: str) -> list[dict]:
+    return [node for node in api(name).values() if node["class_type"] == kind]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_on_the_built_in_model(name):
-    loaders = [node for node in api(name).values() if node["class_type"] == "JodiLoad"]
-    assert len(loaders) == 1
-    parts = [loaders[0]["inputs"][part] for part in ("model", "vae", "text_encoder")]
-    assert set(parts) == {"built-in jodi-nano"}
+    jodi, ddit = _of(name, "JodiLoad"), _of(name, "DDiTLoad")
+    assert len(jodi) <= 1 and len(ddit) == (name in WITH_DDIT) and jodi + ddit
+    for loaders, built_in in ((jodi, "built-in jodi-nano"), (ddit, "built-in ddit-nano")):
+        for loader in loaders:
+            parts = [loader["inputs"][part] for part in ("model", "vae", "text_encoder")]
+            assert set(parts) == {built_in}
     assert not any(node["class_type"] == "LoadImage" for node in api(name).values())
 
 
