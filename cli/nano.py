@@ -51,6 +51,7 @@ class Recipe:
 # Shares of a budget, the trainings' of what is left when they begin. They end on time; what comes
 # between them does not, so each gets less than seems free.
 SCENES, AUTOENCODER, TRANSFORMER, EVALUATION = 0.1, 0.33, 0.5, 0.8
+WORTH_WORKERS = 256  # scenes
 TRIED = 8  # scenes that are rendered to see how long one takes
 ENCODING = 1.0  # what a scene costs there, as a multiple of its rendering
 # What a scene costs in the evaluation, without and for each step of control; the steps of a long
@@ -142,8 +143,7 @@ def _begin_within(minutes: float) -> Recipe:
 
 def _few_workers(recipe: Recipe) -> tuple:
     """One process renders a few scenes sooner than several have started."""
-    few = recipe.minutes is not None and recipe.scenes * recipe.scene_seconds < 60
-    return ("--workers", 1) if few else ()
+    return ("--workers", 1) if recipe.scenes < WORTH_WORKERS else ()
 
 
 def _limit(run: TrainingRun, recipe: Recipe, stage: str, seconds: float) -> tuple:

@@ -21,7 +21,7 @@ from ..text import ClosedVocabularyEncoder
 TITLE = "jodi-nano"
 NAMES = {part: f"{TITLE}{ending}.safetensors" for part, ending in
          {"transformer": "", "autoencoder": "-vae", "text": "-text"}.items()}  # fmt: skip
-NANO_GUIDANCE = 1.5
+NANO_GUIDANCE = 3.0
 NANO_PERCEPTION_STEPS = 1  # what training at full noise is for
 
 
