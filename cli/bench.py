@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-from ..kit.errors import JodiError
+from ..kit.config import parse_json
+from ..kit.errors import JodiError, shorten
 from ..kit.weights.write import replace_weights_file
 from .model import choose_device
-from .options import UsageError, add_command, parse_finite, parse_positive
+from .options import UsageError, add_command, parse_finite, parse_path, parse_positive
+from .places import check_file
 from .progress import Console
 
 try:  # the archive for ComfyUI leaves the folder out
@@ -71,10 +73,14 @@ def add(commands) -> None:
         "--tune", action="store_true", help="with kernels: time the other tile sizes too"
     )
     parser.add_argument(
-        "--table", type=Path, nargs="+", metavar="FILE", help="print the figures of files together"
+        "--table",
+        type=parse_path,
+        nargs="+",
+        metavar="FILE",
+        help="print the figures of files together",
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the figures there, after every case"
+        "--json", type=parse_path, metavar="FILE", help="write the figures there, after every case"
     )
 
 
@@ -84,10 +90,7 @@ def run(args, console: Console) -> int:
             "the benchmarks are not in this install; run them from a checkout of the project"
         )
     if args.table:
-        figures = {}
-        for path in args.table:
-            figures |= _read(path)
-        console.result(table.markdown(figures))
+        console.result(_draw_table(args.table))
         return 0
     if args.tune and args.what != "kernels":
         raise UsageError("--tune tries other tiles of the kernels: jodi bench kernels --tune")
@@ -115,14 +118,8 @@ def _kept(path: Path | None, console: Console) -> Iterator[Callable[[dict], None
     if path is None:
         yield lambda figures: None
         return
-    try:  # found out now, not after 45 minutes
-        path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise JodiError(f"--json {path} cannot be written: {error.strerror or error}") from None
+    check_file(path, "--json")  # found out now, not after 45 minutes
+    path.parent.mkdir(parents=True, exist_ok=True)
     written = False
 
     def keep(figures: dict) -> None:
@@ -157,9 +154,26 @@ def _kernel_options(args, console: Console) -> SimpleNamespace:
     return SimpleNamespace(**{name: value for name, value in asked.items() if value is not None})
 
 
+def _draw_table(paths: list[Path]) -> str:
+    """The figures of the files together. Raises: JodiError for files that hold other things."""
+    assert table is not None  # `run` has looked
+    figures = {}
+    for path in paths:
+        figures |= _read(path)
+    try:
+        return table.markdown(figures)
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        raise JodiError(
+            f"{shorten(paths)}: the figures are not whole ({type(error).__name__}: {error}); "
+            "measure again, with --json"
+        ) from None
+
+
 def _read(path: Path) -> dict:
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
+        if not path.is_file():  # a pipe would be waited for
+            raise ValueError("it is no file")
+        figures = parse_json(path.read_text(encoding="utf-8"), "the file")
         if not any(key.startswith("ratio.") for key in figures):
             raise ValueError("it has no ratios")
     except (OSError, ValueError, TypeError, AttributeError) as error:

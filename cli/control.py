@@ -1,11 +1,10 @@
 """`jodi control`: from labels, and from the picture too where it is given, to any other domains."""
 
 import logging
-from pathlib import Path
 
 from ..jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from .inputs import Job, pair_maps
-from .jobs import check_out, report_problems, run_jobs
+from .jobs import report_problems, run_jobs
 from .model import load_pipeline, read_text_features, require_text, take_text
 from .options import (
     UsageError,
@@ -14,9 +13,12 @@ from .options import (
     add_output_options,
     add_sampling_options,
     add_source_options,
+    parse_named_file,
     parse_names,
+    parse_path,
 )
 from .pictures import INVERTIBLE
+from .places import check_folder
 from .progress import Console
 
 logger = logging.getLogger("jodi")
@@ -44,8 +46,16 @@ def add(commands) -> None:
     given = parser.add_argument_group("given (at least one)")
     for of in DOMAINS:
         given.add_argument(
-            f"--{of.name}", nargs="+", type=Path, metavar="FILE", help=of.description
+            f"--{of.name}", nargs="+", type=parse_path, metavar="FILE", help=of.description
         )
+    given.add_argument(
+        "--extra",
+        action="append",
+        type=parse_named_file,
+        default=[],
+        metavar="NAME=FILE",
+        help="a domain that only this model has; may be given several times",
+    )
     parser.add_argument(
         "--generate",
         type=parse_names,
@@ -61,8 +71,10 @@ def add(commands) -> None:
 
 
 def run(args, console: Console) -> int:
-    check_out(args.out)
+    check_folder(args.out)
     given = {name: getattr(args, name) for name in DOMAIN_NAMES if getattr(args, name)}
+    for name, path in args.extra:
+        given.setdefault(name, []).append(path)
     if not given:
         raise UsageError(
             "nothing is given; name at least one map, as in --depth FILE (for a prompt alone, use "

@@ -1,13 +1,11 @@
 """`jodi convert`: a weight file as safetensors that says what it is."""
 
-from pathlib import Path
-
 from ..ddit_core.model.checkpoint import TRANSFORMER as DDIT
 from ..jodi_core.model.checkpoint import TRANSFORMER as JODI
 from ..kit.autoencoder.checkpoint import AUTOENCODER
 from ..kit.autoencoder.keys import DIFFUSERS, MIT_HAN_LAB
 from ..kit.weights.convert import DTYPES, convert
-from .options import add_command
+from .options import add_command, parse_path
 from .progress import Console
 
 EXAMPLES = """
@@ -27,9 +25,11 @@ def add(commands) -> None:
         EXAMPLES,
     )
     parser.add_argument(
-        "source", type=Path, metavar="SRC", help="a .safetensors, .pth or .ckpt file"
+        "source", type=parse_path, metavar="SRC", help="a .safetensors, .pth or .ckpt file"
     )
-    parser.add_argument("destination", type=Path, metavar="DST", help="the .safetensors to write")
+    parser.add_argument(
+        "destination", type=parse_path, metavar="DST", help="the .safetensors to write"
+    )
     parser.add_argument(
         "--dtype",
         choices=sorted(DTYPES),

@@ -22,7 +22,8 @@ from ..kit.pictures.contact_sheet import Cell, draw_contact_sheet
 from ..kit.pictures.files import save_png
 from ..kit.scenes.render import SceneBatch, render_scenes
 from .model import load_pipeline
-from .options import add_command, add_model_options
+from .options import add_command, add_model_options, parse_path, parse_whole
+from .places import check_folder
 from .progress import Console, stop_on_interrupt
 
 EXAMPLES = """
@@ -77,14 +78,19 @@ def add(commands) -> None:
         EXAMPLES,
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("output/demo"), metavar="DIR", help="default: output/demo"
+        "--out",
+        type=parse_path,
+        default=Path("output/demo"),
+        metavar="DIR",
+        help="default: output/demo",
     )
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--seed", type=parse_whole, default=0, help="default: 0")
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
     add_model_options(parser)
 
 
 def run(args, console: Console) -> int:
+    check_folder(args.out)
     started = time.monotonic()
     pipeline, samples = load_pipeline(args), read_samples()
     height, width = samples[0].pictures["image"].shape[-2:]

@@ -2,16 +2,17 @@
 
 import json
 import time
-from pathlib import Path
 
 from ..ddit_core.embedded import load_embedded_pipeline
 from ..ddit_core.evaluation.nano import evaluate_nano
 from ..jodi_core.evaluation.evaluate import PARTS, evaluate
+from ..jodi_core.evaluation.report import Report
 from ..jodi_core.model.facts import PERCEPTION_STEPS, STEPS
 from ..kit.files import write_text
 from ..kit.reader.reader import load_reader
 from ..kit.scenes.render import TRAIN_SEED_END
 from ..kit.weights.convert import parse_dtype
+from .evaluate_data import add_data_options, run_competitor, run_on_data
 from .model import choose_device, load_pipeline
 from .options import (
     UsageError,
@@ -19,15 +20,20 @@ from .options import (
     add_model_options,
     parse_finite,
     parse_names,
+    parse_path,
     parse_pixels,
     parse_positive,
+    parse_whole,
 )
+from .places import check_file, check_folder
 from .progress import Console
 
 EXAMPLES = """
 jodi evaluate --scenes 64                                 a quick look
 jodi evaluate --scenes 512 --json scores.json --report output/report
 jodi evaluate --parts perception --steps 20
+jodi evaluate --competitor docs/competitors/heuristic.py --scenes 64
+jodi evaluate --data NYU --protocol nyuv2 --samples 5 --json nyu.json
 jodi evaluate --ddit --scenes 64 --json scores.json
 """
 
@@ -48,13 +54,15 @@ def add(commands) -> None:
     )
     parser.add_argument(
         "--first-seed",
-        type=int,
+        type=parse_whole,
         default=TRAIN_SEED_END,
         metavar="S",
         help=f"scenes of seeds S, S+1, ...; at least {TRAIN_SEED_END} (2^24), the default",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all values, flat")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write a page with pictures")
+    parser.add_argument("--json", type=parse_path, metavar="FILE", help="write all values, flat")
+    parser.add_argument(
+        "--report", type=parse_path, metavar="DIR", help="write a page with pictures"
+    )
     parser.add_argument(
         "--parts",
         type=parse_names,
@@ -90,6 +98,7 @@ def add(commands) -> None:
         metavar="N",
         help="training scenes that the baselines are averaged over (default: 256)",
     )
+    add_data_options(parser)
     parser.add_argument(
         "--ddit",
         action="store_true",
@@ -107,11 +116,27 @@ def run(args, console: Console) -> int:
         raise UsageError(
             f"--first-seed {args.first_seed} is a training seed; use {TRAIN_SEED_END} or more"
         )
+    if (args.data is None) != (args.protocol is None):
+        raise UsageError("--data and --protocol belong together: give both, or neither")
+    if args.data is None and (args.samples > 1 or args.together or args.limit):
+        raise UsageError("--samples, --together and --limit are of --data; give --data DIR")
+    if args.json:
+        check_file(args.json, "--json")
+    if args.report:
+        check_folder(args.report, "--report")
     if args.ddit:
         return _run_ddit(args, console)
+    if args.data is not None:
+        return run_on_data(args, console)
+    if args.competitor is not None:
+        return _finish(args, console, run_competitor(args, console))
+    return _finish(args, console, _run_on_scenes(args, console))
+
+
+def _run_on_scenes(args, console: Console) -> Report:
     pipeline = load_pipeline(args)
     with console.bar("evaluating", "run") as update:
-        report = evaluate(
+        return evaluate(
             pipeline,
             scenes=args.scenes,
             first_seed=args.first_seed,
@@ -124,6 +149,9 @@ def run(args, console: Console) -> int:
             training_scenes=args.baseline_scenes,
             progress=lambda done, total, what: update(done, total),
         )
+
+
+def _finish(args, console: Console, report: Report) -> int:
     console.result(report.summary())
     console.note(f"{args.scenes} scenes in {report.values['seconds']} s")
     if args.json:

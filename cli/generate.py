@@ -1,7 +1,7 @@
 """`jodi generate`: a prompt to a picture, alone or together with labels."""
 
 from .inputs import Job, make_slug
-from .jobs import check_out, run_jobs
+from .jobs import run_jobs
 from .model import load_pipeline, read_text_features, require_text, take_text
 from .options import (
     DOMAIN_HELP,
@@ -12,6 +12,7 @@ from .options import (
     add_sampling_options,
     parse_names,
 )
+from .places import check_folder
 from .progress import Console
 
 EXAMPLES = """
@@ -47,7 +48,7 @@ def add(commands) -> None:
 
 
 def run(args, console: Console) -> int:
-    check_out(args.out)
+    check_folder(args.out)
     if not args.prompt and not args.text_features:
         raise UsageError('there is no prompt; give one, as in --prompt "a red car on a road"')
     pipeline = load_pipeline(args)

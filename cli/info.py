@@ -23,7 +23,7 @@ from ..kit.weights.loading import FLOATS, FP8, Checked, Format, check, check_val
 from ..kit.weights.read import StateFile, read_state_dict
 from .inputs import Problem
 from .jobs import report_problems
-from .options import add_command
+from .options import add_command, parse_path
 from .progress import Console
 
 EXAMPLES = """
@@ -45,7 +45,11 @@ def add(commands) -> None:
         EXAMPLES,
     )
     parser.add_argument(
-        "files", nargs="*", type=Path, metavar="FILE", help="weights, or pictures made by jodi"
+        "files",
+        nargs="*",
+        type=parse_path,
+        metavar="FILE",
+        help="weights, or pictures made by jodi",
     )
 
 

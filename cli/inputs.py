@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..jodi_core.domains import find_domain
+from ..jodi_core.domains import find_named_domain
 from ..jodi_core.text import TextFeatures
 from ..kit.pictures.files import SUFFIXES, UNREAD_SUFFIXES
 from .options import UsageError
@@ -143,7 +143,7 @@ def _by_name(name: str, files: list[Path], *, endings_only: bool) -> dict[str, P
 
 def _base(name: str, stem: str) -> tuple[str, bool]:
     """A file's name without the domain at its end, and whether that was there."""
-    of = find_domain(name)
+    of = find_named_domain(name)
     for word in sorted((of.name, *of.aliases), key=len, reverse=True):
         if stem.lower().endswith(f"_{word}") and len(stem) > len(word) + 1:
             return stem[: -len(word) - 1], True

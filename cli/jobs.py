@@ -1,7 +1,6 @@
 """Running jobs: read, fit, run, save. A job that fails is reported at the end; the others go on."""
 
 import logging
-import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core.domains import find_domain
+from ..jodi_core.domains import find_named_domain
 from ..jodi_core.job.given import Given, prepare
 from ..jodi_core.pipeline import JodiPipeline, Result
 from ..jodi_core.roles import RolePlan
@@ -19,8 +18,8 @@ from ..kit.errors import JodiError
 from ..kit.pictures.contact_sheet import Cell, draw_contact_sheet, draw_thumbnail
 from ..kit.pictures.files import save_png
 from ..kit.pictures.frame import Frame
-from .inputs import LONGEST_NAME, SHEET, Job, Problem, name_apart
-from .options import UsageError
+from .formats import list_format_endings, save_formatted
+from .inputs import SHEET, Job, Problem, name_apart
 from .pictures import Maps, explain_doubt, list_endings, read_picture, save_result
 from .progress import Console, Stop, stop_on_interrupt
 
@@ -50,22 +49,6 @@ class Outcome:
     doubted: set[str] = field(default_factory=set)
 
 
-def check_out(folder: Path) -> None:
-    """Raises: UsageError when results cannot be written there, before anything is computed."""
-    if "\0" in str(folder) or any(len(os.fsencode(p)) > LONGEST_NAME for p in folder.parts):
-        raise UsageError(
-            f"--out: no folder can be called {str(folder)[:80]!r}; choose another name"
-        )
-    for place in (folder, *folder.parents):
-        if not os.path.lexists(place):
-            continue
-        if not place.is_dir():
-            raise UsageError(f"--out {folder}: {place} is no folder; choose another name")
-        if not os.access(place, os.W_OK):
-            raise UsageError(f"--out {folder}: nothing may be written in {place}; choose another")
-        return
-
-
 def run_jobs(
     pipeline: JodiPipeline,
     plan: RolePlan,
@@ -83,9 +66,9 @@ def run_jobs(
     console.note(plan.summary(pipeline.trained_roles))
     outcome, started = Outcome(problems=list(problems)), time.monotonic()
     inputs = [path for job in jobs for path in job.pictures.values()]
-    stems = name_apart(
-        [job.stem for job in jobs], list_endings(plan.generated_names), args.out, inputs
-    )
+    one_file = list_format_endings(args) if hasattr(args, "format") else None
+    endings = one_file or list_endings(plan.generated_names)
+    stems = name_apart([job.stem for job in jobs], endings, args.out, inputs)
     starts = {id(job): args.out / stem for job, stem in zip(jobs, stems, strict=True)}
     with stop_on_interrupt(console) as stop:
         try:
@@ -234,6 +217,11 @@ def _stack(features: list[TextFeatures | None]) -> TextFeatures | None:
 
 def _save_row(pipeline, result: Result, row: int, ready: Ready, start: Path, args, console) -> None:
     job = ready.job
+    if getattr(args, "format", "png") != "png":
+        raw = {name: x[row : row + 1] for name, x in result.raw.items()}
+        given = job.pictures["image"] if ready.frame is not None else ready.pictures["image"]
+        console.result(str(save_formatted(raw, given, ready.frame, start, args)))
+        return
     settings = {
         **{
             k: result.settings[k]
@@ -267,7 +255,7 @@ def _remember(result: Result, row: int, ready: Ready, stem: str, outcome: Outcom
     for name in result.plan.active_names:
         given = " (given)" if name in ready.job.pictures else ""
         small = draw_thumbnail(result.pictures[name][row], SHEET_SIDE)
-        cells.append((f"{find_domain(name).title}{given}", small))
+        cells.append((f"{find_named_domain(name).title}{given}", small))
     outcome.rows.append(cells)
     prompt = f": {ready.job.prompt}" if ready.job.prompt and result.plan.uses_text else ""
     outcome.headings.append(f"{stem}{prompt}")

@@ -1,6 +1,7 @@
 """The `jodi` command: what it can do, and how it ends.
 
-Exit status: 0 all went well, 1 something failed, 2 wrong usage, 130 stopped with Ctrl-C.
+Exit status: 0 all went well, 1 something failed, 2 wrong usage, 130 stopped with Ctrl-C, 143 by
+SIGTERM.
 """
 
 import contextlib
@@ -15,10 +16,10 @@ from ..kit.errors import Interrupted, JodiError, KernelError, RoleError
 from ..kit.kernel_choices import remember_kernels_in
 from . import bench as bench_command
 from . import control as control_command
-from . import convert, evaluate, generate, info, perceive, train, verify, words
+from . import convert, evaluate, extend, generate, info, perceive, train, verify, words
 from . import demo as demo_command
 from .options import Parser, UsageError
-from .progress import Console
+from .progress import Console, Terminated, end_on_signals
 
 COMMANDS = (
     demo_command,
@@ -31,6 +32,7 @@ COMMANDS = (
     convert,
     evaluate,
     train,
+    extend,
     bench_command,
 )
 FAILED, USAGE, STOPPED = 1, 2, 130
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console()
     console.quiet = getattr(args, "quiet", False)
     remember_kernels_in(_cache_folder())
-    with console.logging():
+    with console.logging(), end_on_signals():
         return _guarded(args, console)
 
 
@@ -74,6 +76,9 @@ def _guarded(args, console: Console) -> int:
     """Every way a command can end, as one line and an exit status."""
     try:
         return args.run(args, console)
+    except Terminated as end:
+        console.say("asked to end; finished files are whole")
+        return 128 + end.number
     except (KeyboardInterrupt, Interrupted):
         console.say("stopped; finished files are whole")
         return STOPPED
@@ -86,10 +91,19 @@ def _guarded(args, console: Console) -> int:
         # the reader of our output went away, so nothing more can be written there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
-        kind = type(error).__name__
-        hint = "" if args.debug else "; this is a fault of the program, --debug shows where"
-        _explain(console, args, f"unexpected {kind}: {error}{hint}")
+        _explain(console, args, _put_in_words(error, args))
     return FAILED
+
+
+def _put_in_words(error: Exception, args) -> str:
+    """What the machine refuses, or a fault of the program."""
+    if isinstance(error, OSError) and error.strerror:
+        what = f"{error.filename}: " if error.filename is not None else ""
+        return f"{what}{error.strerror}; check the path, its permissions and the room on its disk"
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return "not enough memory; ask for less at once, or for a smaller size"
+    hint = "" if args.debug else "; this is a fault of the program, --debug shows where"
+    return f"unexpected {type(error).__name__}: {error}{hint}"
 
 
 def _explain(console: Console, args, message: str) -> None:

@@ -21,9 +21,11 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
+        # "meta" and the like hold no values
+        if torch.ones(1, device=device).cpu().item() != 1:
+            raise RuntimeError("it does not compute")
+    except Exception as error:  # backends that are not there raise anything, ImportError too
+        reason = str(error).split("\n")[0][:200]
         raise UsageError(
             f"device {name!r} cannot be used here ({reason}); try --device cpu"
         ) from None
@@ -134,6 +136,8 @@ def take_text(features: TextFeatures | None, row: int, rows: int, what: str) -> 
         return None
     count = len(features.mask)
     if count not in (1, rows):
-        raise UsageError(f"the text features hold {count} rows for {rows} {what}; give 1 or {rows}")
+        raise UsageError(
+            f"the text features hold {count} rows for {rows} {what}; give one row, or one for each"
+        )
     row = 0 if count == 1 else row
     return TextFeatures(features.caption[row : row + 1], features.mask[row : row + 1])

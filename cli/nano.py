@@ -7,6 +7,8 @@ done by hand too.
 import dataclasses
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,9 +16,11 @@ from ..jodi_core.evaluation.bars import write_report_card
 from ..jodi_core.evaluation.evaluate import evaluate
 from ..jodi_core.pipeline import JodiPipeline
 from ..jodi_core.training.export import NAMES
-from ..jodi_core.training.run import PICTURE_SHARES, TrainingRun, read_json, write_json
+from ..jodi_core.training.run import PICTURE_SHARES, TrainingRun, write_json
 from ..jodi_core.training.transformer import RoleSwitchTask, TrainingSettings
 from ..kit.autoencoder.checkpoint import load_autoencoder
+from ..kit.errors import CheckpointError
+from ..kit.files import read_json
 from ..kit.scenes.render import render_scenes
 from ..kit.training.autoencoder import RoundTripTask
 from ..kit.training.flops import count_flops
@@ -106,9 +110,23 @@ def _begin_recipe(run: TrainingRun, minutes: float | None) -> Recipe:
     """The recipe that the run was begun with; else the full one, or one for `minutes`."""
     path = run.root / "recipe.json"
     if path.exists():
-        return Recipe(**read_json(path))
+        return _read_recipe(path)
     recipe = Recipe() if minutes is None else _begin_within(minutes)
     write_json(path, dataclasses.asdict(recipe))
+    return recipe
+
+
+def _read_recipe(path: Path) -> Recipe:
+    values = read_json(path, [field.name for field in dataclasses.fields(Recipe)])
+    try:
+        recipe = Recipe(**values)
+        given = {name: value for name, value in values.items() if value is not None}
+        given["scene_seconds"] += 1e-9  # it may be 0
+        wrong = [name for name, value in given.items() if not value > 0]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is no recipe ({error}); remove it") from None
+    if wrong:
+        raise CheckpointError(f"{path}: {', '.join(wrong)} must be above zero; remove the file")
     return recipe
 
 
@@ -145,11 +163,12 @@ def _evaluate(args, recipe: Recipe, seconds: float) -> dict:
     device = "cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu"
     pipeline = JodiPipeline.from_files(model, vae, device=device)
     pipeline.text_encoder = TrainingRun(args.run_folder).text_encoder()
-    settings = {} if recipe.minutes is None else _plan_evaluation(recipe, EVALUATION * seconds)
-    return dict(evaluate(pipeline, **settings).values)
+    if recipe.minutes is None:
+        return dict(evaluate(pipeline).values)
+    return dict(evaluate(pipeline, **_plan_evaluation(recipe, EVALUATION * seconds)).values)
 
 
-def _plan_evaluation(recipe: Recipe, seconds: float) -> dict[str, int]:
+def _plan_evaluation(recipe: Recipe, seconds: float) -> dict[str, Any]:
     """Scenes, control steps and training scenes of an evaluation that takes so long."""
     rendered = seconds / max(recipe.scene_seconds, 1e-4)
     baselines = min(256, max(4, int(BASELINES * rendered)))

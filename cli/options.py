@@ -32,6 +32,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
 
     def error(self, message: str):
+        message = cut(" ".join(message.split()), 400)  # it quotes what came
         self.exit(2, f"{self.prog}: error: {message}; `{self.prog} --help` explains the options\n")
 
 
@@ -59,7 +60,7 @@ def add_model_options(parser) -> None:
     )
     group.add_argument(
         "--text-encoder",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="text encoder of a model made by `jodi train export`",
     )
@@ -86,9 +87,16 @@ def add_device_options(group) -> None:
     )
 
 
+def add_device_choice(parser) -> None:
+    """--device of commands that train."""
+    parser.add_argument("--device", default="auto", help="cpu or cuda (default: cuda if there)")
+
+
 def add_sampling_options(parser, *, text: bool) -> None:
     group = parser.add_argument_group("sampling")
-    group.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
+    group.add_argument(
+        "--seed", type=parse_whole, default=0, help="same seed, same result (default: 0)"
+    )
     group.add_argument(
         "--steps",
         type=parse_positive,
@@ -140,7 +148,7 @@ def add_text_options(parser, sampling) -> None:
     group.add_argument("--negative", default="", metavar="TEXT", help="what should not be there")
     group.add_argument(
         "--text-features",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="prompt of a model that brings no text encoder: a safetensors file with `caption` "
         "(B, 1, S, channels), the text encoder's output, and `mask` (B, S), 1 for tokens to read; "
@@ -148,7 +156,7 @@ def add_text_options(parser, sampling) -> None:
     )
     group.add_argument(
         "--negative-features",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="the same for the negative prompt",
     )
@@ -158,7 +166,7 @@ def add_output_options(parser, command: str, *, restored: bool) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
         "--out",
-        type=Path,
+        type=parse_path,
         default=Path("output") / command,
         metavar="DIR",
         help=f"folder for results (default: output/{command})",
@@ -244,16 +252,45 @@ def parse_pixels(text: str) -> int | tuple[int, int]:
     sides = [int(n) for n in found.groups() if n] if found else []
     if not sides or min(sides) < 1 or max(sides) > 16384:
         raise argparse.ArgumentTypeError(
-            f"expected WIDTHxHEIGHT or one side in pixels (1 to 16384), got {text!r}"
+            f"expected WIDTHxHEIGHT or one side in pixels (1 to 16384), got {cut(text)!r}"
         )
     return sides[0] if len(sides) == 1 else (sides[1], sides[0])
 
 
+def parse_filled(text: str) -> str:
+    """The text, unless it is empty: a variable of the shell that is not set must choose nothing."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError(
+            "it is empty (an unset variable of the shell?); give a name, or leave it out"
+        )
+    return text
+
+
+def parse_path(text: str) -> Path:
+    """A path that is not empty."""
+    return Path(parse_filled(text))
+
+
 def parse_positive(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.strip().isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    if not re.fullmatch(r"\s*0*[1-9][0-9]{0,11}\s*", text, re.ASCII):
+        most = " (and at most 12 digits)" if len(text) > 12 else ""
+        raise argparse.ArgumentTypeError(
+            f"expected a whole number of at least 1, got {cut(text)!r}{most}"
+        )
     return int(text)
+
+
+def parse_whole(text: str) -> int:
+    """A whole number of either sign, as seeds are."""
+    if not re.fullmatch(r"\s*[+-]?[0-9]{1,100}\s*", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {cut(text)!r}")
+    return int(text)
+
+
+def cut(text: str, length: int = 60) -> str:
+    """The beginning of a text that may be of any length, for messages."""
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def parse_finite(text: str) -> float:
@@ -263,7 +300,15 @@ def parse_finite(text: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number, got {cut(text)!r}")
+    return value
+
+
+def parse_above_zero(text: str) -> float:
+    """A parse_finite number above zero."""
+    value = parse_finite(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above zero, got {text!r}")
     return value
 
 
@@ -273,6 +318,14 @@ def parse_share(text: str) -> float:
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return value
+
+
+def parse_named_file(text: str) -> tuple[str, Path]:
+    """Read NAME=FILE."""
+    name, equals, path = text.partition("=")
+    if not (name.strip() and equals and path.strip()):
+        raise argparse.ArgumentTypeError(f"expected NAME=FILE, got {text!r}")
+    return name.strip(), Path(path.strip())
 
 
 def parse_names(text: str) -> list[str]:

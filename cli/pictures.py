@@ -1,6 +1,8 @@
 """Given map files into the model's conventions, results back into theirs and onto the disk."""
 
+import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..jodi_core.domains import find_domain
+from ..jodi_core.domains import find_named_domain
 from ..jodi_core.job.plausible import Doubt
 from ..jodi_core.job.restore import restore_map
 from ..jodi_core.labels.depth import convert_depth, make_depth_map
@@ -79,7 +81,7 @@ def read_picture(name: str, path: Path, maps: Maps) -> Tensor:
     as colours, in files that store class numbers too.
     Raises: ImageError for unreadable files, or numbers that are no map as the options describe it.
     """
-    kind = find_domain(name).kind
+    kind = find_named_domain(name).kind
     if kind == "palette":
         return _read_classes(path, maps.segmentation_source)
     if kind == "depth":
@@ -178,7 +180,7 @@ def save_result(
     raw: (1, 3, H, W) decoder output. frame: of the original to lay it back into, or None. Depth has
     16 bits; segmentation comes in colours and, in a second file, as class numbers.
     """
-    of, path = find_domain(name), start.with_name(f"{start.name}_{name}.png")
+    of, path = find_named_domain(name), start.with_name(start.name + _ending(name))
     text = {"jodi": json.dumps({**settings, "domain": name})}
     raw = raw if frame is None else restore_map(of, raw, [frame])
     if of.kind == "palette":
@@ -192,11 +194,19 @@ def save_result(
     elif of.kind == "normal":
         save_png(path, make_normal_map(raw, maps.normals)[0], text=text)
     else:
-        save_png(path, postprocess(name, raw)[0], text=text)
+        save_png(path, postprocess(of, raw)[0], text=text)
     return [path]
 
 
 def list_endings(names: tuple[str, ...]) -> list[str]:
     """What `save_result` puts behind a stem for these domains."""
-    found = [f"_{name}.png" for name in names]
-    return found + [INDEX_ENDING] * any(find_domain(name).kind == "palette" for name in names)
+    found = [_ending(name) for name in names]
+    return found + [INDEX_ENDING] * any(find_named_domain(name).kind == "palette" for name in names)
+
+
+def _ending(name: str) -> str:
+    """Behind a stem; the name of a model's own domain may hold what a file's cannot."""
+    word = re.sub(r"[^\w-]", "_", name)
+    if word != name:  # "a b" and "a_b" stay apart
+        word += f"-{hashlib.sha256(name.encode()).hexdigest()[:4]}"
+    return f"_{word}.png"

@@ -4,6 +4,7 @@ Results go to standard output, everything about them to standard error.
 """
 
 import contextlib
+import io
 import logging
 import shutil
 import signal
@@ -20,7 +21,7 @@ class Console:
     """Writes lines, keeping them apart from a bar that is being drawn."""
 
     def __init__(self):
-        self.terminal = sys.stderr.isatty()
+        self.terminal = sys.stderr is not None and sys.stderr.isatty()
         self.quiet = False
         self._drawn = ""
 
@@ -38,20 +39,25 @@ class Console:
         """A line on standard error: warnings and errors."""
         self._erase()
         indent = " " * (len(text) - len(text.lstrip(" ")))
-        print(indent + " ".join(text.split()), file=sys.stderr, flush=True)
+        self._print(indent + " ".join(text.split()) + "\n")
 
     def draw(self, text: str) -> None:
         """The changing line of a terminal."""
         width = shutil.get_terminal_size().columns - 1
         text = text[:width]
         padding = " " * (len(self._drawn) - len(text))
-        print(f"\r{text}{padding}", end="", file=sys.stderr, flush=True)
+        self._print(f"\r{text}{padding}")
         self._drawn = text
 
     def _erase(self) -> None:
         if self._drawn:
-            print("\r" + " " * len(self._drawn) + "\r", end="", file=sys.stderr, flush=True)
+            self._print("\r" + " " * len(self._drawn) + "\r")
             self._drawn = ""
+
+    def _print(self, text: str) -> None:
+        # Nobody may be listening any more, which is no reason to end the work.
+        with contextlib.suppress(OSError, ValueError):
+            print(text, end="", file=sys.stderr or io.StringIO(), flush=True)
 
     @contextlib.contextmanager
     def bar(self, title: str, unit: str = "step") -> Iterator[Callable[[int, int], None]]:
@@ -133,6 +139,38 @@ def stop_on_interrupt(console: Console) -> Iterator[Stop]:
         signal.signal(signal.SIGINT, before)
     if stop.asked:
         raise KeyboardInterrupt
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asks the program to end. number: of the signal."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def end_on_signals() -> Iterator[None]:
+    """Inside, SIGTERM and a terminal that closes raise `Terminated`, so that what is unfinished is
+    cleared away as after Ctrl-C. Signals that the program was started to ignore stay ignored.
+    """
+
+    def end(number, frame):
+        raise Terminated(number)
+
+    before = {}
+    try:
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, end)
+    except ValueError:  # not the main thread: its owner handles signals
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _duration(seconds: float) -> str:

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from ..ddit_core.model.transformer import DDiTTransformer
-from ..jodi_core.domains import DOMAINS
+from ..jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER, read_samples
 from ..jodi_core.model.checkpoint import load_transformer
 from ..jodi_core.model.transformer import JodiTransformer
@@ -20,11 +20,14 @@ from ..jodi_core.training.samples import write_samples
 from ..jodi_core.training.transformer import TrainingSettings, make_nano_config, train_transformer
 from ..kit.autoencoder.checkpoint import load_autoencoder
 from ..kit.autoencoder.dcae import DCAE
+from ..kit.config import parse_json
 from ..kit.errors import JodiError
 from ..kit.pictures.contact_sheet import draw_contact_sheet
 from ..kit.pictures.files import save_png
 from ..kit.precision import choose_training_dtype
 from ..kit.reader.reader import Reader
+from ..kit.scenes.folder import EXTRA, write_folder
+from ..kit.scenes.render import check_training_seeds
 from ..kit.scenes.store import SceneStore
 from ..kit.training.autoencoder import measure_round_trip, train_autoencoder
 from ..kit.training.distributed import is_first, run_processes
@@ -35,8 +38,10 @@ from ..kit.weights.loading import cast
 from ..kit.weights.write import write_state_dict
 from .model import choose_device
 from .nano import nano
-from .options import EMBEDDED
+from .options import EMBEDDED, UsageError
+from .places import check_file, check_folder
 from .progress import Console
+from .train_config import run_config
 from .train_ddit import ddit
 from .train_options import add_stages
 from .train_progress import draw_curves, train_with_progress
@@ -45,7 +50,7 @@ Model = TypeVar("Model", DCAE, JodiTransformer, Reader, DDiTTransformer)
 
 
 def add(commands) -> None:
-    add_stages(commands, STAGES)
+    add_stages(commands, {name: _looked_up(stage) for name, stage in STAGES.items()}, run_config)
 
 
 def scenes(args, console: Console) -> int:
@@ -209,7 +214,7 @@ def export_model(args, console: Console) -> int:
     vae = _vae(run, args.vae)
     decoder, metadata = load_autoencoder(vae, dtype=torch.float32)
     if "training" in metadata:
-        record["autoencoder"] = json.loads(metadata["training"])
+        record["autoencoder"] = parse_json(metadata["training"], f"`training` in {vae}")
     if run.scenes.is_dir():
         record["scenes"] = run.scene_record()
     size = args.native_size or run.store().size
@@ -256,6 +261,18 @@ def samples(args, console: Console) -> int:
     return 0
 
 
+def pictures(args, console: Console) -> int:
+    """Render scenes as files: pictures, captions, and a folder for each map."""
+    unknown = [name for name in args.extra if name not in EXTRA]
+    if unknown:
+        raise UsageError(f"there is no map {', '.join(unknown)}; use {', '.join(EXTRA)}")
+    seeds = check_training_seeds(args.first_seed, args.count)
+    with console.bar("rendering", "scene") as update:
+        write_folder(args.to, seeds, args.size, DOMAIN_NAMES, extra=args.extra, progress=update)
+    console.result(str(args.to))
+    return 0
+
+
 def reader(args, console: Console) -> int:
     """Train the independent network that reads what pictures of scenes show."""
     run = TrainingRun(args.run_folder)
@@ -286,6 +303,7 @@ def reader(args, console: Console) -> int:
 STAGES: dict[str, Callable] = {
     "nano": nano,
     "scenes": scenes,
+    "pictures": pictures,
     "autoencoder": autoencoder,
     "latents": latents,
     "transformer": transformer,
@@ -295,6 +313,21 @@ STAGES: dict[str, Callable] = {
     "reader": reader,
     "ddit": ddit,
 }
+
+
+def _looked_up(stage: Callable) -> Callable:
+    """The stage, once it is known that its folders can be written to."""
+
+    @functools.wraps(stage)
+    def run(args, console: Console) -> int:
+        for name, option in (("run_folder", "--run"), ("to", "--to")):
+            if getattr(args, name, None) is not None:
+                check_folder(getattr(args, name), option)
+        if getattr(args, "sheet", None) is not None:
+            check_file(args.sheet, "--sheet")
+        return stage(args, console)
+
+    return run
 
 
 def _write(model: DCAE | JodiTransformer, path: Path, metadata: dict[str, str]) -> None:

@@ -11,9 +11,23 @@ from ..jodi_core.training.export import NANO_GUIDANCE, TITLE
 from ..jodi_core.training.transformer import TrainingSettings
 from ..kit.reader.reader import WEIGHTS as READER
 from ..kit.weights.convert import DTYPES
-from .options import EMBEDDED, add_command, parse_finite, parse_positive, parse_share
+from .options import (
+    EMBEDDED,
+    add_command,
+    add_device_choice,
+    parse_above_zero,
+    parse_filled,
+    parse_finite,
+    parse_names,
+    parse_path,
+    parse_positive,
+    parse_share,
+    parse_whole,
+)
 
 EXAMPLES = """
+jodi train --config my_training.toml
+torchrun --nproc-per-node 8 -m comfyui_jodi train --config my_training.toml
 jodi train nano        --run runs/nano
 jodi train scenes      --run runs/nano --count 20000
 jodi train autoencoder --run runs/nano --steps 4000
@@ -25,28 +39,44 @@ jodi perceive photo.jpg --model my_model/jodi-nano.safetensors \\
     --vae my_model/jodi-nano-vae.safetensors
 """
 TEXT = (
-    "Scenes are rendered, so no data is needed. Every stage can be stopped with Ctrl-C and goes on "
-    "from its last save when the same command is given again. A GPU is used where there is one."
+    "The stages below render their scenes, so no data is needed. Every stage can be stopped with "
+    "Ctrl-C and goes on from its last save when the same command is given again. A GPU is used "
+    "where there is one."
 )
 DEFAULTS = TrainingSettings(steps=1)
 DUAL = DualSettings(steps=1)
 
 
-def add_stages(commands, stages: Mapping[str, Callable]) -> None:
-    """`jodi train` and its stages, each running its function of `stages`."""
+def add_stages(commands, stages: Mapping[str, Callable], run: Callable) -> None:
+    """`jodi train` and its stages, each running its function of `stages`; `run` trains a config."""
     parent = add_command(
         commands,
         "train",
         None,
-        "Train a small model of this kind on rendered scenes.",
+        "Train a small model of this kind on rendered scenes, or any on pictures of your own.",
         TEXT,
         EXAMPLES,
     )
-    parent.set_defaults(run=lambda args, console: _no_stage(parent))
+    parent.set_defaults(
+        run=lambda args, console: run(args, console) if args.config else _no_stage(parent)
+    )
+    parent.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="train on pictures of your own, as a TOML or JSON file says (docs/training.md)",
+    )
+    parent.add_argument(
+        "--check",
+        action="store_true",
+        help="with --config: read the pictures, say what is wrong with them, and stop",
+    )
+    parent.add_argument("--quiet", action="store_true", help="only results and errors")
     inner = parent.add_subparsers(metavar="STAGE", title="stages, in their order")
     add = {name: _stage(inner, name, function) for name, function in stages.items()}
     _nano(add["nano"], add)
     _scenes(add["scenes"])
+    _pictures(add["pictures"])
     _autoencoder(add["autoencoder"])
     _latents(add["latents"])
     _transformer(add["transformer"])
@@ -64,11 +94,11 @@ def _no_stage(parent) -> int:
 def _stage(inner, name: str, function: Callable):
     parser = add_command(inner, name, function, function.__doc__ or "")
     parser.add_argument("--quiet", action="store_true", help="only results and errors")
-    if name != "samples":
+    if name not in ("samples", "pictures"):
         parser.add_argument(
             "--run",
             dest="run_folder",
-            type=Path,
+            type=parse_path,
             required=True,
             metavar="DIR",
             help="folder of the training run",
@@ -80,20 +110,20 @@ def _nano(parser, stages: Mapping[str, argparse.ArgumentParser]) -> None:
     parser.set_defaults(stages=stages)
     parser.add_argument(
         "--minutes",
-        type=parse_finite,
+        type=parse_above_zero,
         metavar="M",
         help="end after about so many minutes (default: as much training as jodi-nano itself)",
     )
     parser.add_argument(
         "--to",
-        type=Path,
+        type=parse_path,
         default=Path("output/nano"),
         metavar="DIR",
         help="where the files go (default: output/nano)",
     )
     parser.add_argument("--force", action="store_true", help="replace existing files")
     _processes(parser, os.cpu_count() or 1)
-    _device(parser)
+    add_device_choice(parser)
 
 
 def _processes(parser, default: int) -> None:
@@ -107,14 +137,10 @@ def _processes(parser, default: int) -> None:
     )
 
 
-def _device(parser) -> None:
-    parser.add_argument("--device", default="auto", help="cpu or cuda (default: cuda if there)")
-
-
 def _minutes(parser) -> None:
     parser.add_argument(
         "--minutes",
-        type=parse_finite,
+        type=parse_above_zero,
         metavar="M",
         help="of training, after which it ends in any case",
     )
@@ -125,7 +151,7 @@ def _scenes(parser) -> None:
     parser.add_argument(
         "--size", type=parse_positive, default=64, metavar="PIXELS", help="default: 64"
     )
-    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="default: 0")
+    parser.add_argument("--first-seed", type=parse_whole, default=0, metavar="S", help="default: 0")
     parser.add_argument(
         "--workers",
         type=parse_positive,
@@ -135,26 +161,42 @@ def _scenes(parser) -> None:
     )
 
 
+def _pictures(parser) -> None:
+    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to write")
+    parser.add_argument("--count", type=parse_positive, required=True, metavar="N", help="how many")
+    parser.add_argument(
+        "--size", type=parse_positive, default=64, metavar="PIXELS", help="default: 64"
+    )
+    parser.add_argument("--first-seed", type=int, default=0, metavar="S", help="default: 0")
+    parser.add_argument(
+        "--extra",
+        type=parse_names,
+        default=[],
+        metavar="NAMES",
+        help="maps beside the seven labels: shading, roughness",
+    )
+
+
 def _autoencoder(parser) -> None:
     _steps(parser)
     parser.add_argument("--batch", type=parse_positive, default=16, metavar="N", help="default: 16")
     for name, value, what in (("muon-lr", 0.003, "dense convolutions"), ("lr", 7e-4, "all else")):
         parser.add_argument(
             f"--{name}",
-            type=parse_finite,
+            type=parse_above_zero,
             default=value,
             help=f"learning rate of {what} (default: {value})",
         )
     _seed_and_saves(parser, 250)
     _continue_from(parser)
-    _device(parser)
+    add_device_choice(parser)
     _minutes(parser)
     _training_dtype(parser)
 
 
 def _latents(parser) -> None:
     _vae(parser)
-    _device(parser)
+    add_device_choice(parser)
     _dtype(parser, "float32")
 
 
@@ -178,7 +220,7 @@ def _transformer(parser) -> None:
         title = f"learning rate {what}" if what else "decay of the averaged weights"
         parser.add_argument(
             f"--{name.replace('_', '-')}",
-            type=parse_finite,
+            type=parse_above_zero if what else parse_share,
             default=value,
             help=f"{title} (default: {value})",
         )
@@ -194,15 +236,17 @@ def _transformer(parser) -> None:
     _seed_and_saves(parser, DEFAULTS.save_every)
     _continue_from(parser)
     _vae(parser)
-    _device(parser)
+    add_device_choice(parser)
     _minutes(parser)
     _training_dtype(parser)
 
 
 def _export(parser) -> None:
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="where to write")
     parser.add_argument(
-        "--transformer", type=Path, metavar="FILE", help="default: the run's averaged weights"
+        "--to", type=parse_path, required=True, metavar="DIR", help="where to write"
+    )
+    parser.add_argument(
+        "--transformer", type=parse_path, metavar="FILE", help="default: the run's averaged weights"
     )
     _vae(parser)
     parser.add_argument("--title", default=TITLE, help=f"default: {TITLE}")
@@ -225,12 +269,14 @@ def _export(parser) -> None:
 def _samples(parser) -> None:
     parser.add_argument(
         "--to",
-        type=Path,
+        type=parse_path,
         default=SAMPLES,
         metavar="DIR",
         help=f"default: {SAMPLES.relative_to(ASSETS.parent.parent)}",
     )
-    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw them all on one picture")
+    parser.add_argument(
+        "--sheet", type=parse_path, metavar="FILE", help="draw them all on one picture"
+    )
 
 
 def _reader(parser) -> None:
@@ -302,7 +348,7 @@ def _ddit(parser) -> None:
     _seed_and_saves(parser, DUAL.save_every)
     _continue_from(parser)
     _vae(parser)
-    _device(parser)
+    add_device_choice(parser)
     _minutes(parser)
 
 
@@ -316,7 +362,7 @@ def _steps(parser) -> None:
 
 
 def _seed_and_saves(parser, save_every: int) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("--seed", type=parse_whole, default=0, help="default: 0")
     parser.add_argument(
         "--save-every",
         type=parse_positive,
@@ -329,6 +375,7 @@ def _seed_and_saves(parser, save_every: int) -> None:
 def _continue_from(parser) -> None:
     parser.add_argument(
         "--continue-from",
+        type=parse_filled,
         metavar="FILE",
         help=f"weights to begin with, or `{EMBEDDED}` (default: fresh ones)",
     )
@@ -337,6 +384,7 @@ def _continue_from(parser) -> None:
 def _vae(parser) -> None:
     parser.add_argument(
         "--vae",
+        type=parse_filled,
         metavar="FILE",
         help=f"autoencoder, or `{EMBEDDED}` (default: the run's own)",
     )

@@ -6,7 +6,7 @@ from ..ddit_core.evaluation.verify import SUITES as DDIT_SUITES
 from ..jodi_core.evaluation.verify import SUITES as JODI_SUITES
 from ..kit.vectors import verify_folder
 from .model import choose_device
-from .options import add_command
+from .options import add_command, parse_path
 from .progress import Console
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,7 +32,7 @@ def add(commands) -> None:
     parser.add_argument(
         "folder",
         nargs="?",
-        type=Path,
+        type=parse_path,
         metavar="DIR",
         help="default: shared/reference beside the project",
     )

@@ -12,9 +12,10 @@ from ..kit.files import write_text
 from ..kit.pictures.files import load_image, save_png
 from ..kit.weights.convert import DTYPES
 from .inputs import find_pictures, make_slug
-from .jobs import check_out, report_problems
+from .jobs import report_problems
 from .model import choose_device
 from .options import UsageError, add_command, parse_finite, parse_positive
+from .places import check_folder
 from .progress import Console, stop_on_interrupt
 
 NANO = (
@@ -144,7 +145,7 @@ def ask(args, console: Console) -> int:
 
 
 def imagine(args, console: Console) -> int:
-    check_out(args.out)
+    check_folder(args.out)
     if not all(prompt.strip() for prompt in args.prompts):
         raise UsageError('a prompt is empty; write one, as in "a red car on a road"')
     pipeline = _pipeline(args)

@@ -36,7 +36,7 @@ HOLE = "_"
 Encode = Callable[[Tensor], Tensor]
 
 
-def picture_limits(config: DDiTConfig, facts: DDiTFacts = RELEASED) -> dict[str, int]:
+def read_picture_limits(config: DDiTConfig, facts: DDiTFacts = RELEASED) -> dict[str, int]:
     """What sides a network can take, as `picture.fit_picture` asks for it."""
     multiple = facts.vae_factor * config.patch_size
     longest = multiple * config.position_size
@@ -209,7 +209,7 @@ class DDiTPipeline:
         """
         if self.vae_encode is None:
             raise JodiError("reading pictures needs a VAE; pass vae_encode=")
-        limits = picture_limits(self.transformer.config, self.facts)
+        limits = read_picture_limits(self.transformer.config, self.facts)
         fitted = fit_picture(pictures, whole=whole, **limits)
         latents = self.facts.scale_latents(self.vae_encode(fitted))
         return self.write_from_latents(

@@ -128,3 +128,8 @@ def find_model_domain(name: str, index: int) -> Domain:
     if name in DOMAIN_NAMES:
         return find_domain(name)
     return Domain(name, index, name.replace("_", " ").capitalize(), "color", "")
+
+
+def find_named_domain(name: str) -> Domain:
+    """`find_model_domain` where the domain's place is not needed."""
+    return find_model_domain(name, len(DOMAINS))

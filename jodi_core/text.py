@@ -69,6 +69,11 @@ class TokenWindow:
     mask: tuple[int, ...]
     select: tuple[int, ...]
 
+    @property
+    def selected_mask(self) -> tuple[int, ...]:
+        """Mask of the positions that are kept, `caption_length` of them."""
+        return tuple(self.mask[i] for i in self.select)
+
 
 def take_prompt_window(
     prompt: str,

@@ -64,7 +64,9 @@ class JsonConfig:
         missing = [
             name
             for name, f in fields.items()
-            if name not in values and f.default is dataclasses.MISSING
+            if name not in values
+            and f.default is dataclasses.MISSING
+            and f.default_factory is dataclasses.MISSING
         ]
         if missing:
             raise JodiError(f"{cls.__name__} needs {', '.join(missing)}")

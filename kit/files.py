@@ -1,11 +1,14 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and small ones that are checked when read."""
 
 import contextlib
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from .errors import CheckpointError
 
 
 @contextlib.contextmanager
@@ -34,3 +37,25 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replace_file(path) as file:
         file.write(text.encode("utf-8"))
+
+
+def read_json(path: str | os.PathLike, keys: Iterable[str] = ()) -> dict:
+    """The object in a JSON file that this program wrote.
+
+    Raises: CheckpointError when the file is missing, damaged, no object, or lacks one of the keys.
+    """
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise _damaged(path, reason) from None
+    if not isinstance(values, dict):
+        raise _damaged(path, "it holds no JSON object")
+    missing = [key for key in keys if key not in values]
+    if missing:
+        raise _damaged(path, f"it has no {', '.join(missing)}")
+    return values
+
+
+def _damaged(path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} cannot be read ({reason}); remove it and start over")

@@ -6,9 +6,9 @@ from .ddit import loaders as ddit_loaders
 from .ddit import text as ddit_text
 from .ddit import words as ddit_words
 from .host.user_folder import remember_kernels
-from .jodi import decode, labels, loaders, overview, roles, sampling, text
+from .jodi import data, decode, files, labels, loaders, overview, roles, sampling, text, whole
 
-_JODI = (loaders, text, roles, sampling, decode, labels, overview)
+_JODI = (loaders, text, roles, sampling, decode, labels, overview, whole, files, data)
 _DDIT = (ddit_loaders, ddit_text, ddit_words)
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from jodi_pack.jodi_core.embedded import read_samples
 from jodi_pack.jodi_core.pipeline import JodiPipeline
@@ -30,6 +31,7 @@ print(json.dumps([m.__file__ for n, m in sys.modules.items() if n.startswith("al
 """
 
 
+@pytest.mark.slow
 def test_three_folders_copied_alone_perceive_a_picture(tmp_path):
     for part in PARTS:
         ignored = shutil.ignore_patterns("__pycache__")

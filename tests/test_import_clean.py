@@ -106,6 +106,7 @@ def test_root_is_free(tmp_path):
     assert (report["changed"], report["printed"], report["new"]) == ({}, [], [])
 
 
+@pytest.mark.slow
 def test_core_has_no_side_effects(tmp_path):
     modules = core_modules()
     assert {"kit.config", "jodi_core.pipeline", "nodes.wires.rows"} <= {*modules}

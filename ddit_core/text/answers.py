@@ -4,6 +4,7 @@ import re
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _NO = re.compile(r"\b(?:no|not)\b", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _DIGITS = re.compile(r"(?<![\w.])\d+(?![\w.]*\d)")
 
 
@@ -20,7 +21,7 @@ def read_count(answer: str) -> int | None:
 
     "none" and "no" count as 0.
     """
-    for word in re.findall(r"[^\s,;:!?]+", answer.lower()):
+    for word in re.findall(r"[^\s,;:!?]+", _THOUSANDS.sub("", answer.lower())):
         if match := _DIGITS.match(word):
             return int(match[0])
         word = word.strip(".'\"()")

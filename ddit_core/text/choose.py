@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ...kit.errors import JodiError
+
 
 def compute_token_probabilities(
     logits: Tensor, banned: Tensor, *, temperature: float = 1.0, top_p: float = 1.0
@@ -11,11 +13,19 @@ def compute_token_probabilities(
 
     banned: bool (V,) or (N, V), true where a token has no chance. temperature: divides the logits;
     0 puts all on the likeliest token. top_p: only the likeliest tokens that reach this sum.
+    Raises: JodiError for logits that are NaN or infinite; a token of minus infinity has no chance.
     """
-    logits = logits.detach().cpu().double().masked_fill(banned, -torch.inf)
+    logits = logits.detach().cpu().double()
+    if not torch.isfinite(logits.amax(-1)).all():
+        raise JodiError(
+            "the network gave values that are not finite where words were asked for; float16 is "
+            "too narrow for some weights: choose bf16 or fp32 as their dtype"
+        )
+    logits = logits.masked_fill(banned, -torch.inf)
     if temperature == 0:
         return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
-    p = (logits / temperature).softmax(-1)
+    # Below the largest first, so that no temperature is too small to divide by.
+    p = ((logits - logits.amax(-1, keepdim=True)) / temperature).softmax(-1)
     if top_p < 1:
         ordered, order = p.sort(dim=-1, descending=True, stable=True)
         before = ordered.cumsum(-1) - ordered

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ...kit.errors import TextError
+from ...kit.errors import TextError, shorten
 from .vocabulary import Vocabulary
 
 QUESTION = "Q: {} A:"
@@ -130,11 +130,12 @@ def draft_question(
     room = ANSWER_ROOM if answer_tokens is None else answer_tokens
     if len(ids) + room > length:
         frame = len(ids) - len(tokenize_words(question, tokenizer))
+        fewer = "" if answer_tokens is None else ", or ask for a shorter answer (answer_tokens)"
         raise TextError(
             f"the question is too long: {len(ids) - frame} tokens, where "
             f"{max(length - room - frame, 0)} fit (of {length}, {frame} go to the form of a "
             f"question and {room} are kept for the answer). Shorten it by "
-            f"{len(ids) + room - length} tokens."
+            f"{len(ids) + room - length} tokens{fewer}."
         )
     stop = length if answer_tokens is None else len(ids) + answer_tokens
     masks, ends = stop - len(ids), length - stop
@@ -143,7 +144,7 @@ def draft_question(
     return Draft(sequence, (Blank(len(ids), stop, False),))
 
 
-_HOLE = re.compile(r"\{(blank|rest)(?::(\d+))?\}")
+_HOLE = re.compile(r"\{\s*(blank|rest)\s*(?::\s*(\d+)\s*)?\}", re.IGNORECASE)
 HOLES = "{blank} for one token, {blank:3} for three, {rest} at the end for an open one"
 
 
@@ -161,7 +162,8 @@ def draft_template(
     for hole in _HOLE.finditer(template):
         _add_words(template[at : hole.start()], ids, parts, tokenizer)
         at = hole.end()
-        if hole[1] == "rest":
+        kind = hole[1].lower()
+        if kind == "rest":
             if template[at:].strip() or hole[2]:
                 raise TextError(
                     "{rest} stands for all that follows, so it has no number and nothing may come "
@@ -169,10 +171,8 @@ def draft_template(
                 )
             count = max(length - len(ids), 1)
         else:
-            count = int(hole[2]) if hole[2] else blank_tokens
-        if count < 1:
-            raise TextError(f"a blank stands for at least 1 token, got {count}")
-        parts.append(Blank(len(ids), len(ids) + count, hole[1] == "blank"))
+            count = _read_blank_size(hole[2] or str(blank_tokens), length)
+        parts.append(Blank(len(ids), len(ids) + count, kind == "blank"))
         ids += [vocabulary.mask] * count
     if not parts:
         raise TextError(f"there is nothing to fill in; write {HOLES}")
@@ -184,6 +184,16 @@ def draft_template(
             f"where {length} fit together. Shorten it by {len(ids) - length} tokens."
         )
     return Draft((*ids, *(vocabulary.end,) * (length - len(ids))), tuple(parts))
+
+
+def _read_blank_size(number: str, length: int) -> int:
+    """Raises: TextError for a number outside 1 to `length`."""
+    size = int(number) if len(number) < 9 else length + 1
+    if not 1 <= size <= length:
+        raise TextError(
+            f"a blank stands for at least 1 token and for {length} at most, got {shorten([number])}"
+        )
+    return size
 
 
 def tokenize_prompt(prompt: str, length: int, tokenizer: Tokenizer) -> tuple[int, ...]:

@@ -26,9 +26,15 @@ def load_mask_vector(path, channels: int = CHANNELS) -> Tensor:
     vector = _only_tensor(Path(path))
     if vector.numel() != channels or max(vector.shape, default=0) != channels:
         raise CheckpointError(
-            f"{path} holds a tensor {tuple(vector.shape)}, expected the mask vector ({channels},): "
-            "mask_token_emb.00-of-01.pth of aligned_t5_mask_emb. It is no text encoder and no "
-            "table of embeddings."
+            f"{path} holds a tensor {tuple(vector.shape)}, expected the mask vector ({channels},) "
+            f"for a text encoder of {channels} channels. One of the two files is of another model: "
+            "the released D-DiT has T5-v1.1-XXL and mask_token_emb.00-of-01.pth of "
+            f"aligned_t5_mask_emb, both of {CHANNELS} channels."
+        )
+    if not vector.is_floating_point():
+        raise CheckpointError(
+            f"{path} holds {vector.dtype} numbers, expected the mask vector in floating-point; use "
+            "the original file."
         )
     vector = vector.detach().float().reshape(channels)
     if not torch.isfinite(vector).all() or not vector.any():
@@ -40,16 +46,7 @@ def load_mask_vector(path, channels: int = CHANNELS) -> Tensor:
 
 
 def _only_tensor(path: Path) -> Tensor:
-    try:
-        with path.open("rb") as file:
-            bare = torch.load(file, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ):  # a file that is not a pickle of tensors is read, or refused with a reason, below
-        bare = None
-    if isinstance(bare, Tensor):
-        return bare
-    tensors = read_state_dict(path).tensors
+    tensors = read_state_dict(path, bare="the vector").tensors
     if len(tensors) != 1:
         raise CheckpointError(
             f"{path} holds {len(tensors)} tensors, expected the mask vector alone: "

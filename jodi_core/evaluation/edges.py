@@ -100,13 +100,26 @@ def count_matches(
 
     Shapes: strength (H, W) already thin, truth (H, W) bool -> two (99,) int64.
     """
+    present, hits = match_strongest_first(strength, truth, tolerance)
+    return present, count_first(hits, present)
+
+
+def match_strongest_first(
+    strength: np.ndarray, truth: np.ndarray, tolerance: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many predicted pixels each threshold has, (99,), and for all of them from the strongest
+    to the weakest whether one finds a true pixel of its own, (N,) of 0 and 1. See `count_matches`.
+    """
     edges = np.argwhere(strength >= THRESHOLDS[0])
     values = strength[edges[:, 0], edges[:, 1]]
     order = np.argsort(-values, kind="stable")
-    hits = _augment_in_order(edges[order], truth, tolerance)
-    # Number of predicted pixels at or above each threshold, strongest first.
     present = np.searchsorted(-values[order], -THRESHOLDS.astype(values.dtype), side="right")
-    return present, np.concatenate([[0], np.cumsum(hits)])[present]
+    return present, _augment_in_order(edges[order], truth, tolerance)
+
+
+def count_first(hits: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """How many of the first `present` entries of `hits` are 1, for each entry of `present`."""
+    return np.concatenate([[0], np.cumsum(hits)])[present]
 
 
 def f_measure(matched: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -22,12 +22,17 @@ PSNR_FLOOR = 1e-10
 """Smallest mean squared error that PSNR tells apart from zero: equal pictures score 100 dB."""
 
 
-def align_disparity(prediction: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
+def align_disparity(
+    prediction: Tensor,
+    depth: Tensor,
+    valid: Tensor,
+    bounds: tuple[float, float] = DEPTH_RANGE,
+) -> Tensor:
     """Depth in metres from a disparity-like map: per image, scale and shift fitted to 1/depth.
 
     Plain least squares over valid pixels where the prediction is positive (all valid pixels where
     fewer than two are); the fit is clipped to at least 1e-3 per metre, inverted, and clipped to
-    `DEPTH_RANGE`. A constant map becomes the inverse of the mean of 1/depth. An image without
+    `bounds` in metres. A constant map becomes the inverse of the mean of 1/depth. An image without
     valid pixels comes back at the far end of the range.
 
     Shapes: three (B, H, W), `valid` bool -> (B, H, W) float64.
@@ -42,7 +47,7 @@ def align_disparity(prediction: Tensor, depth: Tensor, valid: Tensor) -> Tensor:
     enough = positive.sum(dim=(1, 2), keepdim=True) >= 2
     scale, shift = _least_squares(p, target, torch.where(enough, positive, usable))
     fitted = (scale * p + shift).clamp(min=MIN_DISPARITY)
-    return (1.0 / fitted).clamp(*DEPTH_RANGE)
+    return (1.0 / fitted).clamp(*bounds)
 
 
 def depth_errors(depth: Tensor, truth: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

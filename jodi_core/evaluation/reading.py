@@ -13,7 +13,7 @@ from .scores import Tally, Values, ratio
 class ReadingTally(Tally):
     """Shares of the classes and of the colours that captions name which the reader finds.
 
-    As `consistency.caption_checks`, with the reader's word in place of segmentation and albedo: it
+    As `consistency.check_captions`, with the reader's word in place of segmentation and albedo: it
     knows pictures of scenes alone, no model and no label.
     """
 

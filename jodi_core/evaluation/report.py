@@ -74,7 +74,7 @@ class Report:
 
     def write_json(self, path: str | os.PathLike) -> None:
         """Write the JSON, whole or not at all. Raises: JodiError when the place is not writable."""
-        _write_text(Path(path), self.json_text())
+        write_report_text(Path(path), self.json_text())
 
     def write(self, folder: str | os.PathLike) -> Path:
         """Write report.json, report.html and pictures/*.png; returns the path of the page.
@@ -88,7 +88,7 @@ class Report:
             save_png(folder / names[-1], draw_strip(strip))
         self.write_json(folder / "report.json")
         page = folder / "report.html"
-        _write_text(page, _page(self, names))
+        write_report_text(page, _page(self, names))
         return page
 
     def summary(self) -> str:
@@ -242,7 +242,8 @@ def define_measures(v: dict[str, Value]) -> list[str]:
     ]
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_report_text(path: Path, text: str) -> None:
+    """Write a text, whole or not at all. Raises: JodiError when the place is not writable."""
     try:
         write_text(path, text)
     except OSError as error:

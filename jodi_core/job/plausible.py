@@ -19,9 +19,13 @@ GLANCE = 64  # pixels per side that are looked at
 FLAT = 0.02  # span of values
 COLOURED = 0.03  # mean distance between a pixel's channels; JPEG gives grey pictures less
 POLARITY = 0.5  # mean brightness between lines on black and lines on white
+BEND, BUSY = 0.03, 0.2  # of the span, from pixel to pixel; share of pixels that bend so
+MIDDLE, MIDDLE_SHARE = (0.25, 0.75), 0.3  # tones that lines seldom have; of the pixels
 UPSIDE_DOWN = -0.2  # brightness of depth, lower third less upper third
 DARK, DARK_SHARE = 0.1, 0.5  # a skeleton's background is black
 DOWNWARD = -0.2  # mean of the vertical axis in the lower half: ground faces up
+UNIT, OTHER_LENGTHS = (0.7, 1.3), 0.15  # lengths of a normal; share of pixels that have others
+NO_DIRECTION = 0.25  # length of what is grey or black, where a normal map says nothing
 SMOOTH = (0.01, 0.2)  # steps of a normal from pixel to pixel on curved surfaces
 CURVED_SHARE, CURVED_AGREE = 0.02, 0.5  # of the pixels; of those steps
 NEAR = 32 / 255  # distance in one channel to a colour of the palette: what JPEG makes of it
@@ -75,6 +79,11 @@ def _depth(seen: Tensor) -> tuple[str, str] | None:
             "is in colours, as a photo or a colour map is; expected a grey map with near white: "
             "give the depth map itself"
         )
+    if bool((_bent(grey) > BUSY).any()):
+        return "photo", (
+            "looks like a photo in grey: its tones change everywhere, and those of depth change "
+            "evenly but for the borders of things; give the depth map itself"
+        )
     third = -(-grey.shape[1] // 3)
     rise = grey[:, -third:].mean((1, 2)) - grey[:, :third].mean((1, 2))
     if bool((rise < UPSIDE_DOWN).any()):
@@ -85,11 +94,26 @@ def _depth(seen: Tensor) -> tuple[str, str] | None:
     return None
 
 
+def _bent(grey: Tensor) -> Tensor:
+    """Share of the pixels of each plane (B, h, w) whose tone is off the line of its neighbours.
+
+    A plane in space has disparities on a line, so depth bends at borders only.
+    """
+    low, high = grey.amin((1, 2), True), grey.amax((1, 2), True)
+    grey = (grey - low) / (high - low)
+    down, across = (grey.diff(n=2, dim=dim).abs() > BEND for dim in (1, 2))
+    return (down.float().mean((1, 2)) + across.float().mean((1, 2))) / 2
+
+
 def _normal(seen: Tensor) -> tuple[str, str] | None:
     vectors = seen * 2 - 1
-    if bool((vectors[:, 2].mean((1, 2)) < 0.05).any()):
+    length = vectors.norm(dim=1)
+    other = (length > NO_DIRECTION) & ((length < UNIT[0]) | (length > UNIT[1]))
+    facing = vectors[:, 2].mean((1, 2)) >= 0.05
+    if bool((~facing | (other.float().mean((1, 2)) > OTHER_LENGTHS)).any()):
         return "no normals", (
-            "does not look like a normal map: most of it should face the camera, which is blue"
+            "does not look like a normal map: most of it should face the camera, which is blue; "
+            "give the normals themselves"
         )
     if bool((vectors[:, 1, vectors.shape[2] // 2 :].mean((1, 2)) < DOWNWARD).any()):
         return "directx", (
@@ -110,20 +134,31 @@ def _normal(seen: Tensor) -> tuple[str, str] | None:
 
 
 def _lineart(seen: Tensor) -> tuple[str, str] | None:
+    if odd := _no_lines(seen):
+        return odd
     if bool((seen.mean((1, 2, 3)) < POLARITY).any()):
         return "polarity", "is mostly dark; expected dark lines on white: invert it"
-    return _lines(seen)
+    return None
 
 
 def _edge(seen: Tensor) -> tuple[str, str] | None:
+    if odd := _no_lines(seen):
+        return odd
     if bool((seen.mean((1, 2, 3)) > POLARITY).any()):
         return "polarity", "is mostly bright; expected bright edges on black: invert it"
-    return _lines(seen)
+    return None
 
 
-def _lines(seen: Tensor) -> tuple[str, str] | None:
+def _no_lines(seen: Tensor) -> tuple[str, str] | None:
     if _coloured(seen):
         return "colours", "is in colours, as a photo is; expected grey lines"
+    grey = seen.mean(1)
+    middle = (grey > MIDDLE[0]) & (grey < MIDDLE[1])
+    if bool((middle.float().mean((1, 2)) > MIDDLE_SHARE).any()):
+        return "photo", (
+            "is full of middle tones, as a photo in grey is; expected lines on plain ground: "
+            "give the lines themselves"
+        )
     return None
 
 

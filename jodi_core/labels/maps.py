@@ -4,11 +4,10 @@ Shapes: B batch, H W pixels.
 Source: github VIPL-GENUN/Jodi @ c21bdcb, model/postprocess.
 """
 
-import torch
 from torch import Tensor
 
 from ..domains import Domain, find_domain
-from .checks import check_choice, check_picture, clamp_decoded, repeat_gray
+from .checks import check_picture, clamp_decoded, repeat_gray
 from .depth import make_depth_map
 from .normals import make_normal_map
 from .segmentation import colorize, find_classes
@@ -42,18 +41,3 @@ def preprocess(of: str | int | Domain, picture: Tensor) -> Tensor:
     """
     name = (of if isinstance(of, Domain) else find_domain(of)).name
     return check_picture(picture, name).mul(2).sub_(1)
-
-
-def read_lineart(picture: Tensor, lines: str = "white") -> Tensor:
-    """Line art as dark lines on white.
-
-    lines: "white" for white lines on black (ControlNet preprocessors draw so) which is inverted,
-    "black" for what is right already, "auto" to take the more frequent side as the background.
-    Raises: ImageError for a wrong picture.
-    """
-    check_choice("lines", lines, ("white", "black", "auto"))
-    picture = check_picture(picture, "line art")
-    if lines == "auto":
-        dark = (picture < 0.5).float().mean((1, 2, 3), keepdim=True) > 0.5
-        return torch.where(dark, 1 - picture, picture)
-    return 1 - picture if lines == "white" else picture

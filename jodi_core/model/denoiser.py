@@ -25,6 +25,7 @@ def prepare_denoiser(
     guidance: float = 1.0,
     own_mask: bool = False,
     round_timestep: bool = False,
+    dtype: torch.dtype | None = None,
 ) -> Denoise:
     """A function (x, sigma) -> clean estimate, float32, with classifier-free guidance.
 
@@ -34,9 +35,10 @@ def prepare_denoiser(
     both texts are the same.
     own_mask: mask the negative text with its own mask; the released code masks it with the
     prompt's, so a negative prompt is read as far as the prompt is long.
+    dtype: of the arithmetic, where it is not that of the weights.
     Raises: TextError when text is needed and missing.
     """
-    dtype = model.domain_embedding.dtype
+    dtype = dtype or model.domain_embedding.dtype
     role = role.to(clean.device)
     mask = None if text is None else text.mask
     second = None

@@ -32,7 +32,7 @@ ROLES = ("published", "any")
 # No model comes near these.
 _LARGEST_SIDE, _LARGEST_FACTOR, _MOST_STEPS, _STRONGEST = 16384, 4096, 1000, 1000.0
 _LONGEST_NAME, _LONGEST_TITLE = 60, 200
-Value = TypeVar("Value")
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def read_facts(
     if released or vae is None:
         vae = VAEFacts.of(DC_AE_F32C32 if released else read_embedded_config())
 
-    def read(key: str, parse: Callable[[str], Value], expected: str, default: Value) -> Value:
+    def read(key: str, parse: Callable[[str], Parsed], expected: str, default: Parsed) -> Parsed:
         if key not in metadata:
             return default
         try:

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from ...kit.autoencoder.checkpoint import load_autoencoder
 from ...kit.autoencoder.dcae import DCAE
+from ...kit.config import parse_json
 from ...kit.errors import CheckpointError, JodiError
-from ...kit.files import write_text
+from ...kit.files import read_json, write_text
 from ...kit.scenes.captions import VOCABULARY
-from ...kit.scenes.store import Progress, SceneStore, encode_store
+from ...kit.scenes.store import Progress, SceneStore, encode_store, read_array
 from ...kit.training.state import RunFolder
 from ...kit.weights.convert import hash_file
 from ...kit.weights.read import read_state_dict
@@ -128,13 +129,12 @@ class TrainingRun:
             model, _ = load_autoencoder(vae, device=device, dtype=dtype)
             write_json(note, made_by)
             encode_store(store, _Encoder(model, dtype, device), self.latents, progress=progress)
-        elif read_json(note) != made_by:
+        elif read_json(note, made_by) != made_by:
             raise JodiError(
                 f"{self.latents} was made by another autoencoder or from other scenes; remove it, "
                 "or use another run folder"
             )
-        # copy on write: torch asks for writable memory, although nothing writes to it
-        return torch.from_numpy(np.load(self.latents, mmap_mode="c"))
+        return torch.from_numpy(read_array(self.latents, np.float16, (len(store), 8, 0, 0, 0)))
 
     def begin_transformer(
         self, config: TransformerConfig, settings: TrainingSettings, origin: str
@@ -167,12 +167,14 @@ class TrainingRun:
 
     def autoencoder_record(self) -> dict:
         """How the autoencoder was trained, as its file says."""
-        return json.loads(read_state_dict(self.vae).metadata["training"])
+        note = read_state_dict(self.vae).metadata.get("training", "")
+        return parse_json(note, f"what {self.vae} says of its training")
 
     def scene_record(self) -> dict:
         """Count, size and first seed of the scenes."""
-        facts = read_json(self.scenes / "scenes.json")
-        return {key: facts[key] for key in ("count", "size", "first_seed")}
+        keys = ("count", "size", "first_seed")
+        facts = read_json(self.scenes / "scenes.json", keys)
+        return {key: facts[key] for key in keys}
 
     def averaged_transformer(self) -> tuple[JodiTransformer, int]:
         """The averaged weights of the last save, and how many steps they saw.
@@ -183,13 +185,19 @@ class TrainingRun:
         note = self.transformer / "run.json"
         if state is None or not note.exists():
             raise JodiError(f"there is no training state in {self.transformer}; train first")
-        config = TransformerConfig.from_dict(read_json(note)["config"])
-        model = JodiTransformer(config)
-        model.load_state_dict(state["model"])
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(state["ema"][name])
-        return model.eval(), int(state["step"])
+        config = read_json(note, ["config"])["config"]
+        try:
+            model = JodiTransformer(TransformerConfig.from_dict(config))
+            model.load_state_dict(state["model"])
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    parameter.copy_(state["ema"][name])
+        except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.transformer}: its run.json and state.pt do not make one model "
+                f"({' '.join(str(error).split())[:200]}); give both of one run, or train again"
+            ) from None
+        return model.eval(), state["step"]
 
 
 @dataclass
@@ -206,16 +214,6 @@ class _Encoder:
 
     def encode(self, pictures: Tensor) -> Tensor:
         return self.model.encode(pictures.to(self.device, self.dtype)).float().cpu()
-
-
-def read_json(path: Path) -> dict:
-    """The object in a JSON file. Raises: CheckpointError when it is missing or damaged."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); remove it and start over"
-        ) from None
 
 
 def write_json(path: Path, values: Mapping) -> None:

@@ -21,6 +21,7 @@ from ..model.transformer import JodiTransformer, init_weights
 from ..roles import Role
 from ..text import ClosedVocabularyEncoder
 from .fit_init import fit_init
+from .optimizers import is_hidden_matrix
 from .role_sampling import sample_roles
 
 NANO_CAPTION_LENGTH = 32
@@ -33,6 +34,13 @@ FULL_NOISE = 0.9997
 
 def make_nano_config(text: ClosedVocabularyEncoder, latent_channels: int) -> TransformerConfig:
     """The embedded model's sizes, for the text encoder and latents at hand."""
+    return choose_nano_sizes(text.channels, text.caption_length, latent_channels)
+
+
+def choose_nano_sizes(
+    caption_channels: int, caption_length: int, latent_channels: int
+) -> TransformerConfig:
+    """The embedded model's sizes, for text and latents of these."""
     return TransformerConfig(
         hidden_size=224,
         depth=6,
@@ -40,8 +48,8 @@ def make_nano_config(text: ClosedVocabularyEncoder, latent_channels: int) -> Tra
         # Wider heads than the released 32: the attention state, width * head dim, is all that
         # domains can tell each other, and a head needs a feature for each of the 64 places.
         linear_head_dim=112,
-        caption_channels=text.channels,
-        caption_length=text.caption_length,
+        caption_channels=caption_channels,
+        caption_length=caption_length,
         latent_channels=latent_channels,
     )
 
@@ -211,8 +219,7 @@ def _fresh_model(text: ClosedVocabularyEncoder, latents: Tensor, seed: int) -> J
 def _optimizers(model: JodiTransformer, settings: TrainingSettings):
     matrices, rest = [], []
     for name, p in model.named_parameters():
-        hidden = name.startswith("blocks.") and p.dim() >= 2
-        if hidden and "table" not in name and "depth_conv" not in name:
+        if is_hidden_matrix(name, p):
             matrices.append((name, p))
         else:
             rest.append(p)

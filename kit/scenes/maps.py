@@ -20,6 +20,12 @@ LIMB_INTENSITY = 0.6
 LIMB_RADIUS, JOINT_RADIUS = 1.5, 2.4
 """Pixels. A latent cell of 8 x 8 pixels does not keep the colour of thinner strokes."""
 
+SHADING_TOP = 1.3
+"""The light that the map of shading shows as white."""
+
+ROUGHNESS = (0.5, 0.6, 0.8, 0.9, 0.05, 0.95, 0.0, 0.55, 0.2, 0.7, 0.85, 0.35)
+"""By class, in the order of the palette: water and vehicles shine, mountains and plants do not."""
+
 
 def draw_depth(depth: Tensor, valid: Tensor) -> Tensor:
     """Disparity stretched to its own range per picture; the sky has disparity 0.
@@ -42,6 +48,25 @@ def draw_classes(classes: Tensor) -> Tensor:
     """(B, H, W) class indices -> their palette colours."""
     table = torch.tensor(SEGMENTATION_PALETTE, dtype=torch.float32, device=classes.device) / 255.0
     return table[classes.long()].permute(0, 3, 1, 2)
+
+
+def draw_shading(shading: Tensor) -> Tensor:
+    """Light that falls on a surface: (B, 3, H, W) linear multipliers -> sRGB of shading / 1.3.
+
+    No light of these scenes reaches 1.3, so nothing is clipped; the sky and lamps have 1.
+    """
+    linear = (shading / SHADING_TOP).clamp(0.0, 1.0)
+    curve = 1.055 * linear.clamp_min(1e-8) ** (1 / 2.4) - 0.055
+    return torch.where(linear <= 0.0031308, linear * 12.92, curve)
+
+
+def draw_roughness(classes: Tensor) -> Tensor:
+    """How dull a surface is, by what it is: (B, H, W) class indices -> grey (B, 3, H, W).
+
+    The scenes are lit without highlights, so a picture tells it only by what it shows.
+    """
+    table = torch.tensor(ROUGHNESS, device=classes.device)
+    return _grey(table[classes.long()])
 
 
 def draw_lines(
@@ -152,30 +177,60 @@ def draw_skeleton(keypoints: Tensor, height: int, width: int) -> Tensor:
 
     Shapes: keypoints (B, P, 18, 3) pixel x, y and visible (0 or 1) -> (B, 3, H, W).
     """
-    batch = keypoints.shape[0]
     device = keypoints.device
-    canvas = torch.zeros(batch, 3, height, width, device=device)
+    ys = torch.arange(height, device=device, dtype=torch.float32)
+    xs = torch.arange(width, device=device, dtype=torch.float32)
+    return draw_skeleton_part(keypoints, ys, xs, *choose_stroke_radii(height, width))
+
+
+def choose_stroke_radii(height: int, width: int) -> tuple[float, float]:
+    """Radius in pixels of limbs and of joints in a picture of this size."""
+    scale = min(height, width) / 64.0
+    return max(0.6 * scale, LIMB_RADIUS), max(0.8 * scale, JOINT_RADIUS)
+
+
+def draw_skeleton_part(
+    keypoints: Tensor, ys: Tensor, xs: Tensor, limb_radius: float, joint_radius: float
+) -> Tensor:
+    """As `draw_skeleton`, of some rows ys (H,) and columns xs (W,) only -> (B, 3, H, W)."""
+    canvas = torch.zeros(len(keypoints), 3, len(ys), len(xs), device=keypoints.device)
     shown = keypoints[..., 2] > 0.5
     if not bool(shown.any()):
         return canvas
-    colors = torch.tensor(OPENPOSE_COLORS, dtype=torch.float32, device=device) / 255.0
-    scale = min(height, width) / 64.0
-    limb_radius, joint_radius = max(0.6 * scale, LIMB_RADIUS), max(0.8 * scale, JOINT_RADIUS)
-    ys = torch.arange(height, device=device, dtype=torch.float32).view(1, height, 1)
-    xs = torch.arange(width, device=device, dtype=torch.float32).view(1, 1, width)
+    colors = torch.tensor(OPENPOSE_COLORS, dtype=torch.float32, device=canvas.device) / 255.0
+    near = _NearWindow(keypoints, ys, xs, max(limb_radius, joint_radius) + 1)
+    ys, xs = ys.view(1, -1, 1), xs.view(1, 1, -1)
     for person in range(keypoints.shape[1]):
         points, seen = keypoints[:, person], shown[:, person]
         for limb, (i, j) in enumerate(OPENPOSE_LIMBS):
             both = seen[:, i] & seen[:, j]
-            if bool(both.any()):
+            if near(person, i, j) and bool(both.any()):
                 distance = _segment_distance(xs, ys, points[:, i], points[:, j])
                 color = colors[limb] * LIMB_INTENSITY
                 _paint(canvas, distance, limb_radius, color, both)
         for joint in range(points.shape[1]):
-            if bool(seen[:, joint].any()):
+            if near(person, joint, joint) and bool(seen[:, joint].any()):
                 distance = _segment_distance(xs, ys, points[:, joint], points[:, joint])
                 _paint(canvas, distance, joint_radius, colors[joint], seen[:, joint])
     return canvas
+
+
+class _NearWindow:
+    """Whether a stroke between two joints of a person can reach a window of a picture."""
+
+    def __init__(self, keypoints: Tensor, ys: Tensor, xs: Tensor, reach: float):
+        self._low = keypoints[..., :2].amin(dim=0).tolist()
+        self._high = keypoints[..., :2].amax(dim=0).tolist()
+        self._first = (float(xs[0]) - reach, float(ys[0]) - reach)
+        self._last = (float(xs[-1]) + reach, float(ys[-1]) + reach)
+
+    def __call__(self, person: int, i: int, j: int) -> bool:
+        low, high = self._low[person], self._high[person]
+        return all(
+            min(low[i][axis], low[j][axis]) <= self._last[axis]
+            and max(high[i][axis], high[j][axis]) >= self._first[axis]
+            for axis in (0, 1)
+        )
 
 
 def _segment_distance(xs: Tensor, ys: Tensor, start: Tensor, end: Tensor) -> Tensor:

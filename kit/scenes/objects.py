@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..pictures.palettes import SEGMENTATION_CLASSES
-from .captions import COLOR_JITTER, COLOR_WORDS
+from .captions import COLOR_JITTER, COLOR_WORDS, Color
 from .primitives import KINDS, capsule_row, local_row
 
 CLASS = {name: index for index, name in enumerate(SEGMENTATION_CLASSES)}
 PLAIN, CHECKER, STRIPES, NOISE, WINDOWS, SNOW = range(6)
 MATERIAL_COLUMNS = 12
 
-Color = tuple[float, float, float]
 Point = tuple[float, float, float]
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import JodiError
+from ..pictures.light import linear_to_srgb, srgb_to_linear
 from .captions import COLOR_WORDS, VOCABULARY, read_caption, write_caption
 from .environment import Scene
 from .layout import compose
@@ -141,17 +142,6 @@ def render_scenes(
         things=[t for part in parts for t in part.things],
         **maps,
     )
-
-
-def srgb_to_linear(x: Tensor) -> Tensor:
-    """IEC 61966-2-1 decoding, [0, 1] -> [0, 1]."""
-    return torch.where(x <= 0.04045, x / 12.92, ((x.clamp_min(0.0) + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(x: Tensor) -> Tensor:
-    """IEC 61966-2-1 encoding of values clipped to [0, 1]."""
-    x = x.clamp(0.0, 1.0)
-    return torch.where(x <= 0.0031308, x * 12.92, 1.055 * x.clamp_min(1e-8) ** (1 / 2.4) - 0.055)
 
 
 @torch.inference_mode()

@@ -31,6 +31,18 @@ def is_first() -> bool:
     return place()[0] == 0
 
 
+def wait() -> None:
+    """Wait until every process has come here."""
+    if place()[1] > 1:
+        dist.barrier()
+
+
+def leave() -> None:
+    """Leave the group of processes, if there is one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def share(count: int) -> range:
     """The indices below `count` that this process does."""
     rank, world = place()

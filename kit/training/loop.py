@@ -10,16 +10,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import CheckpointError
 from . import distributed
 from .state import Ema, RunFolder, learning_rate_factor
 
 Report = Callable[[dict], None]
+Watch = Callable[[int, Ema], None]
 
 
 @dataclass(frozen=True)
@@ -74,25 +76,60 @@ class Task(Protocol):
         ...
 
 
+class Mode(Protocol):
+    """How processes share a training, and what is kept of it on disk: `Replicas`, or `Shards`."""
+
+    def share(self, count: int) -> range:
+        """The micro-batches, of `count` an update has, that this process does a part of."""
+        ...
+
+    def losses(
+        self, task: Any, settings: LoopSettings, step: int, index: int, progress: float
+    ) -> Losses:
+        """This process's part of micro-batch `index` of update `step`."""
+        ...
+
+    def finish_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Make the gradients those of the whole update."""
+        ...
+
+    def save(self, task: Any, ema: Ema, step: int, seconds: float) -> None:
+        """Keep a state that `restore` gives back; a kill leaves an older one or this one."""
+        ...
+
+    def restore(self, task: Any, ema: Ema) -> tuple[int, float]:
+        """Take over the newest state: its updates and seconds, both 0 where there is none."""
+        ...
+
+
 def run_training(
-    task: Task, folder: Path, settings: LoopSettings, report: Report | None = None
+    task: Any,
+    folder: Path,
+    settings: LoopSettings,
+    report: Report | None = None,
+    *,
+    mode: Mode | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Train until `settings.steps` or the end of the time, and leave the averaged weights in the
     task's model. Training resumes from a state in `folder`.
 
-    report: called with the row of every log line.
-    Raises: ValueError from torch when the state in `folder` is of another model.
+    task: what `mode` knows how to train, a `Task` for the default one. report: called with the row
+    of every log line. mode: `Replicas` unless said. watch: called after each update.
+    Raises: CheckpointError when the state in `folder` is damaged or of another model.
     """
     run, ema = RunFolder(folder), Ema(task.model, settings.ema)
-    step, clock = _resume(task, ema, run)
+    mode = mode or Replicas(run)
+    step, seconds = mode.restore(task, ema)
+    clock = _Clock(seconds)
     curves = Curves()
     with _flushed_denormals():
         while (progress := _progress(settings, step, clock)) < 1:
-            for index in distributed.share(settings.micro_batches):
-                rng = np.random.default_rng((settings.seed, step, index))
-                losses = task.losses(rng, progress)
+            for index in mode.share(settings.micro_batches):
+                losses = mode.losses(task, settings, step, index, progress)
                 (losses.mean / settings.micro_batches).backward()
                 curves.add(losses)
+            mode.finish_gradients(list(task.model.parameters()))
             _update(task, settings, step, progress)
             ema.update(task.model, step)
             step += 1
@@ -103,10 +140,66 @@ def run_training(
                     if report:
                         report(row)
             if step % settings.save_every == 0:
-                _save(task, ema, run, step, clock)
+                mode.save(task, ema, step, clock.seconds())
+            if watch:
+                watch(step, ema)
     if step % settings.save_every:
-        _save(task, ema, run, step, clock)
+        mode.save(task, ema, step, clock.seconds())
     ema.copy_to(task.model)
+
+
+class Replicas:
+    """Every process holds the whole model and does whole micro-batches; one file keeps the state.
+
+    Its task is a `Task`.
+    """
+
+    def __init__(self, run: RunFolder):
+        self.run = run
+
+    def share(self, count: int) -> range:
+        return distributed.share(count)
+
+    def losses(self, task: Task, settings: LoopSettings, step: int, index: int, progress: float):
+        rng = np.random.default_rng((settings.seed, step, index))
+        return task.losses(rng, progress)
+
+    def finish_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        distributed.sum_gradients(parameters)
+
+    def save(self, task: Task, ema: Ema, step: int, seconds: float) -> None:
+        if distributed.is_first():
+            self.run.save(
+                {
+                    "step": step,
+                    "seconds": seconds,
+                    "model": task.model.state_dict(),
+                    "optimizers": [optimizer.state_dict() for optimizer in task.optimizers],
+                    "ema": ema.weights,
+                }
+            )
+
+    def restore(self, task: Task, ema: Ema) -> tuple[int, float]:
+        if distributed.is_first():
+            self.run.clear()
+        state = self.run.load()
+        if state is None:
+            return 0, 0.0
+        device = next(task.model.parameters()).device
+        try:
+            task.model.load_state_dict(state["model"])
+            for optimizer, saved in zip(task.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            averages = {name: state["ema"][name].to(device) for name in ema.weights}
+            for name, average in averages.items():
+                ema.weights[name].copy_(average)
+            return state["step"], float(state["seconds"])
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.run.path / 'state.pt'} is of another model or program "
+                f"({' '.join(str(error).split())[:200]}); use another run folder, or remove it and "
+                "train from the start"
+            ) from None
 
 
 class _Clock:
@@ -127,37 +220,8 @@ def _progress(settings: LoopSettings, step: int, clock: _Clock) -> float:
     return max(distributed.gather(done))
 
 
-def _resume(task: Task, ema: Ema, run: RunFolder) -> tuple[int, _Clock]:
-    """Take over a saved state; the number of updates it has seen, and their time."""
-    state = run.load()
-    if state is None:
-        return 0, _Clock()
-    task.model.load_state_dict(state["model"])
-    for optimizer, saved in zip(task.optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(saved)
-    device = next(task.model.parameters()).device
-    ema.weights = {name: average.to(device) for name, average in state["ema"].items()}
-    return state["step"], _Clock(state["seconds"])
-
-
-def _save(task: Task, ema: Ema, run: RunFolder, step: int, clock: _Clock) -> None:
-    if not distributed.is_first():
-        return
-    run.save(
-        {
-            "step": step,
-            "seconds": clock.seconds(),
-            "model": task.model.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in task.optimizers],
-            "ema": ema.weights,
-        }
-    )
-
-
 def _update(task: Task, settings: LoopSettings, step: int, progress: float) -> None:
-    parameters = list(task.model.parameters())
-    distributed.sum_gradients(parameters)
-    torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
+    torch.nn.utils.clip_grad_norm_(list(task.model.parameters()), settings.clip)
     factor = learning_rate_factor(step, progress, settings.warmup)
     for optimizer, rate in zip(task.optimizers, task.rates, strict=True):
         for group in optimizer.param_groups:

@@ -172,8 +172,13 @@ def build(
 def check_values(checked: Checked) -> None:
     """Pass when every number is finite. Raises: CheckpointError naming the first tensor."""
     with name_source(checked.source):
-        for name, tensor in checked.state.items():
-            _require_finite(name, tensor.float() if tensor.dtype in FP8 else tensor)
+        check_finite(checked.state)
+
+
+def check_finite(state: State) -> None:
+    """Pass when every number is finite. Raises: CheckpointError naming the first tensor."""
+    for name, tensor in state.items():
+        _require_finite(name, tensor.float() if tensor.dtype in FP8 else tensor)
 
 
 def find_float_dtype(state: State) -> torch.dtype:

@@ -30,10 +30,13 @@ def begins_like_pickle(head: bytes) -> bool:
     return head.startswith((_ZIP, *_LEGACY))
 
 
-def read_pickle(path: Path, head: bytes, size: int, *, mapped: bool) -> dict[str, Tensor]:
+def read_pickle(
+    path: Path, head: bytes, size: int, *, mapped: bool, bare: str | None = None
+) -> dict[str, Tensor]:
     """The tensors of a torch file, taken out of the usual wrappings.
 
-    mapped: leave their bytes in the file until they are used.
+    mapped: leave their bytes in the file until they are used. bare: the name for a tensor that is
+    all there is; None refuses it.
     Raises: CheckpointError for a file that is no plain pickle of tensors, broken off, damaged,
         refused as unsafe, or that claims more than it holds.
     """
@@ -45,6 +48,8 @@ def read_pickle(path: Path, head: bytes, size: int, *, mapped: bool) -> dict[str
             # Magic number, protocol and facts about the machine stand before the content.
             _check_claims(path, file, size, pickles=4)
         content = _load(path, mapped=False)
+    if bare is not None and isinstance(content, Tensor):
+        content = {bare: content}
     tensors = _tensors_of(content, path)
     for name, tensor in tensors.items():
         _check_dense(name, tensor, path)

@@ -33,13 +33,14 @@ class StateFile(NamedTuple):
     metadata: dict[str, str]
 
 
-def read_state_dict(path) -> StateFile:
+def read_state_dict(path, bare: str | None = None) -> StateFile:
     """Tensors of a safetensors file or a torch pickle, bare or wrapped in `state_dict` or `model`.
 
     A prefix that every key carries (`module.`, `model.diffusion_model.`, ...) is removed, and so is
     a stored positional table `pos_embed`: Jodi computes its own. Metadata that stands in a tensor
     (`ABOUT`) joins the file's own.
 
+    bare: the name for a tensor that is all a pickle holds; None refuses such a file.
     Returns: dense tensors on the CPU in the file's own dtypes.
     Raises: CheckpointError when the file is missing, empty, a folder or a device, truncated, a
         git-LFS pointer, a web page or another kind of file, claims more than it holds, is refused
@@ -51,7 +52,7 @@ def read_state_dict(path) -> StateFile:
     if _begins_like_safetensors(head):
         tensors, metadata = _read_safetensors(path, size)
     elif begins_like_pickle(head):
-        tensors = read_pickle(path, head, size, mapped=size > WHOLE)
+        tensors = read_pickle(path, head, size, mapped=size > WHOLE, bare=bare)
     else:
         raise CheckpointError(describe_foreign(path, head, size))
     tensors = simplify_keys(tensors)

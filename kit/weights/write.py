@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import struct
 from collections.abc import Callable, Mapping
@@ -97,9 +98,19 @@ def replace_weights_file(path, *, force: bool = False):
 def check_destination(path, *, force: bool = False) -> Path:
     """The path, if a file may be written there.
 
-    Raises: CheckpointError for a folder, a missing folder, or an existing file without `force`.
+    Raises: CheckpointError for a folder, a missing folder, a name that no file can have, or an
+        existing file without `force`.
     """
     path = Path(path)
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:  # too long, through a file, with a NUL byte
+        reason = getattr(error, "strerror", None) or str(error)
+        raise CheckpointError(
+            f"no file can be written as {str(path)[:200]!r} ({reason}); choose another name"
+        ) from None
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the name of the file to write.")
     if not path.parent.is_dir():
@@ -124,7 +135,9 @@ def _stored_dtype(name: str, tensor: Tensor, dtype: torch.dtype | None) -> torch
 
 
 def _header(plan, tensors, metadata) -> tuple[bytes, int]:
-    entries: dict[str, object] = {"__metadata__": {str(k): str(v) for k, v in metadata.items()}}
+    # Sorted, as safetensors hands metadata out in any order: one source makes one file.
+    about = {str(key): str(metadata[key]) for key in sorted(metadata)}
+    entries: dict[str, object] = {"__metadata__": about}
     end = 0
     for name, stored in plan:
         start, end = end, end + tensors[name].numel() * stored.itemsize

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import comfy.diffusers_convert
 import comfy.model_management
 import comfy.sd
 import comfy.utils
@@ -12,8 +13,17 @@ from ...ddit_core.model.checkpoint import TRANSFORMER
 from ...ddit_core.model.config import DDIT_SD3, DDiTConfig
 from ...ddit_core.model.facts import RELEASED, DDiTFacts
 from ...kit.errors import CheckpointError
+from ...kit.weights.faults import find_key_faults
 from ...kit.weights.kinds import KL_VAE
-from ...kit.weights.loading import FP8, Checked, name_source
+from ...kit.weights.loading import (
+    FLOATS,
+    FP8,
+    Checked,
+    State,
+    check_dtypes,
+    check_finite,
+    name_source,
+)
 from .ddit_model import DDiTDiffusion, DDiTHostConfig, DDiTHostModel
 from .files import check_file, read_kind
 from .patcher import WEIGHT_DTYPES, cast_weight, wrap_in_patcher
@@ -65,8 +75,32 @@ def load_vae(path):
             f"{path} has {found}; expected the VAE of Stable Diffusion 3, {LATENT_CHANNELS} "
             "channels. Choose sd3_vae.safetensors, or the file of the release's vae folder"
         )
-    vae = comfy.sd.VAE(sd=content.tensors)
-    vae.throw_exception_if_invalid()
+    return _whole_vae(content.tensors, path)
+
+
+def _whole_vae(state: State, path) -> comfy.sd.VAE:
+    """The host's VAE with every one of its tensors from the file.
+
+    The host itself warns of those that are missing, and goes on with random ones.
+    """
+    whole = "Choose sd3_vae.safetensors, or the file of the release's vae folder"
+    try:
+        vae = comfy.sd.VAE(sd=dict(state))
+        vae.throw_exception_if_invalid()
+    except Exception as error:  # of shapes that make no VAE; the host raises what it meets first
+        raise CheckpointError(
+            f"{path} makes no VAE ({' '.join(str(error).split())[:200]}). {whole}"
+        ) from error
+    if "decoder.up_blocks.0.resnets.0.norm1.weight" in state:
+        state = comfy.diffusers_convert.convert_vae_state_dict(dict(state))
+    wanted = {name: tuple(t.shape) for name, t in vae.first_stage_model.state_dict().items()}
+    faults = find_key_faults(state, wanted)
+    if faults.missing:
+        raise CheckpointError(f"{path} is no whole VAE: {faults.text()}. {whole}")
+    with name_source(str(path)):
+        used = {name: state[name] for name in wanted}
+        check_dtypes(used, FLOATS)
+        check_finite(used)
     return vae
 
 

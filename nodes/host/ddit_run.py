@@ -14,7 +14,7 @@ from torch import Tensor
 from ...ddit_core.model.facts import RELEASED
 from ...ddit_core.model.transformer import DDiTTransformer
 from ...ddit_core.picture import fit_picture
-from ...ddit_core.pipeline import DDiTPipeline, TextProgress, picture_limits
+from ...ddit_core.pipeline import DDiTPipeline, TextProgress, read_picture_limits
 from ...ddit_core.text.draft import Draft
 from ...ddit_core.text.sampler import TextOptions
 from ...kit.errors import JodiError
@@ -104,7 +104,7 @@ def encode_pictures(inner: DDiTHostModel, vae, pictures: Tensor, whole: bool = F
     Raises: JodiError for a VAE of other latents; ImageError for a picture too long to see whole.
     """
     facts, config = inner.facts, inner.diffusion_model.config
-    fitted = fit_picture(pictures, whole=whole, **picture_limits(config, facts))
+    fitted = fit_picture(pictures, whole=whole, **read_picture_limits(config, facts))
     expected = (config.latent_channels, *(side // facts.vae_factor for side in fitted.shape[-2:]))
     wanted = "Stable Diffusion 3" if facts == RELEASED else facts.title
     rows = []
@@ -120,16 +120,16 @@ def encode_pictures(inner: DDiTHostModel, vae, pictures: Tensor, whole: bool = F
     return facts.scale_latents(torch.cat(rows))
 
 
-Report = Callable[[TextProgress], None]
+ReportText = Callable[[TextProgress], None]
 
 
 def make_node_progress(
     node_id: str | None, steps: int, parts: int, rows: int
-) -> Callable[[int, Sequence[str]], Report]:
+) -> Callable[[int, Sequence[str]], ReportText]:
     """Gives a callback for each part of the rows: it moves the bar, shows text, heeds Cancel."""
     bar = comfy.utils.ProgressBar(steps * parts)
 
-    def of_part(index: int, before: Sequence[str]) -> Report:
+    def of_part(index: int, before: Sequence[str]) -> ReportText:
         def report(state: TextProgress) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
             bar.update_absolute(index * steps + state.step)

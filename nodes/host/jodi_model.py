@@ -34,7 +34,15 @@ from ..wires.rows import take_rows
 from ..wires.texts import ENCODED
 from .flow import find_noise_share
 from .jodi_latent import JodiLatent
-from .jodi_run import Prepared, RowsCond, RunCond, RunEntry, halves_equal, prepare_once
+from .jodi_run import (
+    Prepared,
+    RowsCond,
+    RunCond,
+    RunEntry,
+    halves_equal,
+    note_exchanged_layers,
+    prepare_once,
+)
 from .unet import NoUNet
 
 TEXT, MASK, ROLES, CLEAN, RUN = "c_crossattn", "jodi_mask", "jodi_roles", "jodi_clean", "jodi_run"
@@ -76,6 +84,7 @@ class JodiDiffusion(JodiTransformer):
         roles, mask, clean = conds[ROLES], conds.get(MASK), conds.get(CLEAN)
         clean = None if clean is None else clean.transpose(1, 2)
         run = conds[RUN]
+        note_exchanged_layers(run, transformer_options or {})
         half = len(x) // 2
         # Two entries that differ in nothing but the text are one evaluation for both.
         both = len(run.entries) == 2 and halves_equal(x, timestep, roles, clean)

@@ -5,6 +5,7 @@ again by the values of all its inputs, because the host and other nodes cut rows
 entry's tensors (context windows do), exchange them or join them, and keep the entry.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from ...jodi_core.model.context import PreparedContext
 from ...jodi_core.model.text_cache import TextCache
 from ...kit.errors import ShapeError
+
+log = logging.getLogger("jodi")
 
 CONTEXTS_KEPT = 4  # guidance in two calls needs 2; regional prompts a few more
 
@@ -35,11 +38,12 @@ class RunEntry:
     """One CONDITIONING entry in one run. Compared by identity.
 
     Made by `extra_conds` anew for each run, so that weights patched between runs never meet an old
-    context. While hooks change weights inside a run, nothing is kept.
+    context. While hooks or training change weights inside a run, nothing is kept.
     """
 
     host: object
     known: list[tuple[tuple, Inputs, Prepared]] = field(default_factory=list)
+    told: bool = False  # that a node exchanges attention layers in this run
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ def prepare_once(
     patcher = owner.host.current_patcher
     if patcher is not None and patcher.current_hooks is not None:
         return make(None)
+    if torch.is_grad_enabled():  # in training weights change, and results are computed again
+        return make(None)
     for index, (known, values, value) in enumerate(owner.known):
         if known == kind and all_equal(*zip(values, inputs, strict=True)):
             owner.known.append(owner.known.pop(index))
@@ -68,6 +74,23 @@ def prepare_once(
     value = make(_text_cache(owner.host))
     owner.known = [*owner.known[1 - CONTEXTS_KEPT :], (kind, tuple(inputs), value)]
     return value
+
+
+def note_exchanged_layers(run: SamplingRun, transformer_options: dict) -> None:
+    """Log one line in a run where a node exchanges attention layers, which Jodi does not have.
+
+    Perturbed Attention Guidance and Skip Layer Guidance put them into the options while they
+    sample, so that nothing on the MODEL tells of them before.
+    """
+    owner = run.entries[0]
+    if owner.told or not any(transformer_options.get("patches_replace", {}).values()):
+        return
+    owner.told = True
+    log.warning(
+        "a node on the MODEL exchanges attention layers while sampling (Perturbed Attention "
+        "Guidance and Skip Layer Guidance do so); Jodi has no such layers, so it changes nothing "
+        "and takes time. Take it away from the MODEL"
+    )
 
 
 class RunCond(comfy.conds.CONDRegular):

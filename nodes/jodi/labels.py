@@ -14,7 +14,7 @@ from ...jodi_core.labels.segmentation import (
 )
 from ...kit.errors import ImageError
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
-from ..wires.pictures import to_image, to_picture
+from ..wires.pictures import are_none, to_image, to_picture
 
 
 class JodiDepth(io.ComfyNode):
@@ -78,6 +78,8 @@ class JodiDepth(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, source, normalize, near, low=0.0, high=1.0):
+        if are_none(image):  # of an ignored domain
+            return io.NodeOutput(image, image.masks())
         bounds = {"low": low, "high": high} if normalize == "range" else {}
         depth = convert_depth(to_picture(image, "image"), source, normalize, near, **bounds)
         return io.NodeOutput(to_image(depth[:, None].expand(-1, 3, -1, -1)), depth)
@@ -118,6 +120,8 @@ class JodiNormal(io.ComfyNode):
 
     @classmethod
     def execute(cls, image, source, target):
+        if are_none(image):  # of an ignored domain
+            return io.NodeOutput(image)
         return io.NodeOutput(to_image(convert_normals(to_picture(image, "image"), source, target)))
 
 
@@ -182,6 +186,10 @@ class JodiSegmentation(io.ComfyNode):
     def execute(
         cls, image=None, paint_mask=None, source="jodi", class_name="person", palette="jodi"
     ):
+        if are_none(image):  # of an ignored domain
+            if paint_mask is None:
+                return io.NodeOutput(image, image.masks(), image)
+            image = None
         if image is None and paint_mask is None:
             raise ImageError(
                 "nothing to read; connect a segmentation map, a mask to paint, or both"

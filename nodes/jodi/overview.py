@@ -10,7 +10,7 @@ from ...kit.errors import ImageError
 from ...kit.pictures.contact_sheet import draw_contact_sheet
 from ..host.sampler import check_cancel
 from ..wires.job import read_job
-from ..wires.pictures import to_image, to_picture
+from ..wires.pictures import are_none, to_image, to_picture
 from ..wires.places import check_pasted
 from ..wires.rows import take_latent_rows
 from .decoding import VALUES, decode_picture, explain_left_out
@@ -151,6 +151,8 @@ class JodiEnsemble(io.ComfyNode):
 
     @classmethod
     def execute(cls, images, domain):
+        if are_none(images):  # of an ignored domain
+            return io.NodeOutput(images, images.masks())
         result = combine(domain, to_picture(images, "images"))
         return io.NodeOutput(to_image(result.picture[None]), result.uncertainty[None])
 

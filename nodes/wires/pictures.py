@@ -1,5 +1,8 @@
 """Pictures as the host's IMAGE and MASK."""
 
+from collections.abc import Mapping
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
@@ -8,7 +11,7 @@ from ...kit.errors import ImageError
 
 
 class NoPictures(Tensor):
-    """An IMAGE (0, H, W, 3): what the socket of an ignored domain gives.
+    """An IMAGE (0, H, W, 3) or MASK (0, H, W): what the socket of an ignored domain gives.
 
     Nodes that save or show pictures ask the first picture for its size and then loop over all. So
     `[0]` gives a blank picture, and the loop is empty.
@@ -18,10 +21,19 @@ class NoPictures(Tensor):
     def of(cls, height: int, width: int) -> "NoPictures":
         return torch.zeros(0, height, width, 3).as_subclass(cls)
 
+    def masks(self) -> "NoPictures":
+        """As many masks of the same size: none."""
+        return torch.zeros(self.shape[:3]).as_subclass(NoPictures)
+
     def __getitem__(self, index):
         if isinstance(index, int) and index == 0 and len(self) == 0:
             return torch.zeros(self.shape[1:])
         return super().__getitem__(index)
+
+
+def are_none(image) -> TypeGuard[NoPictures]:
+    """Whether an IMAGE comes from the socket of an ignored domain, directly or through others."""
+    return isinstance(image, NoPictures) and image.ndim == 4 and not len(image)
 
 
 def to_picture(image: Tensor, name: str) -> Tensor:
@@ -48,3 +60,21 @@ def to_mask(picture: Tensor, kind: str = "gray") -> Tensor:
     if kind == "palette":
         return (read_classes(picture) > 0).to(torch.float32)
     return picture.mean(dim=1)
+
+
+def is_connected(image: Tensor | None) -> bool:
+    """Whether a socket gives pictures: it is wired, and not to an ignored domain's."""
+    return image is not None and len(image) > 0
+
+
+def count_rows(pictures: Mapping[str, Tensor]) -> int:
+    """How many rows batches of pictures make together; one serves all.
+
+    Raises: ImageError, naming the sockets, for counts that do not fit.
+    """
+    counts = {name: len(p) for name, p in pictures.items()}
+    most = max(counts.values())
+    if any(count not in (1, most) for count in counts.values()):
+        listing = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ImageError(f"the batches have different lengths: {listing}; give 1 or {most} of each")
+    return most

@@ -24,7 +24,7 @@ from ...jodi_core.roles import RolePlan
 from ...kit.errors import JodiError, RoleError
 from .agreement import apply_prompt_mask, check_vae_wire
 from .job import make_job_entry, mark_ignored
-from .pictures import to_picture
+from .pictures import are_none, to_picture
 from .places import MADE
 from .rows import add_extras
 
@@ -136,6 +136,7 @@ def _by_name(domains, names: tuple[str, ...]) -> tuple[dict[str, str], dict[str,
     """Role choices and pictures (B, 3, H, W), under the model's own names."""
     choices, pictures = {}, {}
     for name, choice, image in domains:
+        image = None if are_none(image) else image  # of an ignored domain
         if name in DOMAIN_NAMES and name not in names and image is None and choice != "generate":
             continue  # a domain that the model lacks, and that nothing is asked of
         try:
@@ -238,6 +239,11 @@ def _summary(facts: ModelFacts, planned: Planned, request: Request, regions) -> 
             resized = (frame.resized_h, frame.resized_w)
             how = f"scaled and {done}" if resized != (frame.height, frame.width) else "scaled"
             lines.append(f"{name} of {frame.original_w} x {frame.original_h} is {how} to fit")
+    lines += [
+        f"{name}: its wire holds no pictures (an ignored domain) and counts as not connected"
+        for name, _, image in request.domains
+        if are_none(image)
+    ]
     lines += [explain_doubt(doubt) for doubt in given.doubts]
     lines += _kept(planned, request, regions)
     if request.positive and not plan.uses_text:

@@ -29,6 +29,7 @@ def test_the_option_is_of_the_kernels_alone(capsys):
     assert "jodi bench kernels --tune" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_every_tile_setting_runs(monkeypatch):
     """In the interpreter where there is no GPU: the clock alone is replaced there."""
     pytest.importorskip("triton")

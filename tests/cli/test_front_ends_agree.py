@@ -71,6 +71,12 @@ def flat(value: float, height: int = 40, width: int = 56) -> torch.Tensor:
     return torch.full((3, height, width), float(value))
 
 
+def grain(height: int, width: int) -> torch.Tensor:
+    """Tones that change from pixel to pixel, in 8-bit steps."""
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randint(256, (1, height, width), generator=generator) / 255).expand(3, -1, -1)
+
+
 def drawn(name: str, seed: int = 3) -> torch.Tensor:
     """A map of a rendered scene in 8-bit steps."""
     picture = render_scenes([seed], 64).pictures[0, DOMAIN_NAMES.index(name)]
@@ -129,10 +135,14 @@ CASES = {
     ),
     "no classes": Case(lambda: {"segmentation": flat(0, 36, 48)}, "image", says=("unlabeled",)),
     "dark line art": Case(lambda: {"lineart": flat(0.2, 36, 48)}, "image", says=("mostly dark",)),
-    "bright edges": Case(lambda: {"edge": flat(0.6, 36, 48)}, "image", says=("mostly bright",)),
+    "bright edges": Case(lambda: {"edge": flat(0.9, 36, 48)}, "image", says=("mostly bright",)),
     "flat depth": Case(lambda: {"depth": flat(1, 36, 48)}, "image", says=("one flat tone",)),
     "depth upside down": Case(lambda: {"depth": 1 - slope(36, 48)}, "image", says=("inverted",)),
     "a photo as depth": Case(lambda: {"depth": smooth(36, 48)}, "image", says=("in colours",)),
+    "a grey photo as depth": Case(lambda: {"depth": grain(36, 48)}, "image", says=("in grey",)),
+    "a grey photo as lines": Case(
+        lambda: {"lineart": flat(0.6, 36, 48)}, "image", says=("middle tones",)
+    ),
     "a photo as a pose": Case(
         lambda: {"openpose": smooth(36, 48) * 0.5}, "image", says=("a full picture",)
     ),

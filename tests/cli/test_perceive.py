@@ -3,12 +3,15 @@
 import errno
 import json
 import os
+import re
 
 import numpy as np
 import pytest
 import torch
 from jodi_pack.kit.pictures.files import load_image
 from jodi_pack.kit.pictures.palettes import SEGMENTATION_PALETTE
+from jodi_pack.kit.weights.read import read_state_dict
+from jodi_pack.kit.weights.write import write_state_dict
 from PIL import Image
 
 LABELS = ("lineart", "edge", "depth", "normal", "albedo", "segmentation", "openpose")
@@ -90,6 +93,23 @@ def test_a_result_does_not_depend_on_its_company(jodi, tiny, picture, tmp_path):
         alone, three = pixels(work / "alone" / name), pixels(work / "three" / name)
         assert np.abs(alone - three).max() <= 1, "only rounding may differ"
     assert np.abs(pixels(work / "three/a_albedo.png") - three).max() > 1
+
+
+def test_a_batch_of_mixed_sizes_is_each_picture_alone(jodi, tiny, picture, tmp_path):
+    """In the order given, each over its own picture, however they are grouped."""
+    sizes = {"a": (40, 56), "b": (56, 40), "c": (40, 56), "d": (33, 57), "e": (40, 56)}
+    paths = [picture(f"{name}.png", *sizes[name], seed=i) for i, name in enumerate(sizes)]
+    options = (*tiny.options, "--labels", "albedo,seg", "--steps", 2)
+    status, out, err = jodi("perceive", *paths, *options, "--out", "all", "--batch", 4)
+    assert status == 0 and [line[4] for line in out] == list("aaabbbcccdddeee"), err
+    work = tmp_path / "work"
+    for name, path in zip("cd", paths[2:4], strict=True):
+        assert jodi("perceive", path, *options, "--out", "alone")[0] == 0
+        for ending in ("albedo", "segmentation"):
+            alone, grouped = (pixels(work / k / f"{name}_{ending}.png") for k in ("alone", "all"))
+            assert alone.shape[:2] == sizes[name] == grouped.shape[:2]
+            # only rounding may differ, and a class at the border of two
+            assert (np.abs(alone - grouped) <= 1).mean() > 0.99, (name, ending)
 
 
 def test_results_never_replace_an_input(jodi, tiny, picture, tmp_path):
@@ -209,3 +229,48 @@ def test_sizes_by_name(jodi, tiny, picture, tmp_path, size, expected):
     assert status == 0, err
     with Image.open(tmp_path / "work" / "made" / "view_depth.png") as image:
         assert image.size == expected
+
+
+@pytest.fixture
+def nine(tiny, tmp_path):
+    """Options of a model with a domain of its own, whose name no file can have."""
+    content = read_state_dict(tiny.transformer)
+    model, metadata = dict(content.tensors), dict(content.metadata)
+    for name, tensor in content.tensors.items():  # the ninth is the eighth again
+        if name.startswith(("x_embedders.7.", "final_layers.7.")):
+            model[name.replace(".7.", ".8.", 1)] = tensor.clone()
+    model["domain_embedding"] = torch.cat([model["domain_embedding"]] * 2)[:9]
+    metadata["domains"] = json.dumps([*json.loads(metadata["domains"]), "heat / ../x"])
+    metadata["config"] = json.dumps({**json.loads(metadata["config"]), "num_labels": 8})
+    path = tmp_path / "nine.safetensors"
+    write_state_dict(path, model, metadata)
+    return ("--model", path, *tiny.options[2:])
+
+
+def test_a_domain_of_the_models_own(jodi, nine, picture, tmp_path):
+    options = (*nine, "--steps", 1, "--labels", "heat / ../x,depth", "--out", "made")
+    status, out, err = jodi("perceive", picture("a.png"), *options)
+    assert status == 0, err
+    (heat,) = [line for line in out if "heat" in line]
+    assert re.fullmatch(r"made/a_heat______x-[0-9a-f]{4}\.png", heat)
+    with Image.open(heat) as image:
+        assert json.loads(image.text["jodi"])["domain"] == "heat / ../x"
+    names = {path.name for path in (tmp_path / "work" / "made").iterdir()}
+    assert len(names) == 3 and "contact_sheet.png" in names
+
+
+def test_all_labels_of_a_model_with_nine_domains(jodi, nine, picture):
+    status, out, err = jodi("perceive", picture("a.png"), *nine, "--steps", 1, "--out", "made")
+    assert status == 0 and len(out) == 9, err  # segmentation makes two
+
+
+def test_a_domain_of_its_own_beside_given_maps(jodi, nine, picture):
+    picture("d_depth.png")
+    options = (*nine, "--steps", 1, "--generate", "image,heat / ../x", "--out", "made")
+    status, out, err = jodi("control", "--depth", "../d_depth.png", *options)
+    assert status == 0 and len(out) == 2, err
+    generated = (*nine, "--steps", 1, "--labels", "heat / ../x", "--out", "more")
+    status, out, err = jodi("generate", "--prompt", "a tree", *generated)
+    assert status == 0 and len(out) == 2, err
+    status, out, err = jodi("control", "--depth", "../d_depth.png", *nine, "--generate", "smell")
+    assert (status, out) == (2, []) and "no domain is called 'smell'" in err[-1]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 import torch
@@ -177,6 +178,27 @@ class TestMaskVector:
         torch.save(content, tmp_path / "mask.pth")
         with pytest.raises(CheckpointError, match=words):
             load_mask_vector(tmp_path / "mask.pth", channels=6)
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (torch.ones(6, dtype=torch.int64), "int64"),
+            (torch.ones(6, dtype=torch.complex64), "complex64"),
+            (torch.ones(6).to_sparse(), "sparse"),
+            (torch.ones(6, device="meta"), "meta"),
+            (torch.zeros(1).expand(1 << 33), "many times over"),
+        ],
+    )
+    def test_what_are_no_plain_numbers(self, tmp_path, content, words):
+        torch.save(content, tmp_path / "mask.pth")
+        with pytest.raises(CheckpointError, match=words):
+            load_mask_vector(tmp_path / "mask.pth", channels=6)
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes among files here")
+    def test_a_pipe_is_not_waited_for(self, tmp_path):
+        os.mkfifo(tmp_path / "mask.pth")
+        with pytest.raises(CheckpointError, match="is a pipe"):
+            load_mask_vector(tmp_path / "mask.pth")
 
     def test_no_file_and_an_unsafe_one(self, tmp_path):
         with pytest.raises(CheckpointError, match="no file"):

@@ -3,7 +3,11 @@
 from pathlib import Path
 
 import pytest
+import torch
 from jodi_pack.ddit_core.evaluation.counts import CASES, count_evaluations
+from jodi_pack.ddit_core.model.config import DDIT_SD3
+from jodi_pack.ddit_core.model.transformer import DDiTTransformer
+from torch.utils.flop_counter import FlopCounterMode
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "ddit.md"
 
@@ -27,3 +31,25 @@ def test_the_published_mean_follows_its_formula():
     c = count_evaluations(20, 4, 2, 8, seeds=range(300))
     assert c.published == pytest.approx(2 + 7 * (1 - (1 - 1 / 8) ** 16), abs=0.15)
     assert c.ours <= c.stopping < c.published
+
+
+@pytest.mark.slow
+def test_the_work_of_one_evaluation_in_the_docs():
+    """Floating point operations of the full-size network, counted without weights."""
+    network = DDiTTransformer(DDIT_SD3, device="meta")
+    picture, places = torch.empty(1, 16, 64, 64, device="meta"), torch.zeros(1, 4, device="meta")
+    rows = {}
+    for length in (128, 256):
+        text = torch.empty(1, length, 4096, device="meta")
+        time = torch.zeros(1, device="meta")
+        context = network.prepare_picture(picture)
+        for name, run in {
+            "plain network, both heads": lambda: network(picture, time, text),  # noqa: B023
+            "one step of a text": lambda: network.logits(text, context, places.long()),  # noqa: B023
+            "once for each picture": lambda: network.prepare_picture(picture),
+        }.items():
+            with FlopCounterMode(display=False) as counter, torch.no_grad():
+                run()
+            rows.setdefault(name, []).append(counter.get_total_flops() / 1e12)
+    for name, (short, long) in rows.items():
+        assert f"| {name} | {short:.3f} | {long:.3f} |" in DOCS.read_text(encoding="utf-8")

@@ -68,6 +68,10 @@ class TestQuestions:
         with pytest.raises(TextError, match="16 fit"):
             draft_question(" ".join(["cat"] * 30), 20, T, short=False, answer_tokens=2)
 
+    def test_too_long_an_answer(self):
+        with pytest.raises(TextError, match=r"kept for the answer.*or ask for a shorter answer"):
+            draft_question("cat", 20, T, short=False, answer_tokens=512)
+
     def test_an_answer_of_no_length(self):
         with pytest.raises(TextError, match="at least 1"):
             draft_question("cat", 20, T, answer_tokens=0)
@@ -82,6 +86,10 @@ class TestBlanks:
         filled = [a, ID["cat"], on, a, ID["red"], ID["mat"], table, *[END] * 5]
         assert draft.read(filled, T) == "a cat on a red mat table"
 
+    def test_a_blank_may_be_written_with_spaces_and_capitals(self):
+        plain = draft_template("a {blank:2} cat {rest}", 12, T)
+        assert draft_template("a { Blank : 2 } cat {REST}", 12, T) == plain
+
     def test_an_open_end(self):
         draft = draft_template("A red {rest}", 8, T)
         assert draft.ids == (ID["a"], ID["red"], *[MASK] * 6) and not any(draft.closed)
@@ -95,7 +103,9 @@ class TestBlanks:
         ("template", "words"),
         [
             ("a cat", "nothing to fill in"),
-            ("a {blank:0} cat", "at least 1 token, got 0"),
+            ("a {blank:0} cat", "at least 1 token and for 10 at most, got 0"),
+            ("a {blank:99999999999999} cat", "got 99999999999999"),
+            ("a {blank:" + "9" * 5000 + "} cat", r"got 9+\.\.\."),
             ("a {rest} cat", "nothing may come behind"),
             ("a {rest:3}", "no number"),
             ("a {blank:9} cat", "2 tokens of words and 9 of blanks, where 10 fit.*by 1 tokens"),

@@ -176,6 +176,14 @@ class TestFitting:
         picture = pictures(1)
         assert torch.equal(fit_picture(picture, 64), picture)
 
+    def test_numbers_outside_a_picture_are_cut_off_and_broken_ones_refused(self):
+        picture = torch.full((1, 3, 16, 16), 7.0)
+        picture[..., 0] = -3.0
+        assert fit_picture(picture, 16).unique().tolist() == [0.0, 1.0]
+        picture[0, 1, 2, 3] = torch.nan
+        with pytest.raises(ImageError, match="not finite"):
+            fit_picture(picture, 16)
+
     def test_a_whole_picture_keeps_its_shape(self):
         assert fit_picture(torch.rand(1, 3, 64, 100), 32, whole=True).shape == (1, 3, 32, 48)
 

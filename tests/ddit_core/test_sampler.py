@@ -270,6 +270,18 @@ class TestChance:
         p = compute_token_probabilities(logits, torch.tensor([False, True]))
         assert p.tolist() == [[1.0, 0.0]]
 
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_values_that_are_not_finite_are_not_drawn_from(self, value):
+        with pytest.raises(JodiError, match=r"not finite.*choose bf16"):
+            sample_text(lambda i, r, p: torch.full((*p.shape, V.size), value), questions(), V)
+
+    def test_the_smallest_temperature_is_that_of_the_likeliest_token(self):
+        logits = torch.tensor([[-7.0, 500.0, 499.0]])
+        p = compute_token_probabilities(
+            logits, torch.zeros(3, dtype=torch.bool), temperature=5e-324
+        )
+        assert p.tolist() == [[0, 1, 0]]
+
     def test_words_only_draws_no_marks(self):
         options = TextOptions(steps=4, words_only=True, temperature=5.0, stop_at_end=False)
         ids = sample_text(Reader(), questions(), V, options).ids

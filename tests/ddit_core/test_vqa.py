@@ -69,7 +69,8 @@ def test_yes_and_no(answer, yes):
 @pytest.mark.parametrize(
     ("answer", "count"),
     [("2", 2), ("There are three dogs.", 3), ("Ten", 10), ("none", 0), ("no dogs", 0),
-     ("12 people and 3 dogs", 12), ("many", None), ("", None), ("one.", 1), ("b2", None)],
+     ("12 people and 3 dogs", 12), ("many", None), ("", None), ("one.", 1), ("b2", None),
+     ("1,250,000 bees", 1250000), ("3,4 or 5", 3)],
 )  # fmt: skip
 def test_counts(answer, count):
     assert read_count(answer) == count

@@ -193,13 +193,12 @@ def failure(server, graph, *parts: str) -> None:
 @pytest.fixture(scope="module")
 def wrong(server):
     """Files of other kinds in every folder, by what they are."""
-    rows = torch.ones(2, 4)
     tensors = {
         "t5": ddit_files.t5_tensors(width=32),
         "sdxl": {"model.diffusion_model.input_blocks.0.0.weight": torch.ones(320, 4, 3, 3),
                  "model.diffusion_model.label_emb.0.0.weight": torch.ones(1280, 2816)},
-        "sd3": {"joint_blocks.0.context_block.attn.qkv.weight": rows,
-                "joint_blocks.0.x_block.attn.qkv.weight": rows},
+        "sd3": {f"joint_blocks.0.{part}_block.attn.qkv.weight": torch.ones(2, 4)
+                for part in ("context", "x")},
     }  # fmt: skip
     for folder in ("diffusion_models", "text_encoders", "vae"):
         for name, content in tensors.items():
@@ -218,7 +217,7 @@ def wrong(server):
         ("model", "wrong_sd3.safetensors", ("Stable Diffusion 3",)),
         ("model", "wrong_sdxl.safetensors", ("wrong_sdxl.safetensors", "choose another file")),
         ("model", "wrong_page.safetensors", ("wrong_page.safetensors",)),
-        ("text_encoder", "wrong_t5.safetensors", ("48 channels", "gives 32", "T5-v1.1-XXL")),
+        ("text_encoder", "wrong_t5.safetensors", ("(48,)", "of 32 channels", "T5-v1.1-XXL")),
         ("text_encoder", "wrong_jodi.safetensors", ("T5", "Load Jodi Model")),
         ("mask_vector", "wrong_vector.pth", ("(7,)", "(48,)", "mask_token_emb")),
         ("mask_vector", "wrong_t5.safetensors", ("the mask vector alone",)),
@@ -237,8 +236,9 @@ def test_wrong_words_are_explained_before_anything_runs(server, graph):
     failure(server, graph, "DDiTAsk", "question is empty")
     failure(server, changed(graph, asked, question="why " * 90), "tokens, where", "Shorten it by")
     failure(server, changed(graph, asked, question="is ~ it?"), "no token for: ~")
-    painted, _ = painting(graph, text="bus " * 70)
-    failure(server, only(graph, painted), "prompt is too long")
-    bare = changed(graph, "1", mask_vector="none")
-    bare = only(changed(bare, asked, question="Is it red?"), show(bare, asked))
+    _, saved = painting(graph, text="bus " * 70)
+    failure(server, only(graph, saved), "prompt is too long")
+    shown = show(graph, asked)
+    bare = changed(changed(graph, "1", mask_vector="none"), asked, question="Is it red?")
+    bare = only(bare, shown)
     failure(server, bare, "DDiTAsk", "mask_token_emb.00-of-01.pth", "models/text_encoders")

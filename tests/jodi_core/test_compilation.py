@@ -37,6 +37,7 @@ def test_changing_jobs_give_what_they_give_without():
         torch.compiler.reset()
 
 
+@pytest.mark.slow
 def test_which_domains_are_active_makes_no_other_kind_of_job():
     compiled = tiny_pipeline().compile(backend="eager")
     try:
@@ -50,6 +51,7 @@ def test_which_domains_are_active_makes_no_other_kind_of_job():
         torch.compiler.reset()
 
 
+@pytest.mark.slow
 def test_it_does_compile():
     graphs = []
 

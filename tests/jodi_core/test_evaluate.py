@@ -107,6 +107,7 @@ def test_a_perfect_model_scores_perfectly(perfect):
         assert v[f"{key}.model"] == pytest.approx(v[f"{key}.labels"], abs=1e-3), key
 
 
+@pytest.mark.slow
 def test_any_to_any_and_joint_runs_are_scored(perfect):
     v = perfect[1].values
     assert v["any.depth_from_normal.absrel.model"] < 1e-4

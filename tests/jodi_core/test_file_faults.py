@@ -152,6 +152,7 @@ class TestClaims:
             write_state_dict(path, state, {"config": text}, force=True)
             refused(path, "nested too deeply")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "name",
         [
@@ -290,6 +291,7 @@ class TestPickles:
         with pytest.raises(CheckpointError, match="without the folder"):
             read_state_dict(flat)
 
+    @pytest.mark.slow
     def test_more_inside_than_a_file_can_hold(self, tmp_path):
         path = tmp_path / "bomb.pth"
         torch.save({"a": torch.zeros(8)}, tmp_path / "w.pth")
@@ -318,6 +320,7 @@ class TestPickles:
         path.write_bytes(data.replace(claim, struct.pack("<i", 2**31 - 1)))
         refused(path, "claims 2.15e+09 numbers")
 
+    @pytest.mark.slow
     def test_pickles_without_end(self, tmp_path):
         content = {"epoch": 1}
         content["state_dict"] = content

@@ -7,11 +7,11 @@ import dataclasses
 import json
 import math
 import random
-import struct
 
 import pytest
 import torch
 from jodi_pack.cli.info import describe
+from jodi_pack.ddit_core.model.checkpoint import TRANSFORMER as DDIT
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.embedded import read_text_encoder, save_text_encoder
 from jodi_pack.jodi_core.model.checkpoint import TRANSFORMER
@@ -29,7 +29,10 @@ from jodi_pack.kit.weights.kinds import identify
 from jodi_pack.kit.weights.loading import FLOATS, load
 from jodi_pack.kit.weights.read import read_state_dict
 from jodi_pack.kit.weights.write import write_state_dict
+from jodi_pack.tests.ddit_core.small import SMALL as SMALL_DDIT
+from jodi_pack.tests.ddit_core.small import small_model
 from jodi_pack.tests.helpers import WORDS, randomize
+from jodi_pack.tests.mutations import mutate
 
 # As small as they go: a mutation should cost little.
 SMALL = TransformerConfig(
@@ -53,11 +56,6 @@ SMALL_AE = AutoencoderConfig(
     scaling_factor=0.5,
     attention_head_dim=4,
 )
-VALUES = (
-    *(0, -1, 1, 3, 10**9, 2**63, 10**30, 1e308, -1e-320, float("nan"), float("inf"), True, None),
-    *("", "x", "0", "-64", "nan", "１２", "any", "published", "[1, 2]", "a" * 10_000, "\0", "é"),
-    *([], [1], [[]], {}, {"a": 1}, ["image"], list(DOMAIN_NAMES[::-1]), [None] * 8),
-)
 QUICK, LONG = 100, 3000
 
 
@@ -73,66 +71,11 @@ def wholes(tmp_path_factory):
     write_state_dict(folder / "vae.safetensors", vae, sizes)
     write_state_dict(folder / "diffusers.safetensors", to_diffusers(vae), sizes)
     save_text_encoder(ClosedVocabularyEncoder(WORDS, 8), folder / "text.safetensors")
+    ddit = small_model().state_dict()
+    write_state_dict(folder / "ddit.safetensors", ddit, {"config": SMALL_DDIT.to_json()})
     torch.save({"state_dict": model}, folder / "model.pth")
     torch.save(vae, folder / "old.pth", _use_new_zipfile_serialization=False)
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
-
-
-def flip_bytes(data: bytes, draw: random.Random) -> bytes:
-    changed = bytearray(data)
-    for _ in range(draw.choice((1, 1, 2, 20))):
-        at = draw.randrange(min(len(data), draw.choice((16, 400, len(data)))))
-        changed[at] = draw.randrange(256)
-    return bytes(changed)
-
-
-def cut(data: bytes, draw: random.Random) -> bytes:
-    at, length = draw.randrange(len(data)), draw.randrange(1, 200)
-    return draw.choice((data[:at], data[:at] + data[at + length :], data + data[at : at + length]))
-
-
-def repeat(data: bytes, draw: random.Random) -> bytes:
-    at, to, length = draw.randrange(len(data)), draw.randrange(len(data)), draw.randrange(1, 100)
-    return data[:to] + data[at : at + length] + data[to:]
-
-
-def change_header(data: bytes, draw: random.Random) -> bytes:
-    """Another value, name or entry in a safetensors header; other files lose a byte."""
-    if data[8:9] != b"{":
-        return flip_bytes(data, draw)
-    (length,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + length])
-    about, names = header["__metadata__"], [n for n in header if n != "__metadata__"]
-    name = draw.choice(names)
-    entry = header[name]
-    sort = draw.randrange(9)
-    if sort == 0:
-        about[draw.choice(list(about))] = str(draw.choice(VALUES))
-    elif sort == 1:
-        about[draw.choice(list(about))] = json.dumps(draw.choice(VALUES))
-    elif sort == 2:
-        config = json.loads(about.get("config", "{}"))
-        config[draw.choice([*config, "more"])] = draw.choice(VALUES)
-        about["config"] = json.dumps(config)
-    elif sort == 3:
-        about.pop(draw.choice(list(about)))
-    elif sort == 4:
-        entry["dtype"] = draw.choice(("F16", "BF16", "I32", "I16", "U8", "BOOL", "F8_E4M3", "F64"))
-    elif sort == 5:
-        entry["shape"] = draw.choice((entry["shape"][::-1], [], [0], [-1], [2**40], "x", None))
-    elif sort == 6:
-        changed = draw.choice((name + "x", name[1:], "module." + name, "blocks.99999.x", ""))
-        header[changed] = header.pop(name)
-    elif sort == 7:
-        other = draw.choice(names)
-        header[name], header[other] = header[other], header[name]
-    else:
-        header.pop(name)
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data[8 + length :]
-
-
-MUTATIONS = (flip_bytes, cut, repeat, change_header, change_header, change_header)
 
 
 def check_still_whole(path):
@@ -144,7 +87,7 @@ def check_still_whole(path):
         assert encoder.table.isfinite().all() and 2 <= encoder.caption_length <= 4096
         assert encoder(["a red house"]).caption.isfinite().all()
         return
-    format = TRANSFORMER if kind in TRANSFORMER.fits else AUTOENCODER
+    format = next(f for f in (TRANSFORMER, AUTOENCODER, DDIT) if kind in f.fits)
     loaded = load(path, format)
     state = loaded.model.state_dict()
     assert all(t.dtype in FLOATS and t.isfinite().all() for t in state.values())
@@ -166,7 +109,7 @@ def fuzz(wholes, folder, count: int, seed: int) -> int:
     for number in range(count):
         draw = random.Random(f"{seed} {number}")
         name = draw.choice(list(wholes))
-        data = draw.choice(MUTATIONS)(wholes[name], draw)
+        data = mutate(wholes[name], draw)
         path = folder / f"fuzz.{name.rpartition('.')[2]}"
         path.write_bytes(data)
         try:
@@ -223,6 +166,7 @@ def test_whole_files_are_whole(wholes, tmp_path):
         "vae.safetensors",
         "diffusers.safetensors",
         "text.safetensors",
+        "ddit.safetensors",
     ):
         list(describe(tmp_path / name))
         check_still_whole(tmp_path / name)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES, DOMAINS
 from jodi_pack.jodi_core.labels.depth import make_depth_map, read_depth
-from jodi_pack.jodi_core.labels.maps import postprocess, preprocess, read_lineart
+from jodi_pack.jodi_core.labels.maps import postprocess, preprocess
 from jodi_pack.jodi_core.labels.normals import find_normals, make_normal_map, read_normals
 from jodi_pack.jodi_core.labels.segmentation import (
     colorize,
@@ -387,15 +387,3 @@ class TestForeignSegmentation:
             read_ade20k(torch.full((1, 1, 1), 150), zero_based=True)
         with pytest.raises(ImageError, match="class map"):
             read_ade20k(torch.zeros(2, 2))
-
-
-class TestForeignLineart:
-    def test_inversion(self):
-        white_lines = torch.zeros(2, 3, 4, 4)
-        white_lines[:, :, 1] = 1
-        for picture, lines in ((white_lines, "white"), (1 - white_lines, "black")):
-            assert torch.equal(read_lineart(picture, lines), 1 - white_lines)
-        mixed = torch.cat([white_lines[:1], 1 - white_lines[:1]])
-        assert torch.equal(read_lineart(mixed, "auto"), 1 - white_lines)
-        with pytest.raises(JodiError, match="white, black, auto"):
-            read_lineart(white_lines, "red")

@@ -36,6 +36,10 @@ def turn_upright(normals: torch.Tensor, *signs: int) -> torch.Tensor:
     return (normals * 2 - 1) * torch.tensor(signs).view(3, 1, 1) / 2 + 0.5
 
 
+def grey(pictures: torch.Tensor) -> torch.Tensor:
+    return pictures.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+
+
 def on_white(poses: torch.Tensor) -> torch.Tensor:
     return torch.where(poses.amax(1, True) == 0, 1.0, poses)
 
@@ -49,6 +53,13 @@ def on_white(poses: torch.Tensor) -> torch.Tensor:
         ("normal", "normal", lambda x: turn_upright(x, -1, 1, 1), "opengl", 0.6),
         ("normal", "normal", lambda x: 1 - x, "no normals", 1.0),
         ("depth", "image", lambda x: x, "colours", 1.0),
+        ("depth", "image", grey, "photo", 0.4),
+        ("depth", "lineart", lambda x: x, "photo", 0.3),
+        ("normal", "image", grey, "no normals", 0.9),
+        ("normal", "depth", lambda x: x, "no normals", 1.0),
+        ("lineart", "image", grey, "photo", 1.0),
+        ("edge", "image", grey, "photo", 1.0),
+        ("edge", "depth", lambda x: x, "photo", 0.7),
         ("openpose", "image", lambda x: x, None, 1.0),
         ("lineart", "lineart", lambda x: 1 - x, "polarity", 1.0),
         ("edge", "edge", lambda x: 1 - x, "polarity", 1.0),
@@ -93,6 +104,30 @@ def test_one_pixel_is_enough_to_look_at():
     for name in DOMAIN_NAMES:
         find_doubt(name, torch.full((1, 3, 1, 1), 0.5))
         find_doubt(name, torch.full((2, 3, 1, 500), 0.5))
+
+
+@pytest.mark.reference
+def test_published_photos_are_no_maps():
+    """A photo in grey is neither depth nor normals nor a drawing."""
+    folder = shared_dir() / "data" / "joint_example" / "image"
+    if not folder.is_dir():
+        skip_or_fail("reference", f"no examples at {folder}; set JODI_SHARED")
+    for path in sorted(folder.iterdir()):
+        photo = grey(load_image(path)[0])
+        found = [find_doubt(name, photo) for name in ("depth", "normal", "lineart")]
+        kinds = [odd and odd.kind for odd in found]
+        assert kinds[:2] == ["photo", "no normals"] and None not in kinds, (path.name, kinds)
+
+
+@pytest.mark.parametrize("noise", [0.002, 0.005])
+def test_depth_of_a_sensor_is_no_photo(scenes, noise):
+    """Noise and missing pixels do not make a photo of it."""
+    generator = torch.Generator().manual_seed(0)
+    depth = scenes["depth"] + noise * torch.randn(SCENES, 1, 64, 64, generator=generator)
+    depth = depth.clamp(0, 1)
+    depth[:, :, 20:26, 30:40] = 0
+    assert "photo" not in kinds("depth", depth)
+    assert "photo" not in kinds("depth", 1 - depth)
 
 
 @pytest.mark.reference

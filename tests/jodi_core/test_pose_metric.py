@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from jodi_pack.jodi_core.evaluation import pose
+from jodi_pack.jodi_core.labels import joints
 from jodi_pack.kit.scenes.maps import draw_skeleton
 from jodi_pack.kit.scenes.render import render_scenes
 
@@ -101,5 +102,5 @@ def test_reading_real_scenes_and_its_decline_with_displacement_and_blur():
     assert exact > 0.93  # measured 0.96 over 64 scenes; eyes and ears can lie on one pixel
     moved = [_pck(picture.roll(n, 3), scenes.keypoints) for n in (0, 3, 6, 12)]
     assert moved == sorted(moved, reverse=True) and moved[-1] < 0.2
-    blurred = [_pck(pose._smooth(picture, sigma), scenes.keypoints) for sigma in (0.3, 0.8, 1.6)]
+    blurred = [_pck(joints._smooth(picture, sigma), scenes.keypoints) for sigma in (0.3, 0.8, 1.6)]
     assert exact >= blurred[0] > blurred[1] > blurred[2]

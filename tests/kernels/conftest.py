@@ -7,6 +7,7 @@ is an error where no kernel can answer.
 
 import importlib
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,17 @@ if not ON_GPU:
 GUARD = 256  # numbers before and behind every new tensor that no kernel may touch
 SENTINEL = 77.0
 _empty = torch.empty
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark what calls kernels where they run in the interpreter, which is slow."""
+    if ON_GPU:
+        return
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.parent == here and "device" in getattr(item, "fixturenames", ()):
+            item.add_marker("interpreted")
 
 
 def missing(kind: str, reason: str):

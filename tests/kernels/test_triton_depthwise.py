@@ -113,6 +113,7 @@ def test_offsets_beyond_32_bits(kernel, far_rows):
         assert torch.equal(ours, kernel(far.clone(), weight, bias, grid))
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     grid=st.tuples(st.integers(1, 36), st.integers(1, 18)).filter(lambda g: g[0] * g[1] < 80),

@@ -121,6 +121,7 @@ def test_nothing_to_norm(norm):
     assert norm(torch.ones(1, 2, 0, 8), torch.ones(1, 2, 8), torch.ones(1, 2, 8)).shape[2] == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(
     sizes=st.tuples(*(st.integers(1, n) for n in (2, 3, 9))),

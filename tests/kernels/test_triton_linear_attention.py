@@ -137,6 +137,7 @@ def test_offsets_beyond_32_bits(kernel, far_rows):
     assert torch.equal(kernel(near, near, far), kernel(near, near, near))
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, derandomize=True)
 @given(
     sizes=st.tuples(*(st.integers(1, n) for n in (2, 140, 280, 3, 40))),

@@ -43,6 +43,7 @@ def answered(device, monkeypatch):
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("roles", "grid"),
     [
@@ -70,6 +71,7 @@ def test_the_transformer_is_the_same(answered, device, roles, grid):
     assert relative_rms(ours.cpu(), expected.cpu()) < 1e-5
 
 
+@pytest.mark.slow
 def test_the_autoencoder_is_the_same(answered, device):
     model = tiny_autoencoder().to(device)
     picture = randn(1, 3, 8, 12, seed=5).to(device)

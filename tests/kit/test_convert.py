@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import stat
+import struct
 import subprocess
 import sys
 
@@ -157,6 +158,20 @@ def test_convert_then_load_gives_equal_tensors_and_sizes(
 
 
 EIGHT = json.dumps(DOMAIN_NAMES)
+
+
+def test_one_source_makes_one_file(tmp_path, out):
+    """Byte for byte: metadata is handed out in any order, and stands in one."""
+    path, again = tmp_path / "a.safetensors", out.with_name("again.safetensors")
+    about = {"config": TINY.to_json(), **{f"note {n}": str(n) for n in range(20)}}
+    save_file(random_state(JodiTransformer, TINY), path, metadata=about)
+    convert(path, out)
+    for _ in range(3):
+        convert(path, again, force=True)
+        assert again.read_bytes() == out.read_bytes()
+    (length,) = struct.unpack("<Q", out.read_bytes()[:8])
+    metadata = json.loads(out.read_bytes()[8 : 8 + length])["__metadata__"]
+    assert list(metadata) == sorted(metadata) and len(metadata) > 20
 
 
 def test_metadata_of_the_source_is_kept(out, tmp_path):

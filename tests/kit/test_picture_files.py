@@ -123,6 +123,29 @@ class TestLoad:
         data = as_bytes(Image.fromarray(np.ascontiguousarray(stored)), exif=exif)
         assert torch.equal(load_image(data)[0], tensor(upright))
 
+    @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
+    @pytest.mark.parametrize("orientation", [3, 5, 6, 8])
+    def test_every_format_is_turned_upright_once(self, format, orientation):
+        Image.init()
+        if format not in Image.SAVE:
+            pytest.skip(f"this Pillow writes no {format}")
+        # what the four turns differ in: each corner has a colour of its own, in large areas
+        corners = np.array([[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [250, 250, 250]]], np.uint8)
+        upright = corners.repeat(32, 0).repeat(48, 1)
+        stored = {
+            3: upright[::-1, ::-1],
+            5: upright.transpose(1, 0, 2),
+            6: np.rot90(upright),
+            8: np.rot90(upright, -1),
+        }[orientation]
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = as_bytes(Image.fromarray(np.ascontiguousarray(stored)), format, exif=exif.tobytes())
+        picture = load_image(data)[0]
+        assert picture.shape == (1, 3, 64, 96)
+        found, wanted = (x[..., 16::32, 24::48] for x in (picture, tensor(upright)))
+        assert (found - wanted).abs().max() < 0.05
+
     def test_tiff_is_turned_once(self):
         exif = Image.Exif()
         exif[0x0112] = 6

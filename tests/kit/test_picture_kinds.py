@@ -83,6 +83,7 @@ def test_small_texts_and_everything_else_stay():
         assert drop_large_chunks(io.BytesIO(other))[0].read() == other
 
 
+@pytest.mark.slow
 def test_a_bomb_in_a_text_is_not_unpacked():
     bomb = (b"zTXt", b"k\0\0" + zlib.compress(bytes(3 * 10**8), 9))
     data = with_chunks(as_bytes(Image.fromarray(rgb())), bomb)
@@ -375,6 +376,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ru_maxrss is in KB on Linux")
 def test_reading_takes_the_memory_that_is_stated(tmp_path):
     """2.6 GB for 2^27 pixels are 19 bytes for each; a few buffers of the decoder come on top."""

@@ -21,6 +21,7 @@ from jodi_pack.kit.scenes.captions import (
     read_caption,
     write_caption,
 )
+from jodi_pack.kit.scenes.maps import SHADING_TOP, draw_roughness, draw_shading
 from jodi_pack.kit.scenes.render import (
     TRAIN_SEED_END,
     check_evaluation_seeds,
@@ -355,3 +356,19 @@ def test_requests_without_meaning_are_refused(arguments):
 def test_supersample_out_of_range_is_refused():
     with pytest.raises(JodiError, match="supersample"):
         render_scenes([1], 16, supersample=0)
+
+
+def test_the_map_of_shading_is_the_light_and_nothing_is_clipped(batch):
+    assert float(batch.shading.max()) < SHADING_TOP
+    light = srgb_to_linear(draw_shading(batch.shading)) * SHADING_TOP
+    torch.testing.assert_close(light, batch.shading, rtol=1e-3, atol=1e-5)
+    again = linear_to_srgb(srgb_to_linear(batch.albedo) * light)
+    torch.testing.assert_close(again, batch.pictures[:, IMAGE], rtol=0, atol=2e-3)
+
+
+def test_roughness_is_that_of_the_class(batch):
+    rough = draw_roughness(batch.classes)
+    assert rough.shape == batch.albedo.shape and torch.equal(rough[:, 0], rough[:, 2])
+    for name, value in (("water", 0.05), ("sky", 0.0), ("mountain", 0.95)):
+        shown = rough[:, 0][batch.classes == SEGMENTATION_CLASSES.index(name)]
+        assert len(shown) and bool((shown == value).all())

@@ -4,6 +4,7 @@ Small random weights of the real key names. Run by test_nodes.py inside a ComfyU
 """
 
 import dataclasses
+import random
 
 import comfy.ldm.models.autoencoder
 import comfy.sample
@@ -12,6 +13,7 @@ import folder_paths
 import torch
 from comfy_extras import nodes_model_merging
 from jodi_pack.ddit_core.model.transformer import DDiTTransformer
+from jodi_pack.ddit_core.text.mask_vector import load_mask_vector
 from jodi_pack.jodi_core.embedded import TRANSFORMER as JODI
 from jodi_pack.kit.errors import CheckpointError, JodiError
 from jodi_pack.nodes.ddit.loaders import DDiTLoad
@@ -19,9 +21,10 @@ from jodi_pack.nodes.ddit.words import DDiTCaption
 from jodi_pack.nodes.host import ddit_load as _host_load
 from jodi_pack.nodes.host import ddit_text as _host_text
 from jodi_pack.tests.helpers import randn, randomize, relative_rms
+from jodi_pack.tests.mutations import mutate
 from jodi_pack.tests.nodes import ddit_parts as _parts
 from jodi_pack.tests.nodes.parts import image, raises
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 SETTINGS = {"seed": 5, "steps": 2, "length": 32, "temperature": 1.0, "top_p": 1.0}
 SETTINGS |= {"order": "random", "whole_picture": False}
@@ -118,6 +121,63 @@ def check_other_text_encoders_are_named(folder):
     with raises(CheckpointError, "not finite"):
         norm = {"encoder.final_layer_norm.weight": torch.full((48,), torch.inf)}
         _host_text.load_text(t5("h.safetensors", lambda s: {**s, **norm}))
+
+
+def check_a_vae_that_is_not_whole_is_refused(folder):
+    """The host would go on with random numbers in place of those that are missing."""
+    whole = load_file(write_vae(folder / "whole_vae.safetensors"))
+    assert _host_load.load_vae(folder / "whole_vae.safetensors") is not None
+    path = folder / "broken_vae.safetensors"
+
+    def broken(*words, **changed):
+        save_file({n: t for n, t in {**whole, **changed}.items() if t is not None}, path)
+        with raises(CheckpointError, str(path), *words):
+            _host_load.load_vae(path)
+
+    name = "decoder.mid.block_1.conv1.weight"
+    broken("missing 1 of", name, **{name: None})
+    broken("not finite", name, **{name: torch.full_like(whole[name], torch.nan)})
+    broken("int32", name, **{name: whole[name].int()})
+    broken(**{name: whole[name][:, :3].clone()})
+
+
+@torch.inference_mode()
+def check_mutated_files_are_refused_or_work(folder):
+    """The same mutations as for Jodi's files: a sentence, or a model."""
+    sizes = dataclasses.replace(
+        _parts.CONFIG,
+        hidden_size=16,
+        depth=1,
+        num_heads=2,
+        vocab_size=10,
+        mlp_size=12,
+        position_size=4,
+    )
+    state = randomize(DDiTTransformer(sizes), 3).state_dict()
+    about = {"config": sizes.to_json(), "kind": "ddit"}
+    vector = _parts.write_mask_vector(folder / "v.pth")
+    wholes = {
+        "safetensors": _parts.write_transformer(folder / "n.safetensors", state, about),
+        "pth": vector,
+    }
+    loads = {
+        "safetensors": lambda path: _host_load.load_model(path, "fp32"),
+        "pth": lambda path: load_mask_vector(path, _parts.WIDTH),
+    }
+    accepted = 0
+    for number in range(60):
+        draw = random.Random(f"ddit {number}")
+        ending = draw.choice(("safetensors", "safetensors", "pth"))
+        path = folder / f"mutated.{ending}"
+        path.write_bytes(mutate(wholes[ending].read_bytes(), draw))
+        try:
+            loads[ending](path)
+            accepted += 1
+        except JodiError as error:
+            assert "\n" not in str(error) and len(str(error)) < 2000, (number, str(error))
+        except Exception as error:
+            raise AssertionError(f"mutation {number}: {error!r}") from error
+    assert accepted < 50
 
 
 def check_a_wrong_mask_vector_is_refused(folder):

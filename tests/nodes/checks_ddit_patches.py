@@ -28,7 +28,7 @@ import latent_preview
 import torch
 from comfy.cli_args import LatentPreviewMethod
 from comfy_extras import nodes_apg, nodes_mahiro, nodes_model_merging, nodes_tcfg
-from jodi_pack.ddit_core.model.denoiser import prepare_denoiser, published_sigmas
+from jodi_pack.ddit_core.model.denoiser import make_published_sigmas, prepare_denoiser
 from jodi_pack.ddit_core.model.facts import RELEASED
 from jodi_pack.kit.errors import JodiError
 from jodi_pack.nodes.ddit.text import DDiTTextEncode
@@ -123,7 +123,7 @@ def check_a_mask_repaints_as_the_formula_says():
     mask[:, :, 32:] = 1
     masked = node(host_nodes.SetLatentNoiseMask, picture, mask)
     ours = ksampler(_parts.model(), masked)
-    sigmas = published_sigmas(3)
+    sigmas = make_published_sigmas(3)
     clean, cells = RELEASED.scale_latents(picture["samples"]), mask[:, None, ::8, ::8]
     noise = comfy.sample.prepare_noise(picture["samples"], 3)
     denoise, x = core_denoiser(_parts.network(), sigmas), noise
@@ -152,7 +152,7 @@ def check_differential_diffusion_keeps_what_is_black():
 def check_partial_denoise_starts_from_the_picture():
     picture = {"samples": randn(1, 16, 8, 8, seed=21)}
     ours = ksampler(_parts.model(), picture, steps=4, denoise=0.5)
-    sigmas = published_sigmas(8)[-5:]
+    sigmas = make_published_sigmas(8)[-5:]
     noise = comfy.sample.prepare_noise(picture["samples"], 3)
     x = sigmas[0] * noise + (1 - sigmas[0]) * RELEASED.scale_latents(picture["samples"])
     denoise = core_denoiser(_parts.network(), sigmas)
@@ -339,3 +339,5 @@ def check_every_layer_can_be_reached_by_lora():
     keys = comfy.lora.model_lora_keys_unet(_parts.model().model, {})
     weights = {k for k in _parts.model().model.state_dict() if k.endswith(".weight")}
     assert weights <= {v for v in keys.values() if isinstance(v, str)}
+    # The names of Stable Diffusion 3's trainers are not known, as the help page says.
+    assert "transformer.transformer_blocks.0.attn.to_q" not in keys

@@ -9,10 +9,11 @@ import torch
 from comfy_extras.nodes_latent import LatentBatch
 from comfy_extras.nodes_mask import LatentCompositeMasked
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
-from jodi_pack.kit.errors import JodiError, RoleError, ShapeError, TextError
+from jodi_pack.kit.errors import ImageError, JodiError, RoleError, ShapeError, TextError
 from jodi_pack.nodes.host.jodi_text import encode_text, load_embedded_text
 from jodi_pack.nodes.jodi.decode import JodiDecodeAll, JodiDecodeLabel
-from jodi_pack.nodes.jodi.overview import JodiContactSheet
+from jodi_pack.nodes.jodi.labels import JodiDepth, JodiNormal, JodiSegmentation
+from jodi_pack.nodes.jodi.overview import JodiContactSheet, JodiEnsemble
 from jodi_pack.nodes.jodi.roles import JodiRoles
 from jodi_pack.nodes.jodi.sampling import JodiSampler
 from jodi_pack.nodes.wires.job import find_left_out
@@ -176,6 +177,28 @@ def check_previews_and_half_run_samplings_hold_no_traces():
     assert relative_rms(rest, whole) < 1e-4
 
 
+def check_ksampler_advanced_in_two_parts_is_one_run():
+    wires = job(**TEXTS, depth=image(1, 48, 48))
+    node, args = nodes.KSamplerAdvanced(), (4, 2.0, "euler", "simple", *wires[:2])
+    (whole,) = node.sample(MODEL, "enable", 7, *args, wires[2], 0, 10000, "disable")
+    (half,) = node.sample(MODEL, "enable", 7, *args, wires[2], 0, 2, "enable")
+    (rest,) = node.sample(MODEL, "disable", 7, *args, half, 2, 10000, "disable")
+    assert relative_rms(rest["samples"], whole["samples"]) < 1e-4
+    assert relative_rms(half["samples"], whole["samples"]) > 0.01
+    for latent in (whole, half, rest):
+        assert not latent["samples"][:, :, [1, 2, 4, 5, 6, 7]].any()
+        assert JodiDecodeLabel.execute(latent, VAE, "image").args[0].isfinite().all()
+
+
+def check_rows_picked_after_sampling_are_the_rows():
+    done = jodi(job(positive=text(rows=3), negative=text(seed=8), depth_role="generate"))
+    (picked,) = nodes.LatentFromBatch().frombatch(done, 1, 1)
+    assert torch.equal(picked["samples"], done["samples"][1:2])
+    for name in ("image", "depth"):
+        row, rows = (JodiDecodeLabel.execute(w, VAE, name).args[0] for w in (picked, done))
+        assert relative_rms(row, rows[1:2]) < 1e-5
+
+
 def check_areas_and_masks_fall_where_they_are_set():
     """The right half is made of one text, the left of another, at three ways to say so."""
     wires = job(positive=text(), negative=text(seed=8), **TALL)
@@ -264,3 +287,42 @@ def check_ignored_sockets_are_harmless():
     assert list(pictures["albedo"]) == [] and pictures["albedo"][0].shape == (48, 48, 3)
     without = JodiDecodeAll.execute(jodi(job(image=image(1, 48, 48))), VAE, given=False).args
     assert [len(p) for p in without] == [0, 1, 1, 1, 1, 1, 1, 1]
+
+
+def check_nodes_behind_ignored_sockets_give_no_pictures_either():
+    done = jodi(job(**TEXTS, depth_role="generate"))
+    of = dict(zip(DOMAIN_NAMES, JodiDecodeAll.execute(done, VAE).args, strict=True))
+    scaled = nodes.ImageScale().upscale(of["image"], "nearest-exact", 32, 32, "disabled")[0]
+    assert scaled.shape == (1, 32, 32, 3)
+    results = [
+        *JodiDepth.execute(of["lineart"], "near black", "image", "white").args,
+        *JodiDepth.execute(of["lineart"], "distance", "range", "black", 0.5, 2.0).args,
+        *JodiNormal.execute(of["normal"], "opengl", "jodi").args,
+        *JodiSegmentation.execute(of["segmentation"]).args,
+        *JodiEnsemble.execute(of["normal"], "normal").args,
+    ]
+    for result in results:
+        assert len(result) == 0 and result.shape[1:3] == (48, 48)
+        assert result[0].shape == result.shape[1:]  # what asks for the size gets one
+    mask = torch.zeros(1, 48, 48)
+    mask[:, :10] = 1
+    painted = JodiSegmentation.execute(of["segmentation"], mask, class_name="person").args
+    plain = JodiSegmentation.execute(None, mask, class_name="person").args
+    assert all(torch.equal(a, b) for a, b in zip(painted, plain, strict=True))
+    assert nodes.PreviewImage().save_images(results[0])["ui"]["images"] == []
+
+
+def check_an_ignored_socket_into_jodi_roles_counts_as_not_connected():
+    done = jodi(job(**TEXTS, depth_role="generate"))
+    of = dict(zip(DOMAIN_NAMES, JodiDecodeAll.execute(done, VAE).args, strict=True))
+    model, vae = MODEL, VAE
+    with_it = JodiRoles.execute(model, vae, depth=of["depth"], albedo=of["albedo"]).args
+    without = JodiRoles.execute(model, vae, depth=of["depth"]).args
+    assert torch.equal(with_it[2]["samples"], without[2]["samples"])
+    assert torch.equal(with_it[0][0][1]["jodi_roles"], without[0][0][1]["jodi_roles"])
+    assert "albedo: its wire holds no pictures" in with_it[3]
+    assert "albedo" not in without[3].splitlines()[-1]
+    with raises(RoleError, "albedo"):
+        JodiRoles.execute(model, vae, albedo=of["albedo"], albedo_role="condition")
+    with raises(ImageError, "holds no pictures"):  # of another node: a fault in the graph
+        JodiRoles.execute(model, vae, depth=torch.zeros(0, 48, 48, 3))

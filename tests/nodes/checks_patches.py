@@ -1,6 +1,7 @@
 """Nodes of the host that patch a MODEL. Run by test_nodes.py inside a ComfyUI."""
 
 import itertools
+import logging
 
 import comfy.sample
 import comfy.samplers
@@ -13,7 +14,7 @@ import comfy_extras.nodes_lumina2 as lumina
 import comfy_extras.nodes_model_advanced as advanced
 import comfy_extras.nodes_sag as sag
 import torch
-from comfy_extras import nodes_apg, nodes_eps, nodes_mahiro, nodes_tcfg
+from comfy_extras import nodes_apg, nodes_eps, nodes_mahiro, nodes_pag, nodes_slg, nodes_tcfg
 from jodi_pack.kit.errors import JodiError
 from jodi_pack.nodes.host import sampler as host
 from jodi_pack.nodes.jodi.roles import JodiRoles
@@ -214,3 +215,39 @@ def check_cfg_pp_is_the_hosts_formula_over_our_estimates():
         x = (1 - t) * denoised + t * (x - (1 - s) * uncond) / s
     found = found * MODEL.model.latent_format.scale_factor
     assert relative_rms(found[:, :, 0], x[:, :, 0]) < 1e-4
+
+
+def check_guidance_by_exchanged_layers_changes_nothing_and_says_so():
+    """Perturbed Attention and Skip Layer Guidance, once in the log for each run."""
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("jodi").addHandler(handler)
+    try:
+        plain = ksampler(cfg=2.0)
+        assert not said
+        pag = node(nodes_pag.PerturbedAttentionGuidance, MODEL, 3.0)
+        slg = node(nodes_slg.SkipLayerGuidanceDiT, MODEL, "0", "0", 3.0, 0.0, 1.0, 0.0)
+        for model in (pag, slg):
+            said.clear()
+            assert relative_rms(ksampler(model, cfg=2.0), plain) < 1e-5
+            assert len([line for line in said if "exchanges attention" in line]) == 1, said
+    finally:
+        logging.getLogger("jodi").removeHandler(handler)
+
+
+def check_patches_of_attention_change_nothing_and_say_so():
+    """Token merging, HyperTile and NAG patch layers that Jodi does not have."""
+    plain = ksampler(cfg=2.0)
+    model = MODEL.clone()
+    model.set_model_attn1_patch(lambda q, k, v, options: (q * 0, k, v))
+    model.set_model_attn1_output_patch(lambda out, options: out * 0)
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("jodi").addHandler(handler)
+    try:
+        assert torch.equal(ksampler(model, cfg=2.0), plain)
+    finally:
+        logging.getLogger("jodi").removeHandler(handler)
+    assert len([line for line in said if "no effect on Jodi" in line]) == 1, said

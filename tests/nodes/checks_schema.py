@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jodi_pack.tests.nodes.snapshot import contract, nodes, texts
 
-CATEGORIES = ("Jodi", "Jodi/D-DiT")
+CATEGORIES = ("Jodi", "Jodi/exits", "Jodi/D-DiT")
 ROOT = Path(__file__).resolve().parents[2]
 HOW = (
     "saved graphs store values by position and nodes by id, so this breaks them. If it is meant, "

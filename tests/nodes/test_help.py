@@ -15,7 +15,9 @@ IDS = (
     *("JodiLoad", "JodiLoadModel", "JodiLoadVAE", "JodiLoadTextEncoder", "JodiTextEncode"),
     *("JodiRoles", "JodiExtraDomain", "JodiSampler", "JodiSamplerSelect", "JodiScheduler"),
     *("JodiDecodeLabel", "JodiDecodeAll", "JodiDepth", "JodiNormal", "JodiSegmentation"),
-    *("JodiContactSheet", "JodiEnsemble"),
+    *("JodiContactSheet", "JodiEnsemble", "JodiPerceive", "JodiRelight", "JodiLatentTransform"),
+    *("JodiSaveLayersEXR", "JodiGeometry", "JodiPoseKeypoints", "JodiPosePicture"),
+    *("JodiClassMasks", "JodiMapForControlNet"),
     *("DDiTLoad", "DDiTTextEncode", "DDiTCaption", "DDiTAsk", "DDiTFill"),
 )
 CHINESE = re.compile("[\u4e00-\u9fff]")
@@ -33,7 +35,7 @@ def strings(values) -> list[str]:
     return [values]
 
 
-def test_the_nodes_are_the_twenty_two():
+def test_the_nodes_are_the_thirty_one():
     assert set(SCHEMA) == set(IDS)
 
 

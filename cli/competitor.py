@@ -1,0 +1,72 @@
+"""A program of somebody else that makes maps, as a Python file with `load` and `infer`."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..jodi_core.evaluation.real import Infer
+from ..kit.errors import JodiError
+from .options import UsageError
+
+
+def load_competitor(path: Path) -> tuple[str, Infer]:
+    """Its title, and what makes maps of a picture.
+
+    The file has `load()`, called once, and `infer(image)`, which takes an array (H, W, 3) float32
+    in [0, 1] and returns maps by label, arrays (H, W) or (H, W, 3) in [0, 1], drawn as Jodi draws
+    them. TITLE names it in reports.
+    Raises: UsageError for a file without the two; JodiError, naming the file, for what they raise.
+    """
+    module = _run_file(path)
+    load, infer = getattr(module, "load", None), getattr(module, "infer", None)
+    if not callable(load) or not callable(infer):
+        raise UsageError(f"{path} needs the functions load() and infer(image); docs/evaluation.md")
+    _call(path, load)
+
+    def make_maps(image: Tensor, labels: tuple[str, ...]) -> dict[str, Tensor]:
+        made = _call(path, infer, image[0].permute(1, 2, 0).numpy().astype(np.float32))
+        if not isinstance(made, dict):
+            raise JodiError(f"{path}: infer must return maps by label, got {type(made).__name__}")
+        return {label: _to_map(path, label, made[label]) for label in labels if label in made}
+
+    return str(getattr(module, "TITLE", path.stem)), make_maps
+
+
+def _run_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UsageError(f"--competitor {path}: there is no such file")
+    spec = importlib.util.spec_from_file_location(f"jodi_competitor_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--competitor {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses and pickles of the file look it up
+    _call(path, spec.loader.exec_module, module)
+    return module
+
+
+def _call(path: Path, function, *arguments):
+    try:
+        return function(*arguments)
+    except JodiError:
+        raise
+    except Exception as error:
+        name = getattr(function, "__name__", "it")
+        raise JodiError(f"{path}: {name} failed: {type(error).__name__}: {error}") from error
+
+
+def _to_map(path: Path, label: str, made) -> Tensor:
+    array = np.asarray(made.detach().cpu() if isinstance(made, Tensor) else made)
+    if array.ndim not in (2, 3) or array.dtype.kind not in "biuf":
+        raise JodiError(
+            f"{path}: the map of {label} must be (H, W) or (H, W, 3), got {array.dtype} of shape "
+            f"{array.shape}"
+        )
+    tensor = torch.from_numpy(array.astype(np.float32))
+    if not (torch.isfinite(tensor).all() and tensor.min() >= 0 and tensor.max() <= 1):
+        raise JodiError(f"{path}: the map of {label} must hold numbers from 0 to 1")
+    return tensor if tensor.dim() == 2 else tensor.permute(2, 0, 1)
