@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..jodi_core.domains import find_named_domain
 from ..jodi_core.job.given import Given, prepare
+from ..jodi_core.job.size import resolve_size
 from ..jodi_core.pipeline import JodiPipeline, Result
 from ..jodi_core.roles import RolePlan
 from ..jodi_core.text import TextFeatures
@@ -156,11 +157,7 @@ def _prepare(pipeline: JodiPipeline, job: Job, args, outcome: Outcome) -> Ready:
 
 def _fitted(pipeline: JodiPipeline, pictures: dict[str, Tensor], args) -> Given:
     """The pictures at the size that the options choose."""
-    choice, native, explicit = args.size, pipeline.native_size, (0, 0)
-    if isinstance(choice, int):
-        choice, native = "picture ratio", (choice, choice)
-    elif isinstance(choice, tuple):
-        choice, explicit = "width and height", choice
+    choice, native, explicit = resolve_size(args.size, pipeline.native_size)
     return prepare(
         pictures,
         choice,

@@ -16,7 +16,7 @@ from ..kit.errors import Interrupted, JodiError, KernelError, RoleError
 from ..kit.kernel_choices import remember_kernels_in
 from . import bench as bench_command
 from . import control as control_command
-from . import convert, evaluate, extend, generate, info, perceive, train, verify, words
+from . import convert, evaluate, extend, generate, info, label, perceive, train, verify, words
 from . import demo as demo_command
 from .options import Parser, UsageError
 from .progress import Console, Terminated, end_on_signals
@@ -26,13 +26,14 @@ COMMANDS = (
     perceive,
     control_command,
     generate,
-    *words.COMMANDS,
+    words,
     info,
     verify,
     convert,
     evaluate,
     train,
     extend,
+    label,
     bench_command,
 )
 FAILED, USAGE, STOPPED = 1, 2, 130

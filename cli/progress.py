@@ -60,8 +60,13 @@ class Console:
             print(text, end="", file=sys.stderr or io.StringIO(), flush=True)
 
     @contextlib.contextmanager
-    def bar(self, title: str, unit: str = "step") -> Iterator[Callable[[int, int], None]]:
-        """Yields update(done, total): a bar on a terminal, elsewhere a plain line now and then."""
+    def bar(
+        self, title: str, unit: str = "step", *, rate: bool = False
+    ) -> Iterator[Callable[[int, int], None]]:
+        """Yields update(done, total): a bar on a terminal, elsewhere a plain line now and then.
+
+        rate: say how many were done a second, too.
+        """
         started = last = time.monotonic()
 
         def update(done: int, total: int) -> None:
@@ -71,7 +76,8 @@ class Console:
             if self.quiet or (now - last < wait and not (self.terminal and done in (1, total))):
                 return
             last, rest = now, (now - started) / max(done, 1) * (total - done)
-            state = f"{title}: {unit} {done:,}/{total:,}, {_duration(rest)} left"
+            speed = f"{done / max(now - started, 1e-9):.3g} a second, " if rate else ""
+            state = f"{title}: {unit} {done:,}/{total:,}, {speed}{_duration(rest)} left"
             if self.terminal:
                 filled = BAR_WIDTH * done // max(total, 1)
                 self.draw(f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {state}")

@@ -106,14 +106,10 @@ def add_imagine(commands) -> None:
     _common(parser)
 
 
-class _Command:
-    """A command under its own name; `COMMANDS` of `main` holds things with an `add`."""
-
-    def __init__(self, add):
-        self.add = add
-
-
-COMMANDS = tuple(_Command(add) for add in (add_caption, add_ask, add_imagine))
+def add(commands) -> None:
+    """The commands of D-DiT."""
+    for add_one in (add_caption, add_ask, add_imagine):
+        add_one(commands)
 
 
 def caption(args, console: Console) -> int:

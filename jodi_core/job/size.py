@@ -30,7 +30,7 @@ def choose_size(
     "trained shape" is the nearest of the model's aspect-ratio bins, as published; "picture size"
     is the first picture's own size; "width and height" is `explicit`. Without a first picture
     (`first` None) the first three are the native size.
-    Raises: JodiError for an unknown choice; ShapeError for sides that are not positive.
+    Raises: JodiError for an unknown choice; ShapeError for sides that are not parse_positive.
     """
     if choice not in SIZE_CHOICES:
         raise JodiError(f"size is {choice!r}; use one of {', '.join(SIZE_CHOICES)}")
@@ -69,6 +69,21 @@ def choose_ratio_size(height: int, width: int, pixels: int, factor: int) -> tupl
     )
     rows, columns = min(sizes, key=lambda size: cost(*size))
     return rows * factor, columns * factor
+
+
+def resolve_size(
+    asked: int | tuple[int, int] | str, native: tuple[int, int]
+) -> tuple[str, tuple[int, int], tuple[int, int]]:
+    """(choice, native, explicit) for `choose_size`, from a size as people ask for it.
+
+    asked: a choice by name; a side, for about that many pixels squared in the first picture's
+    proportions; or (height, width). native: the model's own size.
+    """
+    if isinstance(asked, int):
+        return "picture ratio", (asked, asked), (0, 0)
+    if isinstance(asked, tuple):
+        return "width and height", native, asked
+    return asked, native, (0, 0)
 
 
 class AspectBin(NamedTuple):

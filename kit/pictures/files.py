@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -16,6 +17,7 @@ from torch import Tensor
 from ..errors import ImageError
 from ..files import replace_file
 from .color import to_srgb
+from .palettes import Color
 from .png import drop_large_chunks, write_png16
 from .tiff import is_tiff, read_floats, turn_upright
 
@@ -170,12 +172,10 @@ def save_png(
 ) -> None:
     """Write a PNG, whole or not at all: a reader never sees half a file.
 
-    Shapes: picture (3, H, W), (1, H, W) or (H, W), floating in [0, 1] (rounded, never cut down)
-    or uint8 (kept as it is, for class numbers). bits: 8 or 16 per channel.
-    text: entries for the file's text chunks. An existing file is replaced, folders are made.
+    picture, bits, text: as `encode_png`. An existing file is replaced, folders are made.
     Raises: ImageError for a wrong shape, dtype or values, or when writing fails.
     """
-    data = _encode_png(_array(picture, bits), text or {})
+    data = encode_png(picture, bits, text)
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,6 +183,40 @@ def save_png(
             file.write(data)
     except (OSError, ValueError) as error:  # a NUL byte in the name is a ValueError
         raise ImageError(f"could not write {path}: {_reason(error)}") from error
+
+
+def encode_png(
+    picture: Tensor,
+    bits: int = 8,
+    text: dict[str, str] | None = None,
+    palette: Sequence[Color] | None = None,
+) -> bytes:
+    """The bytes of a PNG file.
+
+    Shapes: picture (3, H, W), (1, H, W) or (H, W), floating in [0, 1] (rounded, never cut down)
+    or uint8 (kept as it is, for class numbers). bits: 8 or 16 per channel.
+    text: entries for the file's text chunks. palette: colours of the class numbers of a uint8
+    (H, W), for a file that holds numbers and shows colours.
+    Raises: ImageError for a wrong shape, dtype or values.
+    """
+    array = _array(picture, bits)
+    if palette is not None and (array.ndim != 2 or int(array.max()) >= len(palette)):
+        raise ImageError(
+            f"a PNG with a palette of {len(palette)} colours needs class numbers (height, width) "
+            f"below that, got {tuple(picture.shape)} up to {int(array.max())}"
+        )
+    info = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        info.add_text(key, str(value))
+    out = io.BytesIO()
+    if array.dtype == np.uint8:
+        image = Image.fromarray(array)
+        if palette is not None:
+            image.putpalette([value for color in palette for value in color])
+        image.save(out, "PNG", pnginfo=info)
+    else:
+        write_png16(out, array, info)
+    return out.getvalue()
 
 
 def _reason(error: Exception) -> str:
@@ -304,15 +338,3 @@ def _array(picture: Tensor, bits: int) -> np.ndarray:
         return picture.cpu().contiguous().numpy()
     values = _quantize(picture, 2**bits - 1).cpu().contiguous().numpy()
     return values.astype(np.uint8 if bits == 8 else np.uint16)
-
-
-def _encode_png(array: np.ndarray, text: dict[str, str]) -> bytes:
-    info = PngImagePlugin.PngInfo()
-    for key, value in text.items():
-        info.add_text(key, str(value))
-    out = io.BytesIO()
-    if array.dtype == np.uint8:
-        Image.fromarray(array).save(out, "PNG", pnginfo=info)
-    else:
-        write_png16(out, array, info)
-    return out.getvalue()

@@ -52,6 +52,18 @@ def test_elsewhere_there_are_few_plain_lines(capsys, monkeypatch):
     assert lines == [f"work: step {n}/10, {round(4 * (10 - n))} s left" for n in (3, 6, 9)]
 
 
+def test_a_rate_is_said_where_it_is_asked_for(capsys, monkeypatch):
+    clock = iter((0, 20, 40))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    with Console().bar("work", unit="file", rate=True) as update:
+        update(5, 12)
+        update(10, 12)
+    assert capsys.readouterr().err.splitlines() == [
+        "work: file 5/12, 0.25 a second, 28 s left",
+        "work: file 10/12, 0.25 a second, 8 s left",
+    ]
+
+
 def test_quiet_keeps_errors(capsys):
     console = Console()
     console.quiet = True

@@ -7,7 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from jodi_pack.jodi_core.job.region import lay_region_on_grid, make_change_mask
-from jodi_pack.jodi_core.job.size import DEFAULT_SIZE, MAX_RATIO, SIZE_CHOICES, choose_size
+from jodi_pack.jodi_core.job.size import (
+    DEFAULT_SIZE,
+    MAX_RATIO,
+    SIZE_CHOICES,
+    choose_size,
+    resolve_size,
+)
 from jodi_pack.jodi_core.roles import RolePlan
 from jodi_pack.kit.errors import ImageError, JodiError, ShapeError
 from jodi_pack.kit.pictures.frame import Frame
@@ -126,3 +132,9 @@ def test_change_mask():
     assert torch.equal(mask[:, 0, 3], region)
     assert mask[:, 0, [1, 2, 4, 5, 6, 7]].eq(0).all()
     assert make_change_mask(plan, (4, 5), {}).shape == (1, 1, 8, 4, 5)
+
+
+def test_a_size_as_people_ask_for_it():
+    assert resolve_size("trained shape", (64, 48)) == ("trained shape", (64, 48), (0, 0))
+    assert resolve_size(512, (64, 48)) == ("picture ratio", (512, 512), (0, 0))
+    assert resolve_size((40, 72), (64, 48)) == ("width and height", (64, 48), (40, 72))

@@ -405,3 +405,14 @@ class TestSave:
         (tmp_path / "file").touch()
         with pytest.raises(ImageError, match="could not write"):
             save_png(tmp_path / "file" / "a.png", torch.zeros(4, 4))
+
+
+def test_numbers_with_a_palette_are_numbers_and_colours():
+    palette = ((9, 8, 7), (0, 255, 3), (250, 1, 2))
+    numbers = torch.tensor([[0, 1, 2], [2, 2, 0]], dtype=torch.uint8)
+    with Image.open(io.BytesIO(picture_files.encode_png(numbers, palette=palette))) as image:
+        assert image.mode == "P" and np.array_equal(np.asarray(image), numbers.numpy())
+        assert np.array_equal(np.asarray(image.convert("RGB")), np.array(palette)[numbers.numpy()])
+    for wrong in (numbers + 1, numbers.expand(3, 2, 3)):
+        with pytest.raises(ImageError, match="palette of 3 colours"):
+            picture_files.encode_png(wrong, palette=palette)
