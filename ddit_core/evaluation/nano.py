@@ -21,7 +21,7 @@ from .claims import read_claims, score_captions
 Read = Callable[[Tensor], Sequence[Claims]]
 Progress = Callable[[int, int], None]
 
-CAPTION_OPTIONS = TextOptions(steps=8, temperature=0.0, order="confidence", words_only=True)
+CAPTION_OPTIONS = TextOptions(steps=11, temperature=0.0, words_only=True)
 ANSWER_OPTIONS = TextOptions(steps=1, temperature=0.0, words_only=True)
 CAPTION_STEPS, ANSWER_STEPS = 64, 32  # of the published sampler
 QUESTIONS = 4  # a kind has one question for so many scenes
@@ -32,11 +32,18 @@ COUNTED_SEEDS = 200
 
 @dataclass
 class NanoReport:
-    """values: flat, by name. answers: (kind, question, right answer, answer) of every question."""
+    """values: flat, by name. answers: (kind, question, right answer, answer) of every question.
+
+    captions: each with the reference caption. evaluations: of the network, for each text. interval:
+    of what is found in pictures above chance.
+    """
 
     values: dict[str, float] = field(default_factory=dict)
     answers: list[tuple[str, str, str, str]] = field(default_factory=list)
     captions: list[tuple[str, str]] = field(default_factory=list)
+    evaluations: dict[str, list[float]] = field(
+        default_factory=lambda: {"caption": [], "answer": []}
+    )
     interval: tuple[float, float] = (math.nan, math.nan)
 
     def summary(self) -> str:
@@ -75,7 +82,9 @@ def evaluate_nano(
     references = _caption(pipeline, latents, known[:scenes], report, steps)
     if read is not None:
         _imagine(pipeline, read, references, first_seed, report, steps)
-    report.values |= _evaluations(pipeline)
+    for name, evaluations in report.evaluations.items():
+        report.values[f"evaluations.{name}.model"] = _mean(evaluations)
+        report.values[f"evaluations.{name}.published"] = _published(pipeline, name)
     return report
 
 
@@ -136,6 +145,7 @@ def _answer(
         pictures, _ = latents([number for number, _ in part])
         drafts = [draft_question(q.text, pipeline.length, pipeline.tokenizer) for _, q in part]
         said = pipeline.write_from_latents(pictures, drafts, options=ANSWER_OPTIONS)
+        report.evaluations["answer"] += said.evaluations
         for (_, q), answer in zip(part, said.texts, strict=True):
             report.answers.append((q.kind, q.text, q.answer, answer))
         steps(start + len(part), len(questions))
@@ -165,6 +175,7 @@ def _caption(
         numbers = range(start, min(start + BATCH, len(scenes)))
         pictures, due = latents(numbers)
         said = pipeline.write_from_latents(pictures, [draft], options=CAPTION_OPTIONS)
+        report.evaluations["caption"] += said.evaluations
         references += due
         report.captions += zip(said.texts, due, strict=True)
         steps(numbers.stop, len(scenes))
@@ -217,35 +228,22 @@ def _bootstrap(differences: list[float], draws: int = 1000) -> tuple[float, floa
     return low, high
 
 
-def _evaluations(pipeline: DDiTPipeline) -> dict[str, float]:
-    """Network evaluations for one text: by these options, and by the published sampler."""
+def _published(pipeline: DDiTPipeline, name: str) -> float:
+    """Mean network evaluations of the published sampler for a text of this model's length."""
     length, words = pipeline.length, pipeline.tokenizer
-    drafts = {
-        "caption": (draft_caption(length, words), CAPTION_OPTIONS, CAPTION_STEPS),
-        "answer": (
-            draft_question("what color is the sofa", length, words),
-            ANSWER_OPTIONS,
-            ANSWER_STEPS,
-        ),
-    }
-    values = {}
-    for name, (draft, options, grid) in drafts.items():
-        masked = torch.tensor([i == words.vocabulary.mask for i in draft.ids])
-        counts = [
-            count_published_evaluations(
-                draw_reveal_steps(draw_uniforms(s, length)[0], grid)[masked], grid
-            )
-            for s in range(COUNTED_SEEDS)
-        ]
-        values[f"evaluations.{name}.model"] = float(options.steps)
-        values[f"evaluations.{name}.published"] = sum(counts) / len(counts)
-    return values
+    if name == "caption":
+        draft, grid = draft_caption(length, words), CAPTION_STEPS
+    else:
+        draft, grid = draft_question("what color is the sofa", length, words), ANSWER_STEPS
+    masked = torch.tensor([i == words.vocabulary.mask for i in draft.ids])
+    plans = (draw_reveal_steps(draw_uniforms(s, length)[0], grid) for s in range(COUNTED_SEEDS))
+    return _mean([count_published_evaluations(plan[masked], grid) for plan in plans])
 
 
 def _ratio(part: float, whole: float) -> float:
     return part / whole if whole else math.nan
 
 
-def _mean(values: list[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     kept = [v for v in values if not math.isnan(v)]
     return _ratio(sum(kept), len(kept))

@@ -38,7 +38,7 @@ from .task import NANO_LENGTH
 
 BATCH = 32
 TITLE = "ddit-nano"
-NANO_GUIDANCE = 3.0
+NANO_GUIDANCE = 5.0
 NAMES = {"transformer": f"{TITLE}.safetensors", "text": f"{TITLE}-text.safetensors"}
 Progress = Callable[[int, int], None]
 

@@ -18,7 +18,7 @@ def core():
 
 
 def options(steps: int) -> TextOptions:
-    return TextOptions(steps=steps, temperature=0.0, order="confidence")
+    return TextOptions(steps=steps, temperature=0.0)
 
 
 def texts(run, graph: dict, title: str) -> list[str]:
@@ -51,7 +51,7 @@ def test_fill_the_blanks(server):
         ("An open end", "Filled in to the end", 2),
     ):
         text = graph[find(graph, "DDiTFill", title)]["inputs"]["text"]
-        expected = core().fill(picture, text, blank_tokens=blanks, options=options(8)).texts
+        expected = core().fill(picture, text, blank_tokens=blanks, options=options(12)).texts
         assert texts(run, graph, shown) == list(expected)
 
 
@@ -73,7 +73,7 @@ def test_caption_to_new_picture(server):
     loaded, picture = scene(server, graph)
     graph = changed(graph, find(graph, "DDiTCaption"), image=[loaded, 0])
     run = server.run(graph)
-    expected = core().caption(picture, options=options(8)).texts
+    expected = core().caption(picture, options=options(12)).texts
     assert texts(run, graph, "What it says") == list(expected)
     node = find(graph, "SaveImage", "The new picture with all labels")
     assert pictures(server, run, node).std() > 0.05
