@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: demo nano test test-quick test-slow test-core test-host lint bench format clean help
+.PHONY: demo nano test test-quick test-slow test-core test-host lint bench gpu-check format clean help
 
 help:
 	@echo "make demo    all three tasks on sample pictures -> output/demo/contact_sheet.png"
@@ -28,6 +28,7 @@ help:
 	@echo "make nano    jodi-nano from nothing, with a report card -> output/nano  (MINUTES=M, RUN=DIR)"
 	@echo "make lint    ruff and pyright                      (make format repairs what ruff can)"
 	@echo "make bench   ours against a plain baseline         (BENCH_JSON=FILE keeps the figures)"
+	@echo "make gpu-check   tests, kernels and requests on a GPU in 4 minutes  (BUDGET=SECONDS, JSON=FILE)"
 	@echo "make clean   remove $(VENV)"
 	@echo "variables    PYTHON=$(PYTHON)  TORCH=$(TORCH)  VENV=$(VENV)"
 
@@ -71,6 +72,11 @@ lint: $(VENV)/.lint
 format: $(VENV)/.lint
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+# BUDGET in seconds; JSON=FILE keeps the figures. Without a GPU: the same steps, tiny, as a dry run.
+BUDGET ?= 240
+gpu-check: $(VENV)/.test
+	@$(BIN)/jodi bench gpu-check --budget "$$($(BIN)/python -c 'print($(BUDGET) / 60)')" $(if $(JSON),--json "$(JSON)")
 
 bench: $(VENV)/.runtime
 	@$(BIN)/jodi bench $(if $(BENCH_JSON),--json "$(BENCH_JSON)")

@@ -15,11 +15,11 @@ from .places import check_file
 from .progress import Console
 
 try:  # the archive for ComfyUI leaves the folder out
-    from ..benchmarks import cases, kernels, runner, table
+    from ..benchmarks import cases, gpu_check, kernels, runner, table
 except ModuleNotFoundError as error:
     if not (error.name or "").endswith(".benchmarks"):
         raise
-    cases = kernels = runner = table = None
+    cases = gpu_check = kernels = runner = table = None
 
 EXAMPLES = """
 jodi bench                                       the standard set, within 45 minutes
@@ -28,6 +28,7 @@ jodi bench --case 'step.*' --size tiny           some cases only
 jodi bench --case step.perceive1 --size 512 --dtype bf16 --repeat 5
 jodi bench kernels                               each Triton kernel against torch, on a GPU
 jodi bench kernels --tune                        the same, and the kernels with other tiles
+jodi bench gpu-check --budget 4                  a GPU in four minutes: tests, kernels, requests
 jodi bench --table figures.json                  figures as the tables of docs/performance.md
 """
 SIZES, DTYPES = ("tiny", "512", "1024"), ("bf16", "fp32")
@@ -45,7 +46,9 @@ def add(commands) -> None:
         "to be equal before anything is timed, and what they make while timed is compared too.",
         EXAMPLES,
     )
-    parser.add_argument("what", nargs="?", choices=["kernels"], help="measure the kernels instead")
+    parser.add_argument(
+        "what", nargs="?", choices=["kernels", "gpu-check"], help="measure these instead"
+    )
     parser.add_argument(
         "--case",
         action="append",
@@ -62,9 +65,8 @@ def add(commands) -> None:
     parser.add_argument(
         "--budget",
         type=parse_finite,
-        default=45.0,
         metavar="MIN",
-        help="minutes in all (default: 45)",
+        help="minutes in all (default: 45; of gpu-check 4)",
     )
     parser.add_argument(
         "--memory", action="store_true", help="with --case: peak memory too, in processes apart"
@@ -85,7 +87,7 @@ def add(commands) -> None:
 
 
 def run(args, console: Console) -> int:
-    if runner is None or cases is None or kernels is None or table is None:
+    if runner is None or gpu_check is None or kernels is None:
         raise JodiError(
             "the benchmarks are not in this install; run them from a checkout of the project"
         )
@@ -99,10 +101,14 @@ def run(args, console: Console) -> int:
         if args.what == "kernels":
             keep(kernels.run(_kernel_options(args, console)))
             return 0
+        if args.what == "gpu-check":
+            budget = gpu_check.BUDGET if args.budget is None else 60 * args.budget
+            gpu_check.run(budget=budget, say=console.result, keep=keep)
+            return 0
         chosen, memory = _choose(args, device)
         runner.run(
             chosen,
-            minutes=args.budget,
+            minutes=45.0 if args.budget is None else args.budget,
             repeat=args.repeat,
             memory=memory,
             accuracy=not args.case,
