@@ -80,7 +80,7 @@ def _training(parser) -> None:
             help=f"{what} (default: {default})",
         )  # fmt: skip
     parser.add_argument(
-        "--lr", type=parse_finite, default=1e-3, help="learning rate (default: 0.001)"
+        "--lr", type=parse_finite, default=4e-3, help="learning rate (default: 0.004)"
     )
     parser.add_argument(
         "--replay",
@@ -140,7 +140,7 @@ def make_config(args) -> TrainConfig:
             rows=args.rows,
             micro_batches=args.micro_batches,
             lr=args.lr,
-            warmup=min(50, args.updates),
+            warmup=min(50, args.updates // 8 + 1),
             ema=0.99,
             full_noise=args.full_noise,
             save_every=args.save_every,

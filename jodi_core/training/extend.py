@@ -1,11 +1,13 @@
 """A domain more: its layers, its vector, and which weights learn it.
 
 A new domain has an input layer (`x_embedders`), an output head (`final_layers`) and a row of
-`domain_embedding`; nothing else of a Jodi knows how many domains there are. All three start as
-copies of those of a domain that the model has. Domains are left out where their role is ignore, so
-a model that was extended, and not trained, gives its old domains bit for bit as before.
+`domain_embedding`; nothing else of a Jodi knows how many domains there are. The layers start as
+copies of those of a domain that the model has; the row is drawn around that domain's, as far away
+as rows are from each other: a model that cannot tell the two apart would unlearn the old one.
+Domains are left out where their role is ignore, so a model that was extended, and not trained,
+gives its old domains bit for bit as before.
 
-Source: github VIPL-GENUN/Jodi @ c21bdcb, `extend_to_new_domain`; there the new row is random.
+Source: github VIPL-GENUN/Jodi @ c21bdcb, `extend_to_new_domain`.
 """
 
 import dataclasses
@@ -28,8 +30,11 @@ RANK, TARGETS = 4, ("attn.qkv", "attn.proj")
 """Of the adapters: 0.7 % of jodi-nano, 0.2 % of the released model."""
 
 
-def extend_model(model: JodiTransformer, like: int) -> JodiTransformer:
-    """The same model with one domain more, the last, whose parts are copies of domain `like`'s."""
+def extend_model(model: JodiTransformer, like: int, seed: int = 0) -> JodiTransformer:
+    """The same model with one domain more, the last, whose layers are copies of domain `like`'s.
+
+    seed: of its row of `domain_embedding`.
+    """
     config = dataclasses.replace(model.config, num_labels=model.config.num_labels + 1)
     with torch.device("meta"):
         extended = JodiTransformer(config)
@@ -40,7 +45,9 @@ def extend_model(model: JodiTransformer, like: int) -> JodiTransformer:
             rest = name.removeprefix(f"{part}.{like}.")
             state[f"{part}.{new}.{rest}"] = state[name].clone()
     rows = state["domain_embedding"]
-    state["domain_embedding"] = torch.cat([rows, rows[like : like + 1]])
+    generator = torch.Generator().manual_seed(seed)
+    offset = torch.randn(rows.shape[1], generator=generator).to(rows) * rows.std(0).mean()
+    state["domain_embedding"] = torch.cat([rows, (rows[like] + offset)[None]])
     extended.load_state_dict(state, assign=True)
     return extended
 

@@ -64,7 +64,7 @@ def load_extended(
     start = load_start(config, text, device)
     facts = extend_facts(start.facts, extension.name, start.model.config)
     like = find_domain_index(extension.like, start.facts.names)
-    return replace(start, model=extend_model(start.model, like), facts=facts)
+    return replace(start, model=extend_model(start.model, like, config.seed), facts=facts)
 
 
 def teach(

@@ -40,7 +40,10 @@ def test_old_domains_are_as_they_were_and_the_new_one_is_its_model(nano):
         old = model(x[:, :8], *args, roles, clean[:, :8])
         kept = extended(x, *args, torch.cat([roles, torch.tensor([[2]])], 1), clean)
         assert torch.equal(kept[:, :8], old) and not kept[:, 8].any()
-        # made alone, the new domain is at first what the domain it was copied from is
+        # made alone, with the row of the domain that it was copied from, it is that domain
+        away = (extended.domain_embedding[8] - extended.domain_embedding[5]).std()
+        assert float(away) == pytest.approx(float(model.domain_embedding.std(0).mean()), rel=0.2)
+        extended.domain_embedding[8] = extended.domain_embedding[5]
         moved = x.clone()
         moved[:, 8] = x[:, 5]
         made = extended(moved, *args, torch.tensor([[1, 2, 2, 2, 2, 2, 2, 2, 0]]), clean)
