@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...kit.errors import ImageError
 from ...kit.pictures.palettes import OPENPOSE_COLORS, OPENPOSE_LIMBS
-from ...kit.scenes.maps import (
+from ...kit.pictures.skeleton import (
     LIMB_INTENSITY,
     choose_stroke_radii,
     draw_skeleton,

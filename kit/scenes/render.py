@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..errors import JodiError
 from ..pictures.light import linear_to_srgb, srgb_to_linear
+from ..pictures.skeleton import draw_skeleton
 from .captions import COLOR_WORDS, VOCABULARY, read_caption, write_caption
 from .environment import Scene
 from .layout import compose
-from .maps import draw_classes, draw_depth, draw_lines, draw_normals, draw_skeleton
+from .maps import draw_classes, draw_depth, draw_lines, draw_normals
 from .primitives import INFINITY
 from .surface import Hits, look, stack_scenes
 from .things import NAMED_SHARE, Thing, list_things

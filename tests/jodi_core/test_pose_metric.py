@@ -5,7 +5,7 @@ import pytest
 import torch
 from jodi_pack.jodi_core.evaluation import pose
 from jodi_pack.jodi_core.labels import joints
-from jodi_pack.kit.scenes.maps import draw_skeleton
+from jodi_pack.kit.pictures.skeleton import draw_skeleton
 from jodi_pack.kit.scenes.render import render_scenes
 
 # A figure with its joints well apart, in units of a 64-pixel picture.

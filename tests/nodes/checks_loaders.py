@@ -60,7 +60,9 @@ def check_every_node_is_offered():
     jodi = (
         *("Load", "LoadModel", "LoadVAE", "LoadTextEncoder", "TextEncode", "Roles"),
         *("ExtraDomain", "Sampler", "SamplerSelect", "Scheduler", "DecodeLabel", "DecodeAll"),
-        *("Depth", "Normal", "Segmentation", "ContactSheet", "Ensemble"),
+        *("Depth", "Normal", "Segmentation", "ContactSheet", "Ensemble", "Example", "Perceive"),
+        *("PoseKeypoints", "PosePicture", "ClassMasks", "MapForControlNet", "SaveLayersEXR"),
+        *("Geometry", "Relight", "LatentTransform"),
     )
     ddit = ("Load", "TextEncode", "Caption", "Ask", "Fill")
     assert sorted(ids) == sorted(

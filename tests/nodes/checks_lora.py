@@ -86,7 +86,7 @@ def check_train_lora_of_the_host_trains_ours(folder):
     options = {i.id: [getattr(i, "default", None)] for i in schema.inputs}
     options |= {"model": [base], "latents": [latent], "positive": [positive]}
     options |= {"steps": [2], "rank": [2], "existing_lora": ["[None]"], "seed": [1]}
-    options |= {"choose_training_dtype": ["fp32"], "lora_dtype": ["fp32"], "learning_rate": [0.01]}
+    options |= {"training_dtype": ["fp32"], "lora_dtype": ["fp32"], "learning_rate": [0.01]}
     before = run(base)
     outputs = nodes_train.TrainLoraNode.execute(**options).args
     lora = next(o for o in outputs if isinstance(o, dict) and "loss" not in o)

@@ -177,6 +177,7 @@ def check_memory_counts_the_active_domains():
     assert model.memory_required([2, 5, 8, 64, 64]) == 2 * all_of_them
 
 
+@torch.inference_mode()
 def check_conditions_are_told_apart_by_hooks():
     """Weights that hooks change during a run must not meet what was prepared before."""
     model = parts()[0].model

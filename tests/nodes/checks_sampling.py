@@ -95,7 +95,8 @@ def check_rows_are_the_same_in_any_batch_and_chunk():
     wires = job(image=frames, depth_role="generate", normal_role="generate")
     whole = sample(wires, seed=3, steps=3)
     for chunk in (1, 2, 4, 100):
-        assert torch.equal(sample(wires, seed=3, steps=3, chunk=chunk), whole), chunk
+        # The order of a product's sums follows its size on some processors, so bits may differ.
+        assert relative_rms(sample(wires, seed=3, steps=3, chunk=chunk), whole) < 1e-5, chunk
     for row in (0, 4):
         alone = job(image=frames[row : row + 1], depth_role="generate", normal_role="generate")
         assert relative_rms(sample(alone, seed=3 + row, steps=3), whole[row : row + 1]) < 1e-5
