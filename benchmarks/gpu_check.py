@@ -159,6 +159,8 @@ def _with_kernels(dry: bool, deadline: float, say):
         yield {
             f"ratio.with_kernels.{case.key}": round(torchs / ours, 3),
             f"ours.with_kernels.{case.key}": round(ours, 5),
+            f"baseline.with_kernels.{case.key}": round(torchs, 5),
+            f"pairs.with_kernels.{case.key}": len(times["triton"]),
             f"difference.with_kernels.{case.key}": float(f"{apart:.2g}"),
         }
 

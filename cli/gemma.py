@@ -3,7 +3,6 @@
 Source of the prompt and the window: see `jodi_core/text.py`.
 """
 
-import importlib
 from collections.abc import Sequence
 
 import torch
@@ -25,7 +24,7 @@ class GemmaReader:
 
     def __init__(self, source: str, device: str = "cpu"):
         try:
-            transformers = importlib.import_module("transformers")
+            import transformers
         except ImportError:
             raise JodiError(
                 "reading captions with Gemma needs transformers; `pip install jodi[train]`"

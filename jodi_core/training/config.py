@@ -10,7 +10,6 @@ A file has one table for each class below, and a list of `sources`:
 """
 
 import dataclasses
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -237,7 +236,7 @@ def load_train_config(path: Path) -> TrainConfig:
 
 def _parse_toml(text: str) -> dict:
     try:
-        tomllib = importlib.import_module("tomllib")
+        import tomllib
     except ImportError:
         raise JodiError(
             "TOML needs Python 3.11 or newer; write the same keys in a .json file"

@@ -6,7 +6,6 @@ can go on from one.
 """
 
 import contextlib
-import importlib
 import json
 import os
 import shutil
@@ -159,7 +158,9 @@ def restore_state(
 
 def _library():
     """`torch.distributed.checkpoint`, which takes a second to import and only training needs."""
-    return importlib.import_module("torch.distributed.checkpoint")
+    import torch.distributed.checkpoint as library
+
+    return library
 
 
 def _optimizer_states(names, optimizers) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -4,7 +4,6 @@ Alone, nothing is sharded and the same mode keeps the same saves: a run may go o
 processes.
 """
 
-import importlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -88,7 +87,8 @@ def shard_model(
     Raises: JodiError when torch has no FSDP2.
     """
     try:
-        fsdp = importlib.import_module("torch.distributed.fsdp")
+        import torch.distributed.fsdp as fsdp
+
         fully_shard, policies = fsdp.fully_shard, fsdp.MixedPrecisionPolicy
     except (ImportError, AttributeError):
         raise JodiError(
@@ -109,7 +109,8 @@ def gather_whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The model's tensors, put together from all processes, on the CPU of the first one."""
     if distributed.place()[1] == 1:
         return model.state_dict()
-    library = importlib.import_module("torch.distributed.checkpoint.state_dict")
+    import torch.distributed.checkpoint.state_dict as library
+
     options = library.StateDictOptions(full_state_dict=True, cpu_offload=True)
     return library.get_model_state_dict(model, options=options)
 

@@ -372,7 +372,7 @@ def test_a_data_set_inside_the_folder_is_not_labelled(jodi, tiny, photos):
 @pytest.mark.parametrize(
     ("options", "status", "told"),
     [
-        (("--labels", "sounds"), 1, "sounds"),
+        (("--labels", "sounds"), 2, "sounds"),
         (("--labels", "image"), 2, "image"),
         (("--captions",), 2, "--captions"),
         (("--model", "nowhere.safetensors"), 1, "nowhere.safetensors"),

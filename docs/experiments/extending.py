@@ -1,6 +1,6 @@
 """What a new domain costs: updates, parameters, seconds, how well it is made, what is forgotten.
 
-python -m comfyui_jodi.benchmarks.extending --to runs/extending --pictures 250 --updates 100
+python docs/experiments/extending.py --to runs/extending --pictures 250 --updates 100
 
 The built-in model learns maps of rendered scenes that it has never seen, by `jodi extend`'s own
 code and defaults. Errors are of scenes of evaluation seeds, in one evaluation from the picture:
@@ -14,19 +14,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from comfyui_jodi.cli.extend import make_config
+from comfyui_jodi.cli.main import build_parser
+from comfyui_jodi.jodi_core.domains import DOMAIN_NAMES
+from comfyui_jodi.jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
+from comfyui_jodi.jodi_core.pipeline import JodiPipeline
+from comfyui_jodi.jodi_core.training.configured import prepare_training
+from comfyui_jodi.jodi_core.training.extending import Extension, load_extended, teach
+from comfyui_jodi.jodi_core.training.texts import WordReader
+from comfyui_jodi.kit.pictures.files import load_image
+from comfyui_jodi.kit.scenes.folder import EXTRA, write_folder
+from comfyui_jodi.kit.scenes.render import (
+    check_evaluation_seeds,
+    check_training_seeds,
+    render_scenes,
+)
 from torch import Tensor
-
-from ..cli.extend import make_config
-from ..cli.main import build_parser
-from ..jodi_core.domains import DOMAIN_NAMES
-from ..jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
-from ..jodi_core.pipeline import JodiPipeline
-from ..jodi_core.training.configured import prepare_training
-from ..jodi_core.training.extending import Extension, load_extended, teach
-from ..jodi_core.training.texts import WordReader
-from ..kit.pictures.files import load_image
-from ..kit.scenes.folder import EXTRA, write_folder
-from ..kit.scenes.render import check_evaluation_seeds, check_training_seeds, render_scenes
 
 FIRST_SEED = 4_000_000
 """Of the training pictures: the built-in model has not seen them."""
@@ -115,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         row["forgotten"] = {name: row["old"][name] / error - 1 for name, error in before.items()}
         found["runs"].append(row)
         (args.to / "found.json").write_text(json.dumps(found, indent=1) + "\n")
-        print(json.dumps({k: v for k, v in row.items() if k != "old"}), flush=True)  # noqa: T201
+        print(json.dumps({k: v for k, v in row.items() if k != "old"}), flush=True)
 
 
 if __name__ == "__main__":
