@@ -6,7 +6,7 @@ nothing of ours yet.
 
 import functools
 import json
-import socket
+import platform
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -143,7 +143,7 @@ class _Worker:
 
     def _check(self, job: Mapping, folder: Path, root: Path) -> None:
         """Raises: OutputError where this machine sees other files than the one that asks."""
-        here = f"on {socket.gethostname()}"
+        here = f"on {platform.node()}"
         for place, what in ((folder, "folder of pictures"), (root / STATE, "data set's list")):
             if not place.exists():
                 raise OutputError(

@@ -1,12 +1,12 @@
 """What must be the same for two halves of a data set to be one: model, settings and code."""
 
 import hashlib
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
+from ...kernels.selection import chosen
 from ..pipeline import JodiPipeline
 from .batch import Recipe
 
@@ -27,7 +27,7 @@ def compute_fingerprint(pipeline: JodiPipeline, recipe: Recipe, files: Iterable[
         "torch": torch.__version__,
         "device": pipeline.device.type,
         "dtype": str(pipeline.dtype).removeprefix("torch."),
-        "kernels": os.environ.get("JODI_KERNELS", "auto"),
+        "kernels": chosen(),
         "labels": list(recipe.labels),
         "size": list(recipe.size) if isinstance(recipe.size, tuple) else recipe.size,
         "fit": recipe.fit,

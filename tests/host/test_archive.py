@@ -41,9 +41,10 @@ PLAIN = {
     "LICENSE",
     "NOTICE",
 }
-# Read, and never written: who starts ComfyUI chooses kernels there. One line, in one place.
-ALLOWED = {"kernels/selection.py: os.getenv"}
-MEGABYTES = 20  # all but 1 of them is the built-in model
+# Read, and never written: who starts ComfyUI chooses kernels there, in one line, in one place; and
+# torchrun tells its processes of each other in no other way.
+ALLOWED = {"kernels/selection.py: os.getenv", "kit/training/shards.py: os.environ"}
+MEGABYTES = 24  # all but 1 of them are the built-in models
 TEXT = {".py", ".md", ".json", ".toml", ".txt", ""}
 HELD_UP = {
     "network": r"\.(connect|bind|send|recv|listen)\(|\b(aiohttp|urllib|httpx)\b",
@@ -86,7 +87,7 @@ def test_nothing_holds_it_up_in_the_scan(files, what):
         if file.suffix in TEXT:
             text = (ROOT / file).read_text(encoding="utf-8")
             found += [f"{file.as_posix()}: {m.group()}" for m in pattern.finditer(text)]
-    assert sorted(found) == (sorted(ALLOWED) if what == "environment" else [])
+    assert sorted(set(found)) == (sorted(ALLOWED) if what == "environment" else [])
 
 
 def python(*arguments, cwd, **variables) -> subprocess.CompletedProcess:
@@ -108,8 +109,10 @@ def test_the_line_that_converts_works_as_it_is_written(tmp_path):
     lines = set()
     for page in [pack / "README.md", *(pack / "workflows").glob("*.json")]:
         text = page.read_text(encoding="utf-8")
-        (line,) = re.findall(r"(?:^|\\n) {4}(python custom_nodes.*?)(?=\\n|$)", text, re.MULTILINE)
-        lines.add(line)
+        found = re.findall(r"(?:^|\\n) {4}(python custom_nodes.*?)(?=\\n|$)", text, re.MULTILINE)
+        # graphs of D-DiT alone have nothing to convert
+        assert len(found) == 1 or (not found and "Jodi.pth" not in text), page
+        lines.update(found)
     (line,) = lines
     models = tmp_path / "models" / "diffusion_models"
     models.mkdir(parents=True)
