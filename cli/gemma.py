@@ -24,7 +24,7 @@ class GemmaReader:
 
     def __init__(self, source: str, device: str = "cpu"):
         try:
-            import transformers
+            import transformers  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise JodiError(
                 "reading captions with Gemma needs transformers; `pip install jodi[train]`"

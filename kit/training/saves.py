@@ -156,7 +156,7 @@ def restore_state(
         optimizer.state[p][value] = state[key]
 
 
-def _library():
+def _library() -> Any:
     """`torch.distributed.checkpoint`, which takes a second to import and only training needs."""
     import torch.distributed.checkpoint as library
 

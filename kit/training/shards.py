@@ -112,7 +112,7 @@ def gather_whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
     import torch.distributed.checkpoint.state_dict as library
 
     options = library.StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return library.get_model_state_dict(model, options=options)
+    return library.get_model_state_dict(model, options=options)  # pyright: ignore[reportReturnType]
 
 
 def join_torchrun(device: str) -> str:
