@@ -206,7 +206,7 @@ export class Page {
   // again from the sidebar of a page that remembers nothing.
   async saveAndReopen(name) {
     const types = await this.page.evaluate(() =>
-      Object.keys(LiteGraph.registered_node_types).filter((type) => type.startsWith("Jodi")).sort());
+      Object.keys(LiteGraph.registered_node_types).filter((type) => /^(Jodi|DDiT)/.test(type)).sort());
     await this.place(...types.map((type, i) => [type, 500 + 330 * (i % 6), 100 + 700 * Math.floor(i / 6)]));
     const values = () => this.page.evaluate(() =>
       app.graph.serialize().nodes.map((n) => [n.type, n.widgets_values ?? []]));
