@@ -45,7 +45,7 @@ async function visit(page) {
     await page.shot(`${name}.png`);
   }
   report.boxed = await step("boxed", () => page.runBoxed(BLUEPRINTS[0]));
-  report.saved = await step("save", () => page.saveAndReopen("every Jodi node"));
+  report.saved = await step("save", () => page.saveAndReopen("every node"));
   await page.shot("reopened.png");
 }
 

@@ -66,8 +66,9 @@ def test_what_is_saved_loads_back_and_makes_the_same_picture(server, case, name,
     server.run(case(name))
     prefix = case(name)["s"]["inputs"]["filename_prefix"]
     (file,) = (server.folder / "output").glob(f"{prefix}*.safetensors")
-    name = f"{PACK}_{file.name}"
-    file.replace(server.folder / "models" / SAVED[kind] / name)
+    name, target = f"{PACK}_{file.name}", server.folder / "models" / SAVED[kind]
+    target.mkdir(exist_ok=True)
+    file.replace(target / name)
     graph = case("graph_RenormCFG_AttributeError_in_channels")
     graph = changed(graph, "4", model=["1", 0])
     server.forget()  # lists of files are kept for a moment
