@@ -64,6 +64,7 @@ def test_the_picture_comes_as_an_array(tmp_path):
     assert title == "theirs" and "depth.absrel.model" in report.values
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "said", "code"),
     [
@@ -87,6 +88,7 @@ def test_faults_name_the_file(tmp_path, capsys, text, said, code):
     assert re.search(said, capsys.readouterr().err)
 
 
+@pytest.mark.long
 def test_the_regressor_learns_and_is_scored(tmp_path):
     """One second of training on two scenes, then a score: the example runs from end to end."""
     source = HEURISTIC.with_name("regressor.py").read_text()
