@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jodi_pack.cli import label as command
 from jodi_pack.jodi_core.labelling import layout
-from jodi_pack.kit.pictures.files import load_image, load_numbers
+from jodi_pack.kit.pictures.files import load_image
+from jodi_pack.kit.pictures.numbers import load_numbers
 from jodi_pack.kit.pictures.palettes import SEGMENTATION_PALETTE
 from PIL import Image
 
