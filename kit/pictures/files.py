@@ -58,8 +58,6 @@ _UNREAD = (
     (0, b"\x93NUMPY", "an array of numpy"),
     (0, b"8BPS\0\2", "a large Photoshop document"),
     (0, b"gimp xcf", "a GIMP document"),
-    (0, b"%!PS", "a PostScript document"),
-    (0, b"%PDF", "a PDF document"),
     (0, b"<svg", "an SVG drawing"),
 )
 """Place and bytes that begin files of known kinds that are not read, and what these are."""
