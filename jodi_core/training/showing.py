@@ -47,10 +47,8 @@ class Showing:
 
     def __call__(self, step: int, ema: Ema) -> None:
         if self.config.every and step % self.config.every == 0:
-            with ema.shown(self.task.model), torch.no_grad():
-                self.task.refresh()
+            with self.task.averaged(ema):
                 rows, headings = self.make()
-            self.task.refresh()
             if rows and distributed.is_first():
                 sheet = draw_contact_sheet(rows, headings=headings)
                 save_png(self.folder / f"step-{step:08d}.png", sheet)

@@ -5,7 +5,8 @@ left out: only generated domains count, time is not truncated, every process dra
 Shapes: B rows, L domains, z latent channels, h w latent grid, S text tokens.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,8 @@ from ...kit.errors import JodiError
 from ...kit.training import distributed
 from ...kit.training.loop import Losses
 from ...kit.training.masters import ShortCopy
-from ...kit.training.shards import shard_model
+from ...kit.training.shards import let_go, shard_model
+from ...kit.training.state import Ema
 from ..roles import Role
 from .config import UpdateConfig
 from .features import Entry, Features, FeatureStore
@@ -91,6 +93,18 @@ class FeatureTask:
         """Take the model's weights over into the network."""
         if self._short:
             self._short.refresh()
+
+    @contextlib.contextmanager
+    def averaged(self, ema: Ema) -> Iterator[None]:
+        """The network computes with the averages in this block, without gradients."""
+        with torch.no_grad():
+            with ema.shown(self.model):
+                self.refresh()
+                try:
+                    yield
+                finally:
+                    let_go(self.model)
+            self.refresh()
 
     def losses_of(self, step: int, index: int, progress: float) -> Losses:
         """Losses of this process's rows; drawn from the seed, the update and the micro-batch."""

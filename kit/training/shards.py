@@ -105,6 +105,16 @@ def shard_model(
         fsdp.register_fsdp_forward_method(model, name)
 
 
+def let_go(model: nn.Module) -> None:
+    """Leave each process its slices again, after a method was called and no gradient was asked for.
+
+    FSDP keeps what the whole model's own call gathered for a backward pass. Without one, the next
+    call would read these weights again, whatever became of the slices.
+    """
+    if distributed.place()[1] > 1:
+        model.reshard()  # pyright: ignore[reportCallIssue]  (of FSDP's modules)
+
+
 def gather_whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """The model's tensors, put together from all processes, on the CPU of the first one."""
     if distributed.place()[1] == 1:

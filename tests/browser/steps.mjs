@@ -60,22 +60,29 @@ export class Page {
     await this.page.locator(`[data-testid^=${CARD}] img`).first().waitFor();
   }
 
-  // The cards on that shelf, when their pictures have come.
+  // The cards on that shelf, when their pictures have come: a picture is asked for when its card
+  // comes into view.
   async cards(pack) {
     await this.shelf(pack);
-    const cards = this.page.locator(`[data-testid^=${CARD}]`);
-    await this.page.waitForFunction((selector) => [...document.querySelectorAll(selector)]
-      .every((image) => image.complete), `[data-testid^=${CARD}] img`);
-    return cards.evaluateAll((found, prefix) => found.filter((card) => card.querySelector("img"))
-      .map((card) => ({
-        name: card.dataset.testid.slice(prefix.length),
-        pictures: [...card.querySelectorAll("img")].map((i) => i.naturalWidth),
-      })), CARD);
+    const found = [];
+    for (const card of await this.page.locator(`[data-testid^=${CARD}]`).all()) {
+      await card.scrollIntoViewIfNeeded();
+      const picture = card.locator("img").first();
+      await picture.waitFor();
+      await this.page.waitForFunction((image) => image.complete, await picture.elementHandle());
+      found.push({
+        name: (await card.getAttribute("data-testid")).slice(CARD.length),
+        pictures: await card.locator("img").evaluateAll((all) => all.map((i) => i.naturalWidth)),
+        text: await card.innerText(),
+      });
+    }
+    return found;
   }
 
   // Click the card of a template; the graph that opens.
   async template(pack, name) {
     await this.shelf(pack);
+    await this.page.getByTestId(CARD + name).scrollIntoViewIfNeeded();
     await this.page.getByTestId(CARD + name).click();
     await this.page.waitForFunction((wanted) => app.graph._nodes.length > 0
       && app.extensionManager.workflow.activeWorkflow?.filename === wanted, name);
@@ -83,7 +90,7 @@ export class Page {
     await this.page.waitForTimeout(500); // dialogs about missing things come last
     const dialogs = await this.page.getByRole("dialog").allInnerTexts();
     await this.closeDialogs();
-    return { dialogs, ...await this.page.evaluate(READ) };
+    return { dialogs, scale: await this.page.evaluate(() => app.canvas.ds.scale), ...await this.page.evaluate(READ) };
   }
 
   async closeDialogs() {
@@ -206,7 +213,7 @@ export class Page {
   // again from the sidebar of a page that remembers nothing.
   async saveAndReopen(name) {
     const types = await this.page.evaluate(() =>
-      Object.keys(LiteGraph.registered_node_types).filter((type) => type.startsWith("Jodi")).sort());
+      Object.keys(LiteGraph.registered_node_types).filter((type) => /^(Jodi|DDiT)/.test(type)).sort());
     await this.place(...types.map((type, i) => [type, 500 + 330 * (i % 6), 100 + 700 * Math.floor(i / 6)]));
     const values = () => this.page.evaluate(() =>
       app.graph.serialize().nodes.map((n) => [n.type, n.widgets_values ?? []]));

@@ -12,11 +12,11 @@ import zipfile
 
 import pytest
 import torch
-from jodi_pack.jodi_core.embedded import TRANSFORMER
+from jodi_pack.jodi_core.embedded import EXAMPLES, TRANSFORMER
 from jodi_pack.kit.weights.read import read_state_dict
 from jodi_pack.tests.host import archive
-from jodi_pack.tests.host.graphs import NAMES
-from jodi_pack.tests.host.server import PACK
+from jodi_pack.tests.host.graphs import NAMES, add, changed
+from jodi_pack.tests.host.server import PACK, FailedError
 from jodi_pack.tests.hosts import ROOT
 
 FOLDERS = {
@@ -185,12 +185,15 @@ def test_the_scan_notices():
 
 
 def test_no_text_widget_is_a_path(server):
-    """Strings that reach the disk would let a page choose files; files come from lists only."""
+    """Strings that reach the disk would let a page choose files; files come from lists only.
+
+    But for the prefix of a saved file: the next test looks where that leads.
+    """
     known = server.get("/object_info")
     strings = {
         (name, key)
         for name, schema in known.items()
-        if name.startswith("Jodi")
+        if name.startswith(("Jodi", "DDiT"))
         for part in schema["input"].values()
         for key, entry in part.items()
         if entry[0] == "STRING"
@@ -200,7 +203,39 @@ def test_no_text_widget_is_a_path(server):
         ("JodiRoles", "hold"),
         ("JodiExtraDomain", "name"),
         ("JodiDecodeLabel", "other_domain"),
+        ("JodiClassMasks", "classes"),
+        ("JodiRelight", "color"),
+        ("JodiRelight", "ambient"),
+        ("JodiSaveLayersEXR", "filename_prefix"),
+        ("DDiTTextEncode", "text"),
+        ("DDiTCaption", "question"),
+        ("DDiTAsk", "question"),
+        ("DDiTFill", "text"),
     }
+
+
+@pytest.mark.parametrize("prefix", ["../out", "a/../../out", "{outside}/out", "../output_2/out"])
+def test_a_prefix_cannot_leave_the_output_folder(server, prefix):
+    outside = server.folder / "outside"
+    graph = {"1": {"class_type": "JodiExample", "inputs": {"picture": next(iter(EXAMPLES))}}}
+    save = add(
+        graph,
+        "JodiSaveLayersEXR",
+        image=["1", 0],
+        filename_prefix=prefix.format(outside=outside),
+        normals="opengl",
+        z="near high",
+        near=1.0,
+        far=10.0,
+    )
+    with pytest.raises(FailedError, match="outside the output folder"):
+        server.run(graph)
+    assert not outside.exists() and not list(server.folder.rglob("*.exr"))
+    inside = changed(graph, save, filename_prefix="a/../b/%width%")
+    assert server.run(inside).outputs[save]["text"][0].endswith("_00001_.exr")
+    (file,) = server.folder.rglob("*.exr")
+    assert file == server.folder / "output" / "b" / "512_00001_.exr"
+    file.unlink()
 
 
 def test_metadata_is_complete():

@@ -26,25 +26,7 @@ from torch.nn import functional
 
 pytestmark = pytest.mark.comfyui
 STEPS = 1000  # of the job that is cancelled: far more than any test waits for
-NODES = {
-    "JodiLoad",
-    "JodiLoadModel",
-    "JodiLoadVAE",
-    "JodiLoadTextEncoder",
-    "JodiTextEncode",
-    "JodiRoles",
-    "JodiExtraDomain",
-    "JodiSampler",
-    "JodiSamplerSelect",
-    "JodiScheduler",
-    "JodiDecodeLabel",
-    "JodiDecodeAll",
-    "JodiDepth",
-    "JodiNormal",
-    "JodiSegmentation",
-    "JodiContactSheet",
-    "JodiEnsemble",
-}
+SCHEMA = json.loads((ROOT / "tests" / "nodes" / "schema.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -84,10 +66,10 @@ def failure(server, graph, *parts: str) -> None:
 
 def test_all_nodes_are_there_and_every_input_is_explained(server):
     known = server.get("/object_info")
-    ours = {name: schema for name, schema in known.items() if name.startswith("Jodi")}
-    assert set(ours) == NODES
+    ours = {name: schema for name, schema in known.items() if name.startswith(("Jodi", "DDiT"))}
+    assert set(ours) == set(SCHEMA)
     for name, schema in ours.items():
-        assert schema["category"] == "Jodi" and schema["description"]
+        assert schema["category"] == SCHEMA[name]["category"] and schema["description"], name
         for part in ("required", "optional"):
             for key, (_, *options) in schema["input"].get(part, {}).items():
                 assert options and options[0].get("tooltip"), f"{name}.{key}"

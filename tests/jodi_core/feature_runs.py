@@ -12,6 +12,7 @@ import itertools
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import torch
@@ -39,7 +40,7 @@ from jodi_pack.kit.pictures.files import save_png
 from jodi_pack.kit.training import distributed
 from jodi_pack.kit.training.loop import LoopSettings, run_training
 from jodi_pack.kit.training.saves import Saves
-from jodi_pack.kit.training.shards import Shards
+from jodi_pack.kit.training.shards import Shards, let_go
 
 NAMES = ("image", "depth", "normal")
 SMALL = TransformerConfig(
@@ -112,12 +113,22 @@ def settings(steps=10, save_every=4):
     )
 
 
-def run(root, name, steps=10, **options):
-    """Train in this process, alone or as one of several; weights and losses to compare."""
+def run(root, name, steps=10, show=None, **options):
+    """Train in this process, alone or as one of several; weights and losses to compare.
+
+    show: called with the task and the update while the network has its averages.
+    """
     task = make_task(root, UPDATES)
     rows = []
     mode = Shards(Saves(root / name / "saves", keep=2))
-    run_training(task, root / name, settings(steps, **options), rows.append, mode=mode)
+
+    def watch(step, ema):
+        if show:
+            with task.averaged(ema):
+                show(task, step)
+
+    loop = settings(steps, **options)
+    run_training(task, root / name, loop, rows.append, mode=mode, watch=watch)
     return task, rows
 
 
@@ -141,6 +152,8 @@ def _forked(work, *arguments) -> int:
         try:
             work(*arguments)
             status = 0
+        except BaseException:
+            traceback.print_exc()  # nothing else would: the child leaves without python's ending
         finally:
             os._exit(status)
     return child
@@ -149,8 +162,9 @@ def _forked(work, *arguments) -> int:
 def _one_of_two(rank, root):
     meeting = (root / "meeting").as_uri()
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    task, rows = run(root, "two")
+    task, rows = run(root, "two", show=lambda task, _: sampled(task))
     made = sampled(task)
+    let_go(task.model)
     state = {name: p.full_tensor() for name, p in task.model.named_parameters()}
     if distributed.is_first():
         torch.save({"state": state, "rows": rows, "sampled": made}, root / "two.pt")
