@@ -12,7 +12,8 @@ from jodi_pack.cli import label as command
 from jodi_pack.ddit_core.embedded import load_embedded_pipeline
 from jodi_pack.ddit_core.evaluation.nano import CAPTION_OPTIONS
 from jodi_pack.jodi_core.labelling import layout
-from jodi_pack.kit.pictures.files import load_image, load_numbers
+from jodi_pack.kit.pictures.files import load_image
+from jodi_pack.kit.pictures.numbers import load_numbers
 from jodi_pack.kit.pictures.palettes import SEGMENTATION_PALETTE
 from PIL import Image
 

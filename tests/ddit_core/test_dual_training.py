@@ -126,6 +126,13 @@ def test_folders_that_hold_nothing_say_what_to_do(tmp_path):
     (tmp_path / "dog.json").write_text('{"question": "is it"}')
     with pytest.raises(JodiError, match="holds no questions"):
         read_folder(tmp_path)
+    (tmp_path / "dog.json").write_text("[" * 100_000)
+    with pytest.raises(JodiError, match="nested too deeply"):
+        read_folder(tmp_path)
+    (tmp_path / "dog.txt").write_bytes(b"a caf\xe9")
+    with pytest.raises(JodiError, match=r"dog\.txt cannot be read as text .*save it as UTF-8"):
+        read_folder(tmp_path)
+    (tmp_path / "dog.txt").unlink()
     (tmp_path / "dog.json").write_text('[{"question": "is it", "answer": ""}]')
     with pytest.raises(JodiError, match="not empty"):
         read_folder(tmp_path)

@@ -72,6 +72,9 @@ def test_words_it_does_not_know_are_named():
     tokenizer = encoder().tokenizer
     with pytest.raises(TextError, match="does not know the words zebra, piano"):
         draft_question("is there a zebra a piano", 20, tokenizer)
+    with pytest.raises(TextError) as error:
+        draft_question("z" * 100_000, 20, tokenizer)
+    assert len(str(error.value).partition("; it knows")[0]) < 500
     with pytest.raises(TextError, match="</s>"):
         draft_template("a {blank} </s>", 20, tokenizer)
     with pytest.raises(TextError, match="lists a word twice"):
