@@ -130,7 +130,7 @@ def _sampler_custom(runs: Runs) -> Image.Image:
 
 def _union(runs: Runs) -> Image.Image:
     titles = ("Depth", "Pose", "Edges", "Classes")
-    maps = [runs.node("JodiMapForControlNet", f"{t}, as ControlNets take it") for t in titles]
+    maps = [runs.node("JodiMapForControlNet", f"{t} drawn") for t in titles]
     return quarters([runs.show(node)[0] for node in maps])
 
 
