@@ -63,6 +63,11 @@ def test_pictures_from_words(jodi, tmp_path):
     assert jodi("imagine", " ")[0] == 2
 
 
+def test_evaluation_of_other_weights_is_refused(jodi):
+    status, _, err = jodi("evaluate", "--ddit", "--model", "own.safetensors")
+    assert status == 2 and "leave out --model" in err[-1]
+
+
 @pytest.mark.slow
 def test_evaluation_writes_its_flat_keys(jodi, tmp_path):
     few = ("--scenes", 4, "--first-seed", TRAIN_SEED_END + 7, "--json", "s.json")
