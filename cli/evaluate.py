@@ -5,13 +5,14 @@ import time
 
 from ..ddit_core.embedded import load_embedded_pipeline
 from ..ddit_core.evaluation.nano import evaluate_nano
-from ..jodi_core.evaluation.evaluate import PARTS, evaluate
+from ..jodi_core.evaluation.evaluate import MORE_PARTS, PARTS, evaluate
 from ..jodi_core.evaluation.report import Report
 from ..jodi_core.model.facts import PERCEPTION_STEPS, STEPS
 from ..kit.files import write_text
 from ..kit.reader.reader import load_reader
 from ..kit.scenes.render import TRAIN_SEED_END
 from ..kit.weights.convert import parse_dtype
+from .competitor import load_competitor
 from .evaluate_data import add_data_options, run_competitor, run_on_data
 from .model import choose_device, load_pipeline
 from .options import (
@@ -32,6 +33,7 @@ EXAMPLES = """
 jodi evaluate --scenes 64                                 a quick look
 jodi evaluate --scenes 512 --json scores.json --report output/report
 jodi evaluate --parts perception --steps 20
+jodi evaluate --parts joint,reextraction --scenes 32      prompts and labels, read back
 jodi evaluate --competitor docs/competitors/heuristic.py --scenes 64
 jodi evaluate --data NYU --protocol nyuv2 --samples 5 --json nyu.json
 jodi evaluate --ddit --scenes 64 --json scores.json
@@ -68,7 +70,7 @@ def add(commands) -> None:
         type=parse_names,
         default=list(PARTS),
         metavar="NAMES",
-        help=f"default: {','.join(PARTS)}",
+        help=f"default: {','.join(PARTS)}; also {','.join(MORE_PARTS)}",
     )
     parser.add_argument(
         "--steps",
@@ -109,9 +111,12 @@ def add(commands) -> None:
 
 
 def run(args, console: Console) -> int:
-    unknown = [part for part in args.parts if part not in PARTS]
+    parts = (*PARTS, *MORE_PARTS)
+    unknown = [part for part in args.parts if part not in parts]
     if unknown:
-        raise UsageError(f"there is no part {', '.join(unknown)}; use {', '.join(PARTS)}")
+        raise UsageError(f"there is no part {', '.join(unknown)}; use {', '.join(parts)}")
+    if args.extractor is not None and "reextraction" not in args.parts:
+        raise UsageError("--extractor is of the part reextraction; add it to --parts")
     if args.first_seed < TRAIN_SEED_END:
         raise UsageError(
             f"--first-seed {args.first_seed} is a training seed; use {TRAIN_SEED_END} or more"
@@ -135,8 +140,9 @@ def run(args, console: Console) -> int:
 
 def _run_on_scenes(args, console: Console) -> Report:
     pipeline = load_pipeline(args)
+    title, extractor = load_competitor(args.extractor) if args.extractor else ("reader", None)
     with console.bar("evaluating", "run") as update:
-        return evaluate(
+        report = evaluate(
             pipeline,
             scenes=args.scenes,
             first_seed=args.first_seed,
@@ -147,8 +153,12 @@ def _run_on_scenes(args, console: Console) -> Report:
             batch=args.batch,
             parts=args.parts,
             training_scenes=args.baseline_scenes,
+            extractor=extractor,
             progress=lambda done, total, what: update(done, total),
         )
+    if "reextraction" in args.parts:
+        report.values["reextraction.by"] = title
+    return report
 
 
 def _finish(args, console: Console, report: Report) -> int:

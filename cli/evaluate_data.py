@@ -26,6 +26,13 @@ def add_data_options(parser) -> None:
         help="measure the Python file's load() and infer(image) instead of a Jodi; it is run",
     )
     group.add_argument(
+        "--extractor",
+        type=Path,
+        metavar="FILE",
+        help="such a file that reads labels back from pictures, in the part reextraction "
+        "(default: the built-in reader)",
+    )
+    group.add_argument(
         "--data", type=Path, metavar="DIR", help="real pictures with true labels, not scenes"
     )
     group.add_argument("--protocol", choices=sorted(PROTOCOLS), help="layout and rules of --data")

@@ -15,10 +15,11 @@ from ...kit.memory import measure_peak_memory
 from ...kit.scenes.render import TRAIN_SEED_END, check_evaluation_seeds, render_scenes
 from ..domains import DOMAIN_NAMES, find_domain_index
 from .baselines import BaselineBoard, average_training_scenes
-from .evaluate import LABELS
+from .examples import Example, pick_places
 from .real import Infer, fit_map
 from .report import Report, Strip, Value
-from .scores import Tally, make_tally
+from .scores import RANKED, Tally, make_tally
+from .tasks import LABELS
 
 
 def evaluate_maps(
@@ -38,15 +39,15 @@ def evaluate_maps(
     """Score what `infer` makes of scenes that training never uses.
 
     infer: see `real.Infer`; it may leave labels out, which are then not scored. title: names it in
-    the report. size: (height, width) or one number. show: scenes whose pictures are kept.
+    the report. size: (height, width) or one number. show: scenes whose pictures are kept; where
+    it is not 0, `infer` makes the best, the middle and the worst scene of each label once more.
     Raises: JodiError for training seeds, counts that make no sense, and labels that come for some
     pictures only; ImageError for a map of no known shape.
     """
     height, width = (size, size) if isinstance(size, int) else size
     wanted = tuple(labels)
     seeds = check_evaluation_seeds(first_seed, scenes)
-    statistics = average_training_scenes((height, width), training_scenes)
-    boards = {name: BaselineBoard(name, statistics) for name in wanted}
+    boards: dict[str, BaselineBoard] = {}
     tallies: dict[str, Tally] = {}
     strips: list[Strip] = []
     begun, seconds = time.perf_counter(), 0.0
@@ -62,6 +63,9 @@ def evaluate_maps(
                 if name in maps:
                     drawn = fit_map(maps[name], (height, width), name)
                     made.setdefault(name, []).append(drawn)
+        if not boards:  # they take a while, and a faulty program is told before
+            statistics = average_training_scenes((height, width), training_scenes)
+            boards = {name: BaselineBoard(name, statistics) for name in wanted}
         for name, drawings in made.items():
             if len(drawings) != len(chunk):
                 raise JodiError(
@@ -92,7 +96,24 @@ def evaluate_maps(
     values["perception.seconds_per_picture"] = round(seconds / scenes, 5)
     values["peak_memory_mb"] = measure_peak_memory("cpu")
     values["seconds"] = round(time.perf_counter() - begun, 1)
-    return Report(dict(sorted(values.items())), strips)
+    examples = _show_examples(infer, tallies, first_seed, (height, width)) if show else []
+    return Report(dict(sorted(values.items())), strips, examples)
+
+
+def _show_examples(infer: Infer, tallies, first_seed: int, size) -> list[Example]:
+    """The best, the middle and the worst scene of each label."""
+    found = []
+    for name, tally in tallies.items():
+        measure, higher = RANKED[name]
+        scores = tally.each()[measure].tolist()
+        for place, index in pick_places(scores, higher).items():
+            truth = render_scenes([first_seed + index], size)
+            picture, true = truth.pictures[0, 0], truth.pictures[0, find_domain_index(name)]
+            drawn = fit_map(infer(picture[None], (name,))[name], size, name)
+            cells = [("picture", picture), ("truth", true), ("made", drawn)]
+            about = (name, place, str(first_seed + index), truth.captions[0])
+            found.append(Example(*about, measure, scores[index], cells))
+    return found
 
 
 def _plain(value: float) -> float | None:

@@ -16,8 +16,10 @@ from ..domains import find_domain
 from ..labels.normals import convert_normals
 from ..labels.segmentation import draw_segmentation
 from .datasets import Protocol, RealSample, load_sample
+from .examples import pick_places
 from .real import Infer, fit_map
-from .report import Value, write_report_text
+from .report import write_report_text
+from .report_tables import Value, show_number
 
 HEADLINE = {
     "depth": ("disparity_affine.absrel", False),
@@ -45,7 +47,7 @@ class FolderReport:
             k for k in self.values if k.startswith(f"{self.protocol.name}.") and "ci95" not in k
         ]
         width = max(map(len, keys))
-        return "\n".join(f"{key:{width}} {_number(self.values[key]):>10}" for key in keys)
+        return "\n".join(f"{key:{width}} {show_number(self.values[key]):>10}" for key in keys)
 
     def write_json(self, path: str | os.PathLike) -> None:
         """Write the values. Raises: JodiError when the place is not writable."""
@@ -58,8 +60,8 @@ class FolderReport:
         for key, value in self.values.items():
             if "ci95" not in key:
                 low, high = (self.values.get(f"{key}.ci95.{side}") for side in ("low", "high"))
-                between = "" if low is None else f"{_number(low)} to {_number(high)}"
-                lines.append(f"| {key} | {_number(value)} | {between} |")
+                between = "" if low is None else f"{show_number(low)} to {show_number(high)}"
+                lines.append(f"| {key} | {show_number(value)} | {between} |")
         return "\n".join(lines) + "\n"
 
     def write(self, folder: str | os.PathLike) -> Path:
@@ -86,13 +88,11 @@ class FolderReport:
     def pick(self, label: str, measure: str, higher: bool) -> dict[str, tuple[str, float]]:
         """The best, the middle and the worst picture by a measure: place -> name and score."""
         key = f"{self.protocol.name}.{measure}"
-        scored = sorted((own[key], name) for name, own in self.each if key in own)
-        scored = [(score, name) for score, name in scored if score == score]
-        if label not in self.protocol.labels or not scored:
+        if label not in self.protocol.labels:
             return {}
-        scored = scored[::-1] if higher else scored
-        places = {"best": 0, "middle": len(scored) // 2, "worst": len(scored) - 1}
-        return {place: (scored[i][1], scored[i][0]) for place, i in places.items()}
+        scored = [(name, own[key]) for name, own in self.each if key in own]
+        places = pick_places([score for _, score in scored], higher)
+        return {place: scored[index] for place, index in places.items()}
 
     def draw(self, name: str, label: str) -> Tensor:
         """Picture, truth and map of one label side by side, (3, H, W)."""
@@ -105,7 +105,7 @@ class FolderReport:
     def _page(self, parts: list[str]) -> str:
         title = html.escape(f"{self.values.get('model')} on {self.protocol.name}")
         rows = "".join(
-            f"<tr><td>{html.escape(k)}</td><td>{html.escape(_number(v))}</td></tr>"
+            f"<tr><td>{html.escape(k)}</td><td>{html.escape(show_number(v))}</td></tr>"
             for k, v in self.values.items()
         )
         return (
@@ -132,9 +132,3 @@ def draw_truth(sample: RealSample, label: str) -> Tensor:
     else:
         picture = draw_segmentation(truth[None])[0]
     return torch.where(valid, picture, 0.0)
-
-
-def _number(value: Value) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -12,39 +12,11 @@ from ...kit.errors import JodiError
 from ...kit.files import write_text
 from ...kit.pictures.contact_sheet import draw_contact_sheet
 from ...kit.pictures.files import save_png
-from ...kit.pictures.palettes import SEGMENTATION_CLASSES
 from ..domains import DOMAIN_NAMES, find_domain
-from . import consistency, edges, metrics, pose
+from .examples import Example
+from .report_tables import COLUMNS, HEADLINES, Value, define_measures, make_tables, show_number
 
-Value = float | int | str | None
-
-HEADLINES: tuple[tuple[str, str, bool], ...] = (
-    ("depth.absrel", "Depth, mean relative error", False),
-    ("depth.delta1", "Depth, share within a factor of 1.25", True),
-    ("normal.mean_deg", "Normals, mean angle (degrees)", False),
-    ("normal.median_deg", "Normals, median angle (degrees)", False),
-    ("albedo.psnr", "Albedo, PSNR (dB)", True),
-    ("segmentation.miou", "Segmentation, mean IoU of 11 classes", True),
-    ("edge.f", "Edges, F (ODS)", True),
-    ("lineart.f", "Line art, F (ODS)", True),
-    ("openpose.pck", "Joints, PCK", True),
-    ("control.psnr", "Picture from all labels, PSNR (dB)", True),
-)
-"""Key, title, and whether higher is better."""
-
-COLUMNS = ("model", "baseline", "ceiling", "labels")
-
-JOINT_TITLES = {
-    "normal_depth_deg": "Normals against the normals of the own depth (degrees, lower)",
-    "picture_albedo_psnr": "Picture against albedo x fitted light (dB, higher)",
-    "picture_albedo_gain": "... and what the albedo adds to light on plain grey (dB, higher)",
-    "edge_segmentation_f": "Edges against the borders of the own segmentation (F, higher)",
-    "caption_classes": "Classes of the caption found in the segmentation (share, higher)",
-    "caption_colors": "Colours of the caption found in the albedo (share, higher)",
-    "picture.classes": "Classes of the caption read in the picture (share, higher)",
-    "picture.colors": "Colours of the caption read in the picture (share, higher)",
-}
-JOINT_COLUMNS = ("model", "perceived", "ceiling", "labels", "shuffled")
+__all__ = ["HEADLINES", "Report", "Strip", "Value", "draw_strip", "write_report_text"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +39,7 @@ class Report:
 
     values: dict[str, Value]
     strips: list[Strip] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
 
     def json_text(self) -> str:
         """The values as one flat JSON object."""
@@ -77,7 +50,8 @@ class Report:
         write_report_text(Path(path), self.json_text())
 
     def write(self, folder: str | os.PathLike) -> Path:
-        """Write report.json, report.html and pictures/*.png; returns the path of the page.
+        """Write report.json, report.md, report.html, pictures/*.png of scenes and examples/*.png of
+        the best, the middle and the worst; returns the path of the page.
 
         Raises: JodiError or ImageError when the folder is not writable.
         """
@@ -86,17 +60,37 @@ class Report:
         for strip in self.strips:
             names.append(f"pictures/{strip.seed}.png")
             save_png(folder / names[-1], draw_strip(strip))
+        for example in self.examples:
+            save_png(folder / "examples" / example.file, example.draw())
         self.write_json(folder / "report.json")
+        write_report_text(folder / "report.md", self.markdown())
         page = folder / "report.html"
         write_report_text(page, _page(self, names))
         return page
+
+    def markdown(self) -> str:
+        """The tables, how it was measured, and which scenes were the best and the worst."""
+        lines = [f"# Evaluation of {_cell(self.values.get('model'))}", "", NOTE]
+        for table in make_tables(self.values):
+            lines += ["", f"## {table.title}", "", _line(table.head)]
+            lines += [_line(("---",) * len(table.head)), *(_line(row) for row in table.rows)]
+        if self.examples:
+            lines += ["", "## The best, the middle and the worst scene of each label", ""]
+            lines += [
+                f"- [{_cell(example.describe())}](examples/{example.file})"
+                for example in self.examples
+            ]
+        lines += ["", "## How it was measured", ""]
+        return "\n".join([*lines, *(f"- {line}" for line in define_measures(self.values)), ""])
 
     def summary(self) -> str:
         """The headline measures as lines of text."""
         width = max(len(title) for _, title, _ in HEADLINES)
         lines = [f"{'':{width}} {''.join(f'{c:>10}' for c in COLUMNS[:3])}"]
         for key, title, _ in HEADLINES:
-            cells = "".join(f"{_number(self.values.get(f'{key}.{c}')):>10}" for c in COLUMNS[:3])
+            cells = "".join(
+                f"{show_number(self.values.get(f'{key}.{c}')):>10}" for c in COLUMNS[:3]
+            )
             lines.append(f"{title:{width}} {cells}")
         return "\n".join(lines)
 
@@ -112,10 +106,14 @@ def draw_strip(strip: Strip) -> Tensor:
     return draw_contact_sheet(rows, headings=headings)
 
 
+NOTE = (
+    "Procedural scenes that training has never seen. These numbers compare with nothing measured "
+    "on photographs."
+)
+
+
 def _page(report: Report, pictures: list[str]) -> str:
     v = report.values
-    settings = ("model", "scenes", "first_seed", "size", "steps", "control.steps")
-    settings += ("control.guidance", "control.prompt", "device", "dtype", "seconds")
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Evaluation</title>",
         "<style>body{font:15px/1.45 sans-serif;margin:2em auto;max-width:75em;padding:0 1em}"
@@ -123,123 +121,44 @@ def _page(report: Report, pictures: list[str]) -> str:
         "border-bottom:1px solid #ddd}td:first-child,th:first-child{text-align:left}"
         "img{max-width:100%;image-rendering:pixelated}</style></head><body>",
         f"<h1>Evaluation of {html.escape(str(v.get('model')))}</h1>",
-        "<p>Procedural scenes that training has never seen. These numbers compare with nothing "
-        "measured on photographs.</p>",
-        _table(("setting", "value"), [(name, v.get(name)) for name in settings]),
-        "<h2>Tasks</h2>",
-        _headline_table(v),
-        "<h2>Other baselines</h2>",
-        _key_table(v, [k for k in v if k.rpartition(".")[2] in _OTHER_BASELINES]),
-        "<h2>Classes (IoU)</h2>",
-        _table(
-            ("class", *COLUMNS),
-            [
-                (name, *(v.get(f"segmentation.iou.{name}.{c}") for c in COLUMNS))
-                for name in SEGMENTATION_CLASSES[1:]
-            ],
-        ),
-        "<h2>Any to any, and all labels in one run</h2>",
-        _key_table(v, [k for k in v if k.startswith(("any.", "all.")) and _is_headline(k)]),
-        "<h2>Do the maps of one run fit each other?</h2>",
-        _table(
-            ("measure", *JOINT_COLUMNS),
-            [
-                (title, *(v.get(f"joint.{name}.{c}") for c in JOINT_COLUMNS))
-                for name, title in JOINT_TITLES.items()
-            ],
-        ),
+        f"<p>{NOTE}</p>",
+    ]
+    for table in make_tables(v):
+        rows = "".join(_row("td", row) for row in table.rows)
+        parts.append(f"<h2>{html.escape(table.title)}</h2>")
+        parts.append(f"<table>{_row('th', table.head)}{rows}</table>")
+    parts += [
         "<h2>How it was measured</h2><ul>",
         *(f"<li>{html.escape(line)}</li>" for line in define_measures(v)),
-        "</ul><h2>Pictures</h2>",
+        "</ul>",
     ]
+    if report.examples:
+        parts.append("<h2>The best, the middle and the worst scene of each label</h2>")
+    for example in report.examples:
+        parts.append(_figure(example.describe(), f"examples/{example.file}"))
+    parts.append("<h2>Scenes</h2>")
     for strip, name in zip(report.strips, pictures, strict=True):
-        parts.append(
-            f"<h3>{strip.seed}: {html.escape(strip.caption)}</h3>"
-            f"<img src='{html.escape(name)}' alt='{html.escape(strip.caption)}'>"
-        )
+        parts.append(_figure(f"{strip.seed}: {strip.caption}", name))
     return "\n".join([*parts, "</body></html>\n"])
 
 
-_OTHER_BASELINES = (
-    *("all_edges", "dots", "mean_map", "sobel", "mean_color", "input_copy", "albedo_copy"),
-    "mean_pose",
-)
-_MEASURES = tuple(key.rpartition(".")[2] for key, _, _ in HEADLINES)
+def _line(cells: tuple) -> str:
+    return f"| {' | '.join(_cell(value) for value in cells)} |"
 
 
-def _is_headline(key: str) -> bool:
-    what, _, whose = key.rpartition(".")
-    return what.rpartition(".")[2] in _MEASURES and whose in COLUMNS
+def _cell(value: Value) -> str:
+    """A value in a table of Markdown: one line, without bars of its own."""
+    return " ".join(show_number(value).replace("|", "\\|").split())
 
 
-def _headline_table(v: dict[str, Value]) -> str:
-    rows = []
-    for key, title, higher in HEADLINES:
-        low, high = (v.get(f"{key}.model.ci95.{side}") for side in ("low", "high"))
-        interval = "" if low is None else f"{_number(low)} to {_number(high)}"
-        better = "higher" if higher else "lower"
-        model, *others = (v.get(f"{key}.{c}") for c in COLUMNS)
-        rows.append((f"{title} ({better} is better)", model, interval, *others))
-    return _table(
-        ("measure", "model", "95% interval", "baseline", "round trip", "exact labels"), rows
-    )
+def _row(tag: str, cells: tuple) -> str:
+    shown = "".join(f"<{tag}>{html.escape(show_number(value))}</{tag}>" for value in cells)
+    return f"<tr>{shown}</tr>"
 
 
-def _key_table(v: dict[str, Value], keys: list[str]) -> str:
-    return _table(("key", "value"), [(key, v[key]) for key in sorted(keys)])
-
-
-def _table(head: tuple[str, ...], rows: list[tuple]) -> str:
-    cells = "".join(f"<th>{html.escape(h)}</th>" for h in head)
-    lines = [f"<tr>{cells}</tr>"]
-    for row in rows:
-        cells = "".join(f"<td>{html.escape(_number(value))}</td>" for value in row)
-        lines.append(f"<tr>{cells}</tr>")
-    return f"<table>{''.join(lines)}</table>"
-
-
-def _number(value: Value) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def define_measures(v: dict[str, Value]) -> list[str]:
-    """How every measure is defined, one sentence or two each, with the values that were used."""
-    size = str(v["size"])
-    height, width = (int(s) for s in (size.split("x") if "x" in size else (size, size)))
-    near, far = metrics.DEPTH_RANGE
-    return [
-        "Perception is one sample per label, each label alone from the picture, "
-        f"{v['steps']} steps, no text, no guidance.",
-        "Depth: scale and shift of the map are fitted to 1/depth per image by least squares over "
-        f"valid pixels, the fit is inverted and clipped to {near:g}..{far:g} m (as the Marigold "
-        "evaluation does for disparity); AbsRel and delta1 per image, then the mean. Baseline: a "
-        "constant map under the same fit.",
-        "Normals: angles pooled over all surface pixels. Baseline: the mean normal of "
-        f"{v['baseline.training_scenes']} training scenes.",
-        "Albedo: PSNR in sRGB, no scale fitted, mean over images. Baseline: the better of the "
-        "mean training colour and the input picture.",
-        "Segmentation: nearest palette colour, one pooled confusion, mean IoU over the 11 classes "
-        "without 'unlabeled'. Baseline: the commonest training class everywhere.",
-        "Edges and line art: thinned by non-maximum suppression, 99 thresholds, one-to-one "
-        f"matching within {edges.find_tolerance(height, width):g} pixels by a maximum matching, "
-        f"true lines where the thinned label is at least {edges.TRUTH_THRESHOLD:g}; F at the best "
-        "threshold for the set (ODS). Baseline: the best of an all-edge map, a dot on every other "
-        "pixel, and the mean map of training scenes; Sobel on the input is given beside it.",
-        f"Joints: read by colour; right within {pose.PCK_SHARE:g} of the figure's larger side (at "
-        f"least {pose.MIN_RADIUS:g} pixels); PCK over visible joints. Baseline: the mean training "
-        "place of each joint. 'Exact labels' is what the reader itself loses.",
-        f"Control: the picture from all labels, prompt: {v['control.prompt']}; PSNR against the "
-        "true picture. Baseline: its own mean colour; beside it a plain copy of the albedo.",
-        "Fit of maps: 'model' made picture and labels from the caption, 'perceived' all labels at "
-        "once from the true picture; 'shuffled' puts exact maps of different scenes together. "
-        f"Normals of depth assume a view of tan {consistency.MEAN_TAN_HALF:g} to the side; light "
-        "is fitted per class region as a linear function of the normal. Classes and colours are "
-        "read in the picture by a small network that was trained on rendered scenes alone; "
-        "'labels' and 'ceiling' say what it reads in true pictures.",
-        "95% intervals: bootstrap over images.",
-    ]
+def _figure(text: str, source: str) -> str:
+    text, source = html.escape(text), html.escape(source)
+    return f"<h3>{text}</h3><img src='{source}' alt='{text}'>"
 
 
 def write_report_text(path: Path, text: str) -> None:

@@ -21,6 +21,18 @@ from . import edges, metrics, pose
 
 Values = dict[str, np.ndarray]
 
+RANKED: dict[str, tuple[str, bool]] = {
+    "image": ("psnr", True),
+    "lineart": ("f", True),
+    "edge": ("f", True),
+    "depth": ("absrel", False),
+    "normal": ("mean_deg", False),
+    "albedo": ("psnr", True),
+    "segmentation": ("miou", True),
+    "openpose": ("pck", True),
+}
+"""By domain: the measure that scenes are ranked by, and whether higher is better."""
+
 
 class Tally:
     """Adds up images. Subclasses say what one image contributes and what the sum means."""
@@ -38,6 +50,11 @@ class Tally:
     def values(self) -> dict[str, float]:
         """Every measure over all images added; NaN where nothing was there to measure."""
         return {name: float(v) for name, v in self._summarise(self._all().sum(axis=0)).items()}
+
+    def each(self) -> Values:
+        """Every measure of each image alone, in the order they were added; NaN where an image has
+        nothing to measure. A pooled measure, such as the mean IoU, is then that of one image."""
+        return self._summarise(self._all())
 
     def intervals(self, resamples: int = 1000, seed: int = 0) -> dict[str, tuple[float, float]]:
         """Bootstrap 95% interval over images for each measure."""

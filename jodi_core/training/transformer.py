@@ -4,6 +4,7 @@ Source: arXiv 2505.19084 section 3 and github VIPL-GENUN/Jodi @ c21bdcb, with it
 left out: the loss counts generated domains only, time is not truncated, weights are averaged.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from .role_sampling import sample_roles
 
 NANO_CAPTION_LENGTH = 32
 TEXT_DROPOUT = 0.1
+DrawTask = Callable[[np.random.Generator, int, bool], tuple[str, tuple[int, ...]]]
+"""As `sample_roles`: a task and one role per domain."""
 FLOW_SHIFT = 3.0
 # The noise level of a sampler's first step: labels are nearly a function of what they are made
 # from, so one evaluation there can answer.
@@ -120,19 +123,32 @@ def train_transformer(
 
 
 class RoleSwitchTask:
-    """The training task of a Jodi: predict the velocity of every generated domain."""
+    """The training task of a Jodi: predict the velocity of every generated domain.
 
-    def __init__(self, model: JodiTransformer, latents, captions, text, settings, device: str):
+    draw: the roles of each micro-batch; a model of one task alone takes a function of its own.
+    """
+
+    def __init__(
+        self,
+        model: JodiTransformer,
+        latents,
+        captions,
+        text,
+        settings,
+        device: str,
+        draw: DrawTask = sample_roles,
+    ):
         self.model, self.latents, self.captions, self.text = model, latents, captions, text
-        self.settings, self.device = settings, device
+        self.settings, self.device, self.draw = settings, device, draw
         self.optimizers = _optimizers(model, settings)
         self.rates = (settings.muon_lr, settings.adam_lr)
         self.names = name_domains(model.config.num_domains)
 
     def losses(self, rng: np.random.Generator, progress: float) -> Losses:
         reading = progress < self.settings.reading_share
+        task, roles = self.draw(rng, self.model.config.num_labels, reading)
         batch = _draw_batch(
-            rng, self.latents, self.captions, self.text, self.settings, self.device, reading
+            rng, self.latents, self.captions, self.text, self.settings, self.device, (task, roles)
         )
         losses = _losses(self.model, batch, self.settings.dtype)
         means = losses.detach().mean(0).tolist()
@@ -154,10 +170,10 @@ class _Batch:
     generated: list[int]
 
 
-def _draw_batch(rng, latents, captions, text, settings, device, reading=False) -> _Batch:
+def _draw_batch(rng, latents, captions, text, settings, device, drawn) -> _Batch:
     """Rows of one role pattern: equal patterns run as one group, at a cost that follows it."""
-    domains, (h, w) = latents.shape[1], latents.shape[-2:]
-    task, roles = sample_roles(rng, domains - 1, reading)
+    task, roles = drawn
+    h, w = latents.shape[-2:]
     active = sum(role != Role.IGNORE for role in roles)
     rows = max(1, round(settings.tokens / (active * h * w)))
     chosen = rng.integers(len(latents), size=rows)

@@ -1,6 +1,8 @@
 """Reading pictures: load the trained network, and turn what it says into claims."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,6 +22,15 @@ BATCH = 64
 COUNTED = tuple(noun for noun in NOUNS if is_counted(noun))
 
 
+@dataclass(frozen=True)
+class Cells:
+    """What each of G x G cells of N pictures shows. nouns (N, G, G): numbers in `NOUNS`; colors
+    (N, G, G): numbers in `COLORS`, or `len(COLORS)` for no colour word."""
+
+    nouns: Tensor
+    colors: Tensor
+
+
 class Reader:
     """Says what pictures of rendered scenes show; knows nothing of who made them.
 
@@ -37,17 +48,27 @@ class Reader:
         pictures: (N, 3, H, W) in [0, 1]; other sizes than 64 x 64 are resampled to it.
         Raises: JodiError for another shape, or values that are not finite.
         """
+        claims = []
+        for said in self._say(pictures):
+            claims += [_claims(said, index) for index in range(len(said.presence))]
+        return claims
+
+    @torch.inference_mode()
+    def read_cells(self, pictures: Tensor) -> Cells:
+        """The likeliest noun and colour word of each cell; pictures and errors as for `read`."""
+        said = [(r.nouns.argmax(1).cpu(), r.colors.argmax(1).cpu()) for r in self._say(pictures)]
+        nouns, colors = zip(*said, strict=True)
+        return Cells(torch.cat(nouns), torch.cat(colors))
+
+    def _say(self, pictures: Tensor) -> Iterator[Reading]:
         if pictures.ndim != 4 or pictures.shape[1] != 3 or not pictures.isfinite().all():
             raise JodiError(
                 f"the reader takes finite pictures (N, 3, H, W), got {tuple(pictures.shape)}"
             )
-        claims = []
         for chunk in pictures.float().clamp(0, 1).split(BATCH):
             if chunk.shape[-2:] != (SIZE, SIZE):
                 chunk = F.interpolate(chunk, (SIZE, SIZE), mode="bilinear", antialias=True)
-            said = self.network(chunk.to(self.network.embedding.device))
-            claims += [_claims(said, index) for index in range(len(chunk))]
-        return claims
+            yield self.network(chunk.to(self.network.embedding.device))
 
 
 def load_reader(path: str | Path = WEIGHTS) -> Reader:
@@ -105,4 +126,4 @@ def _left(presence: list[float], middle: list[float], one: int, other: int) -> f
     return presence[one] * presence[other] * float(torch.tensor(apart).sigmoid())
 
 
-__all__ = ["COUNTED", "MOST", "WEIGHTS", "Reader", "load_reader"]
+__all__ = ["COUNTED", "MOST", "WEIGHTS", "Cells", "Reader", "load_reader"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from ..errors import TextError
 from ..pictures.palettes import SEGMENTATION_CLASSES
@@ -81,6 +82,7 @@ NOUNS: tuple[str, ...] = tuple(_NOUNS)
 _UNCOUNTED = ("grass", "sand", "earth", "water")
 _SINGULAR = {plural: noun for noun, (plural, _) in _NOUNS.items() if plural}
 _CLASS_OF = {noun: SEGMENTATION_CLASSES.index(name) for noun, (_, name) in _NOUNS.items()}
+_PLACES = ("on", "beside", "under", "in", "with")
 _GLUE = ("a", "an", "and", "on", "in", "under", "beside", "with", *_NUMBERS.values())
 
 VOCABULARY: tuple[str, ...] = tuple(
@@ -131,6 +133,41 @@ def read_caption(caption: str) -> list[Fact]:
             facts.append((color, noun, _CLASS_OF[noun]))
             color = None
     return facts
+
+
+@dataclass(frozen=True)
+class CaptionThing:
+    """One phrase of a caption. noun: singular. place: the preposition that leads to it ("on",
+    "beside", "under", "in"), or None for what the caption is about."""
+
+    noun: str
+    color: str | None
+    number: int
+    place: str | None
+
+
+def read_things(caption: str) -> list[CaptionThing]:
+    """The phrases of a caption, in order; words outside of the grammar say nothing."""
+    numbers = {word: number for number, word in _NUMBERS.items()}
+    things: list[CaptionThing] = []
+    color, number, place = None, 1, None
+    words = caption.split()
+    for index, word in enumerate(words):
+        noun = _SINGULAR.get(word, word)
+        worn = index >= 2 and words[index - 1] == "in" and things and things[-1].noun == "person"
+        if word in COLOR_WORDS and worn:
+            things[-1] = replace(things[-1], color=word)
+            place = None  # "in red" is no place
+        elif word in COLOR_WORDS:
+            color = word
+        elif word in numbers:
+            number = numbers[word]
+        elif word in _PLACES:
+            place = None if word == "with" else word
+        elif noun in _NOUNS:
+            things.append(CaptionThing(noun, color, number, place))
+            color, number = None, 1
+    return things
 
 
 def find_noun_class(noun: str) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from jodi_pack.cli.competitor import load_competitor
 from jodi_pack.cli.main import main
 from jodi_pack.jodi_core.evaluation.competitor import evaluate_maps
@@ -31,10 +32,9 @@ def test_the_example_is_scored_beside_baselines(tmp_path, capsys):
 
 def test_exact_maps_score_as_exact():
     truth = render_scenes([TRAIN_SEED_END, TRAIN_SEED_END + 1], 32)
-    rows = iter(truth.pictures)
 
     def infer(image, labels):
-        row = next(rows)
+        row = next(r for r in truth.pictures if torch.equal(r[0], image[0]))
         return {"albedo": row[5], "segmentation": row[6]}
 
     report = evaluate_maps(infer, "exact", scenes=2, size=32, training_scenes=4, resamples=0)
@@ -42,6 +42,7 @@ def test_exact_maps_score_as_exact():
     assert "albedo.psnr.model" in names
     assert report.values["albedo.psnr.model"] == pytest.approx(100)
     assert report.values["segmentation.miou.model"] == pytest.approx(1)
+    assert [e.place for e in report.examples] == ["best", "middle", "worst"] * 2
 
 
 def write(tmp_path, text):
@@ -63,6 +64,21 @@ def test_the_picture_comes_as_an_array(tmp_path):
     assert title == "theirs" and "depth.absrel.model" in report.values
 
 
+def test_maps_in_the_order_of_tensors_and_names_in_other_spellings(tmp_path):
+    (tmp_path / "beside_theirs.py").write_text("NAME = 'Depth Map'\n")
+    path = write(
+        tmp_path,
+        "import torch\nfrom beside_theirs import NAME\ndef load(): pass\n"
+        "def infer(image):\n    x = torch.from_numpy(image).permute(2, 0, 1)\n"
+        "    return {NAME: x[0], 'Normals': x}\n",
+    )
+    _, infer = load_competitor(path)
+    picture = torch.rand(1, 3, 8, 10)
+    made = infer(picture, ("depth", "normal"))
+    assert torch.equal(made["depth"], picture[0, 0]) and torch.equal(made["normal"], picture[0])
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "said", "code"),
     [
@@ -74,6 +90,9 @@ def test_the_picture_comes_as_an_array(tmp_path):
         ("def load(): pass\ndef infer(image): return {'depth': np.zeros((4, 4, 2))}\n",
          "the map of depth", 1),
         ("def load(): pass\ndef infer(image): return {'depth': 'x'}\n", "must be \\(H, W\\)", 1),
+        ("def load(): pass\ndef infer(image): return {'deepness': image[..., 0]}\n",
+         "called 'deepness'; the labels are lineart", 1),
+        ("def load(): pass\ndef infer(image): return {'image': image}\n", "called 'image'", 1),
         ("def (:\n", "SyntaxError", 1),
         ("def load(): pass\nn = []\ndef infer(image):\n    n.append(1)\n"
          "    return {'depth': image[..., 0]} if len(n) == 1 else {}\n", "some pictures only", 1),
@@ -86,6 +105,7 @@ def test_faults_name_the_file(tmp_path, capsys, text, said, code):
     assert re.search(said, capsys.readouterr().err)
 
 
+@pytest.mark.long
 def test_the_regressor_learns_and_is_scored(tmp_path):
     """One second of training on two scenes, then a score: the example runs from end to end."""
     source = HEURISTIC.with_name("regressor.py").read_text()

@@ -12,6 +12,7 @@ import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES, find_domain_index
 from jodi_pack.jodi_core.evaluation import baselines, scores
 from jodi_pack.jodi_core.evaluation.evaluate import evaluate
+from jodi_pack.jodi_core.evaluation.examples import pick_places
 from jodi_pack.jodi_core.evaluation.reading import count_found
 from jodi_pack.jodi_core.evaluation.report import HEADLINES, draw_strip
 from jodi_pack.jodi_core.labels.maps import postprocess
@@ -41,7 +42,7 @@ class KnownAnswers:
     """
 
     names, factor, native_size = DOMAIN_NAMES, 8, (SIZE, SIZE)
-    facts = SimpleNamespace(title="known answers", perception_steps=10)
+    facts = SimpleNamespace(title="known answers", perception_steps=10, trained_roles="published")
     device, dtype, text_encoder = torch.device("cpu"), torch.float32, object()
 
     def __init__(self, noise: float = 0.0):
@@ -137,6 +138,7 @@ def test_what_the_reader_finds_of_a_caption_is_counted_by_class():
     assert count_found(claims, "") == (0, 0, 0, 0)
 
 
+@pytest.mark.long
 def test_every_baseline_is_what_it_says(perfect):
     """The numbers are worked out again here from the definitions, one scene at a time."""
     v = perfect[1].values
@@ -191,7 +193,7 @@ def test_settings_and_tasks(perfect):
     assert {f"image=condition, {name}=generate" for name in DOMAIN_NAMES[1:]} <= asked
     assert all(g == 1.0 for text, _, g, prompt in model.asked if text.startswith("image=cond"))
     captions = [p for text, _, _, p in model.asked if text.startswith("image=gen") and p]
-    assert all(isinstance(p, list) and len(p) in (2, 4) for p in captions)
+    assert all(isinstance(p, list) and len(p) in (1, 2, 4) for p in captions)
 
 
 @pytest.mark.slow
@@ -221,7 +223,9 @@ def test_the_result_does_not_depend_on_the_batch():
         for batch in (5, 2)
     ]
     for key, value in made[0].items():
-        if key not in ("seconds", "batch") and not key.endswith("shuffled"):
+        if key in ("seconds", "batch") or key.startswith("run."):
+            continue
+        if not key.endswith(("shuffled", "chance")):
             assert made[1][key] == pytest.approx(value, abs=1e-5), key
 
 
@@ -251,6 +255,7 @@ def test_report_page_and_pictures(perfect, tmp_path):
     assert all(f"pictures/{name}" in text for name in pictures)
     sheet, _ = load_image(tmp_path / "pictures" / pictures[0])
     assert min(sheet.shape[-2:]) > 5 * SIZE
+    _check_examples(report, tmp_path, text)
     rows = report.strips[0].rows
     assert list(rows)[:2] == ["truth", "autoencoder round trip"] and len(rows) == 5
     torch.testing.assert_close(
@@ -258,6 +263,96 @@ def test_report_page_and_pictures(perfect, tmp_path):
     )
     assert draw_strip(report.strips[1]).shape[0] == 3
     assert len(report.summary().splitlines()) == 1 + len(HEADLINES)
+
+
+def _check_examples(report, folder, page):
+    """Three scenes of each label, the best first; they stand on the page and in Markdown."""
+    assert len(report.examples) == 3 * len(DOMAIN_NAMES)
+    markdown = (folder / "report.md").read_text()
+    for example in report.examples:
+        assert (folder / "examples" / example.file).exists()
+        assert f"examples/{example.file}" in page and f"examples/{example.file}" in markdown
+        assert TRAIN_SEED_END <= int(example.scene) < TRAIN_SEED_END + 6
+    depth = [e for e in report.examples if e.label == "depth"]
+    assert [e.place for e in depth] == ["best", "middle", "worst"]
+    assert depth[0].score <= depth[1].score <= depth[2].score
+    albedo = [e.score for e in report.examples if e.label == "albedo"]
+    assert albedo == sorted(albedo, reverse=True)
+    assert "| Depth, mean relative error (lower is better) |" in markdown
+    assert "&lt;b&gt;" not in markdown and "## What each task took" in markdown
+
+
+def test_each_scene_alone_is_scored_as_if_it_were_the_set():
+    truth = rendered(tuple(range(TRAIN_SEED_END, TRAIN_SEED_END + 4)))
+    noise = torch.randn(truth.pictures.shape, generator=torch.Generator().manual_seed(1)) * 0.3
+    made = (truth.pictures + noise).clamp(0, 1)
+    for index, name in enumerate(DOMAIN_NAMES):
+        tally = scores.make_tally(name)
+        tally.add(made[:, index], truth)
+        each = tally.each()
+        for row in range(4):
+            alone = render_scenes([TRAIN_SEED_END + row], SIZE)
+            one = scores.make_tally(name)
+            one.add(made[row : row + 1, index], alone)
+            for measure, value in one.values().items():
+                if measure in each:
+                    expected = pytest.approx(value, rel=1e-9, nan_ok=True)
+                    assert each[measure][row] == expected, (name, measure)
+
+
+@pytest.mark.parametrize(
+    ("values", "higher", "expected"),
+    [
+        ([3.0, 1.0, 2.0], False, (1, 2, 0)),
+        ([3.0, 1.0, 2.0], True, (0, 2, 1)),
+        ([math.nan, 1.0, math.inf, 5.0], True, (3, 1, 1)),
+        ([2.0], False, (0, 0, 0)),
+    ],
+)
+def test_the_best_the_middle_and_the_worst(values, higher, expected):
+    assert tuple(pick_places(values, higher).values()) == expected
+    assert pick_places([math.nan], higher) == {}
+
+
+@pytest.mark.slow
+def test_parts_that_are_asked_for_by_name():
+    model = KnownAnswers()
+    report = evaluate(
+        model,
+        scenes=3,
+        batch=3,
+        training_scenes=2,
+        resamples=20,
+        show=0,
+        parts=("reextraction", "patterns"),
+    )
+    v = report.values
+    for name in ("segmentation", "albedo", "openpose"):
+        # Its pictures are the true ones, so what is read in them is the floor.
+        assert v[f"control.{name}.error.model"] == v[f"control.{name}.error.floor"]
+        assert v[f"control.{name}.error.chance"] > v[f"control.{name}.error.floor"]
+        assert v[f"run.control.{name}.published"] == "yes"
+    assert "control.depth.error.model" not in v and "depth.absrel.model" not in v
+    low, high = (v[f"control.segmentation.error.model.ci95.{side}"] for side in ("low", "high"))
+    assert low <= v["control.segmentation.error.model"] <= high
+    assert v["any.depth_from_edge.absrel.model"] < 1e-4
+    assert v["run.any.depth_from_edge.trained"] == "no"
+    assert v["run.any.image_from_depth_segmentation.trained"] == "yes"
+    assert v["run.any.depth_normal_from_image.published"] == "yes"
+    assert v["run.any.normal_from_image_depth.published"] == "no"
+    assert v["any.image_normal_from_depth.image.psnr.model"] > 99.9
+
+
+def test_what_runs_took_stands_beside_them(perfect):
+    v = perfect[1].values
+    for task in ("depth", "all", "control", "joint", "text", "any.depth_from_normal"):
+        assert v[f"run.{task}.seconds_per_scene"] > 0 and v[f"run.{task}.peak_memory_mb"] > 10
+    assert (v["run.depth.steps"], v["run.joint.steps"]) == (10, 20)
+    assert (v["run.depth.guidance"], v["run.text.guidance"]) == (1.0, 4.5)
+    assert v["run.depth.trained"] == "yes" and v["run.any.depth_from_normal.trained"] == "no"
+    for kind in ("object", "count", "color", "position", "overall"):
+        assert v[f"geneval.{kind}.model"] == v[f"geneval.{kind}.labels"]
+        assert f"geneval.{kind}.chance" in v
 
 
 def test_unwritable_place_is_named(perfect, tmp_path):
