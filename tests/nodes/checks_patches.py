@@ -40,7 +40,8 @@ WIRES = JodiRoles.execute(MODEL, VAE, **TEXTS, depth=image(1, 48, 48)).args[:3]
 def node(cls, *args):
     """The result of one of the host's nodes, old or new."""
     if hasattr(cls, "define_schema"):
-        return cls.execute(*args).args[0]
+        result = cls.execute(*args)
+        return result[0] if isinstance(result, tuple) else result.args[0]
     return getattr(cls(), cls.FUNCTION)(*args)[0]
 
 
