@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..jodi_core.domains import DOMAIN_NAMES, find_domain
 from ..jodi_core.evaluation.real import Infer
 from ..kit.errors import JodiError
 from .options import UsageError
@@ -18,8 +19,8 @@ def load_competitor(path: Path) -> tuple[str, Infer]:
     """Its title, and what makes maps of a picture.
 
     The file has `load()`, called once, and `infer(image)`, which takes an array (H, W, 3) float32
-    in [0, 1] and returns maps by label, arrays (H, W) or (H, W, 3) in [0, 1], drawn as Jodi draws
-    them. TITLE names it in reports.
+    in [0, 1] and returns maps by label, arrays (H, W), (H, W, 3) or (3, H, W) in [0, 1], drawn as
+    Jodi draws them. TITLE names it in reports. The file may import what lies beside it.
     Raises: UsageError for a file without the two; JodiError, naming the file, for what they raise.
     """
     module = _run_file(path)
@@ -32,7 +33,8 @@ def load_competitor(path: Path) -> tuple[str, Infer]:
         made = _call(path, infer, image[0].permute(1, 2, 0).numpy().astype(np.float32))
         if not isinstance(made, dict):
             raise JodiError(f"{path}: infer must return maps by label, got {type(made).__name__}")
-        return {label: _to_map(path, label, made[label]) for label in labels if label in made}
+        named = {_find_label(path, name): each for name, each in made.items()}
+        return {label: _to_map(path, label, named[label]) for label in labels if label in named}
 
     return str(getattr(module, "TITLE", path.stem)), make_maps
 
@@ -45,8 +47,25 @@ def _run_file(path: Path) -> ModuleType:
         raise UsageError(f"--competitor {path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickles of the file look it up
+    beside = str(path.parent.resolve())
+    if beside not in sys.path:
+        sys.path.append(beside)
     _call(path, spec.loader.exec_module, module)
     return module
+
+
+def _find_label(path: Path, name) -> str:
+    """The label of a map; other spellings of a label's name are understood."""
+    try:
+        label = find_domain(name).name
+    except JodiError:
+        label = ""
+    if label not in DOMAIN_NAMES[1:] or not isinstance(name, str):
+        raise JodiError(
+            f"{path}: infer returned a map called {name!r}; the labels are "
+            f"{', '.join(DOMAIN_NAMES[1:])}"
+        )
+    return label
 
 
 def _call(path: Path, function, *arguments):
@@ -61,7 +80,10 @@ def _call(path: Path, function, *arguments):
 
 def _to_map(path: Path, label: str, made) -> Tensor:
     array = np.asarray(made.detach().cpu() if isinstance(made, Tensor) else made)
-    if array.ndim not in (2, 3) or array.dtype.kind not in "biuf":
+    if array.ndim == 3 and len(array) == 3 != array.shape[2]:
+        array = array.transpose(1, 2, 0)
+    gray = array.ndim == 2
+    if not (gray or (array.ndim == 3 and array.shape[2] == 3)) or array.dtype.kind not in "biuf":
         raise JodiError(
             f"{path}: the map of {label} must be (H, W) or (H, W, 3), got {array.dtype} of shape "
             f"{array.shape}"

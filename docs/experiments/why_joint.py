@@ -5,7 +5,7 @@ python docs/experiments/why_joint.py --run runs/nano --to runs/why-joint --minut
 Every party has the same floating-point operations of training in all, from random weights, on the
 same latents: `joint` one model in all roles; `single` seven models of a label from the picture;
 `chain` a model of the picture from text, and one of all labels from the picture. Run it again and
-it goes on where it was stopped. FOUND.json holds the scores of every scene, and the tests.
+it goes on where it was stopped. found.json holds the scores of every scene, and the tests.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from comfyui_jodi.jodi_core.domains import DOMAIN_NAMES
 from comfyui_jodi.jodi_core.evaluation.joint import ConsistencyTally
-from comfyui_jodi.jodi_core.evaluation.paired import correct_by_holm, find_p_by_flips, find_p_by_t
 from comfyui_jodi.jodi_core.evaluation.reading import ReadingTally
 from comfyui_jodi.jodi_core.evaluation.scores import Tally, make_tally
 from comfyui_jodi.jodi_core.model.config import TransformerConfig
@@ -46,6 +45,7 @@ from comfyui_jodi.kit.training.flops import count_flops
 from comfyui_jodi.kit.training.loop import run_training
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from why_joint_tables import compare, show
 
 LABELS = DOMAIN_NAMES[1:]
 SIZES = {"hidden_size": 96, "depth": 2, "cross_attention_heads": 3, "linear_head_dim": 96}
@@ -263,44 +263,6 @@ def _pooled(own: dict[str, Tally]) -> dict[str, float]:
     return {f"{n}.{m}": v for n, t in own.items() for m, v in t.values().items() if "iou." not in m}
 
 
-PAIRS = (
-    ("alone.joint", "alone.single"),
-    ("together.joint", "alone.single"),
-    ("alone.chain", "alone.single"),
-    ("together.joint", "together.chain"),
-    ("drawn.joint", "drawn.chain"),
-    ("drawn.joint", "drawn.single"),
-)
-HEADLINES = ("depth.absrel", "normal.mean_deg", "albedo.psnr", "segmentation.miou", "edge.f",
-             "lineart.f", "openpose.pck", "fit.normal_depth_deg", "fit.edge_segmentation_f",
-             "fit.picture_albedo_gain", "fit.caption_classes", "read.classes",
-             "read.colors")  # fmt: skip
-
-
-def compare(scores: list[dict]) -> dict:
-    """Differences of pairs, with p over scenes (corrected by Holm in each pair) and over seeds."""
-    found = {}
-    for one, other in PAIRS:
-        rows, p = {}, {}
-        for measure in HEADLINES:
-            if any(measure not in s["each"][what] for s in scores for what in (one, other)):
-                continue
-            gaps = np.array(
-                [np.subtract(s["each"][one][measure], s["each"][other][measure]) for s in scores],
-                dtype=float,
-            )
-            known = gaps[:, np.isfinite(gaps).all(0)]
-            rows[measure] = {
-                "mean": known.mean(), "by_seed": known.mean(1).tolist(), "scenes": known.shape[1],
-                "p_seeds": find_p_by_t(known.mean(1)),
-            }  # fmt: skip
-            p[measure] = find_p_by_flips(known.mean(0))
-        for measure, corrected in correct_by_holm(p).items():
-            rows[measure] |= {"p_scenes": p[measure], "p_scenes_holm": corrected}
-        found[f"{one} - {other}"] = rows
-    return found
-
-
 NEEDED = {
     "joint": ["joint"],
     "single": [f"single.{label}" for label in LABELS],
@@ -335,7 +297,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--scenes", type=int, default=64, help="of the evaluation")
     parser.add_argument("--measure", choices=sorted(NEEDED), help="cost of one party, in a process")
+    parser.add_argument("--show", action="store_true", help="print what was found, as tables")
     args = parser.parse_args(argv)
+    if args.show:
+        print(show(read_json(args.to / "found.json")))
+        return
     torch.set_num_threads(1)
     args.to.mkdir(parents=True, exist_ok=True)
     experiment = Experiment(TrainingRun(args.run), args.to)

@@ -47,8 +47,7 @@ def evaluate_maps(
     height, width = (size, size) if isinstance(size, int) else size
     wanted = tuple(labels)
     seeds = check_evaluation_seeds(first_seed, scenes)
-    statistics = average_training_scenes((height, width), training_scenes)
-    boards = {name: BaselineBoard(name, statistics) for name in wanted}
+    boards: dict[str, BaselineBoard] = {}
     tallies: dict[str, Tally] = {}
     strips: list[Strip] = []
     begun, seconds = time.perf_counter(), 0.0
@@ -64,6 +63,9 @@ def evaluate_maps(
                 if name in maps:
                     drawn = fit_map(maps[name], (height, width), name)
                     made.setdefault(name, []).append(drawn)
+        if not boards:  # they take a while, and a faulty program is told before
+            statistics = average_training_scenes((height, width), training_scenes)
+            boards = {name: BaselineBoard(name, statistics) for name in wanted}
         for name, drawings in made.items():
             if len(drawings) != len(chunk):
                 raise JodiError(

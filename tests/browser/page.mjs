@@ -46,6 +46,8 @@ async function visit(page) {
     await page.shot(`${name}.png`);
   }
   report.boxed = await step("boxed", () => page.runBoxed(BLUEPRINTS[0]));
+  report.refused = await step("error", () => page.refused());
+  await page.shot("error.png");
   report.saved = await step("save", () => page.saveAndReopen("every node"));
   await page.shot("reopened.png");
 }

@@ -108,6 +108,13 @@ def test_blueprint_runs(visit):
     assert boxed["drawn"][str(boxed["shown"])] == [[64, 64]]
 
 
+def test_an_error_is_told_in_a_toast(visit):
+    """In our own words, under the node's title, and with no folder before the error's name."""
+    refused = visit["refused"]
+    assert "Jodi Perceive" in refused["said"] and "tick at least one" in refused["said"]
+    assert not [text for text in refused["dialogs"] if "custom_nodes" in text.split("Traceback")[0]]
+
+
 def test_saving_and_reopening_keeps_every_value(visit):
     """Of one of each node, all values changed, through a page that remembers nothing."""
     saved = visit["saved"]

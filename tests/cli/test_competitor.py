@@ -64,6 +64,21 @@ def test_the_picture_comes_as_an_array(tmp_path):
     assert title == "theirs" and "depth.absrel.model" in report.values
 
 
+def test_maps_in_the_order_of_tensors_and_names_in_other_spellings(tmp_path):
+    (tmp_path / "beside_theirs.py").write_text("NAME = 'Depth Map'\n")
+    path = write(
+        tmp_path,
+        "import torch\nfrom beside_theirs import NAME\ndef load(): pass\n"
+        "def infer(image):\n    x = torch.from_numpy(image).permute(2, 0, 1)\n"
+        "    return {NAME: x[0], 'Normals': x}\n",
+    )
+    _, infer = load_competitor(path)
+    picture = torch.rand(1, 3, 8, 10)
+    made = infer(picture, ("depth", "normal"))
+    assert torch.equal(made["depth"], picture[0, 0]) and torch.equal(made["normal"], picture[0])
+
+
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "said", "code"),
     [
@@ -75,6 +90,9 @@ def test_the_picture_comes_as_an_array(tmp_path):
         ("def load(): pass\ndef infer(image): return {'depth': np.zeros((4, 4, 2))}\n",
          "the map of depth", 1),
         ("def load(): pass\ndef infer(image): return {'depth': 'x'}\n", "must be \\(H, W\\)", 1),
+        ("def load(): pass\ndef infer(image): return {'deepness': image[..., 0]}\n",
+         "called 'deepness'; the labels are lineart", 1),
+        ("def load(): pass\ndef infer(image): return {'image': image}\n", "called 'image'", 1),
         ("def (:\n", "SyntaxError", 1),
         ("def load(): pass\nn = []\ndef infer(image):\n    n.append(1)\n"
          "    return {'depth': image[..., 0]} if len(n) == 1 else {}\n", "some pictures only", 1),
@@ -87,6 +105,7 @@ def test_faults_name_the_file(tmp_path, capsys, text, said, code):
     assert re.search(said, capsys.readouterr().err)
 
 
+@pytest.mark.long
 def test_the_regressor_learns_and_is_scored(tmp_path):
     """One second of training on two scenes, then a score: the example runs from end to end."""
     source = HEURISTIC.with_name("regressor.py").read_text()

@@ -79,6 +79,7 @@ def test_the_layout_is_that_of_joint_1600k(label, photos, tmp_path, reference_di
     assert (made / "image" / "below_a.png").read_bytes() == (photos / "below/a.png").read_bytes()
 
 
+@pytest.mark.long
 def test_maps_are_those_of_perceive(jodi, tiny, photos, tmp_path):
     """The same picture and seed through the other command, pixel by pixel."""
     options = (*tiny.options, "--steps", 2)
@@ -135,6 +136,7 @@ def test_what_is_whole_is_skipped(label, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*/*.png")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["gone", "cut", "emptied", "another size"])
 @pytest.mark.parametrize("file", ["annotation_depth/b.png", "image/b.png"])
 def test_a_damaged_file_is_made_again_with_its_batch(label, tmp_path, damage, file):
@@ -188,6 +190,7 @@ def _modules():
 MODULES = _modules()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "key"),
     [

@@ -73,6 +73,7 @@ def test_wrong_usage_is_status_2_and_one_line(jodi, command, message):
     assert message in err[0] and len(err[0]) < 600 and "parse_" not in err[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -133,6 +134,7 @@ def interrupt_when(condition):
     return thread
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="signals to oneself work otherwise on Windows")
 def test_ctrl_c_stops_within_a_step_and_leaves_whole_files(jodi, tiny, picture, tmp_path):
     paths = [picture(f"{name}.png") for name in ("a", "b")]

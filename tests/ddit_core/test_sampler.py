@@ -212,6 +212,7 @@ class TestChance:
         )
         assert steps.tolist() == [0, 1, 3, 4]
 
+    @pytest.mark.long
     def test_the_same_distribution_as_the_published_sampler(self):
         """Texts of a toy network, drawn by both samplers."""
         small = word_tokenizer(("a", "b"), sentinels=1)

@@ -109,6 +109,7 @@ def test_files_that_make_no_encoder_say_why(tmp_path, change, said):
         load_word_encoder(path)
 
 
+@pytest.mark.long
 def test_the_built_in_model_has_parts_that_fit():
     pipeline = load_embedded_pipeline()
     assert pipeline.facts.title == "ddit-nano" and pipeline.facts.native_size == 64

@@ -131,6 +131,7 @@ def fuzz(wholes, folder, count: int, seed: int) -> int:
     return accepted
 
 
+@pytest.mark.long
 def test_a_hundred_mutations(wholes, tmp_path):
     assert fuzz(wholes, tmp_path, QUICK, 0) < QUICK
 
@@ -158,6 +159,7 @@ def test_thousands_of_mutations(wholes, tmp_path, seed):
     assert grown < 3 * max(map(len, wholes.values())) + (1 << 30)
 
 
+@pytest.mark.long
 def test_whole_files_are_whole(wholes, tmp_path):
     for name, data in wholes.items():
         (tmp_path / name).write_bytes(data)
