@@ -315,7 +315,7 @@ def cut(text: str, length: int = 60) -> str:
 def parse_finite(text: str) -> float:
     """A number that is neither infinite nor NaN."""
     try:
-        value = float(text)
+        value = math.nan if "_" in text else float(text)  # Python takes 4_5 for 45
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

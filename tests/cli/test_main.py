@@ -50,6 +50,7 @@ USAGE = [
     (["imagine", "a car", "--out", ""], "it is empty"),
     (["caption", ""], "it is empty"),
     (["ask", "", "is it red"], "it is empty"),
+    (["generate", "--prompt", "a", "--guidance", "4_5"], "a number, got '4_5'"),
     (["perceive", "a.png", "--seed", "1.5"], "a whole number, got '1.5'"),
     (["perceive", "a.png", "--" + "x" * 5000], "unrecognized arguments"),
     (["dance" * 1000], "invalid choice: 'dance"),
