@@ -50,12 +50,12 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	@$(BIN)/pytest -m slow $(CORE_TESTS) $(HOST_TESTS) $(PYTEST_ARGS)
 
-# Neither kernels in an interpreter nor the benchmarks, which only changes of their own can break. Two
+# Neither what is long, kernels in an interpreter nor the benchmarks. Two
 # processes of one thread each: small operations gain nothing by a second thread.
 QUICK_TESTS := $(filter-out tests/benchmarks,$(CORE_TESTS))
 
 test-quick: $(VENV)/.test
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not interpreted" \
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m "not slow and not long and not interpreted" \
 	  $(QUICK_TESTS) $(PYTEST_ARGS)
 
 test-core: $(VENV)/.test

@@ -1,6 +1,7 @@
 """What more domains, larger pictures and more rows cost: memory and time, on random weights.
 
 python -m comfyui_jodi.benchmarks.scaling --json scaling.json
+python -m comfyui_jodi.benchmarks.scaling --growth --json growth.json --plot growth.png
 
 Memory is that of all tensors alive at once beside the weights, counted as they are made, so it does
 not depend on the machine. Time is the processor's own, on one thread, so that other programs
@@ -32,6 +33,9 @@ SIDES = (4, 8, 16)
 ROWS = (1, 4)
 BLOCK_CASES = ((2, 16, 1), (8, 16, 1))
 """Domains, latent cells a side and rows of the block of the released model."""
+
+GROWTH = tuple((domains, side, 1) for side in (16, 32, 64) for domains in (1, 2, 4, 8))
+"""The same for --growth: 256 to 4096 tokens a domain, pictures of 512 to 2048 px."""
 
 
 @dataclass(frozen=True)
@@ -172,9 +176,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--works", default="inference,update,recompute")
     parser.add_argument("--block", action="store_true", help="the released block, too")
+    parser.add_argument("--growth", action="store_true", help="the released block alone, 1 to 8")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="with --growth; needs matplotlib")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    if args.growth:
+        return _growth(args.json, args.plot)
     cases = [(d, 8, 1) for d in DOMAINS] + [(8, s, 1) for s in SIDES if s != 8]
     cases += [(8, 8, r) for r in ROWS if r != 1]
     found = []
@@ -191,9 +199,49 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{model} {work}: {law.start:.4g} + {law.each:.4g} {unit} a token "
                 f"(explains {law.explained:.4f})\n"
             )
-    if args.json:
-        args.json.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
+    _write(args.json, found)
     return 0
+
+
+def _growth(json_file: Path | None, plot: Path | None) -> int:
+    """An evaluation of the released block; how far each case is from the straight line of all."""
+    found = [_told(measure_block(*case, "inference")) for case in GROWTH]
+    for name, unit in (("peak", "bytes"), ("seconds", "s")):
+        values = [getattr(m, name) for m in found]
+        law = fit_law([m.tokens for m in found], values)
+        off = [
+            v / (law.start + law.each * m.tokens) - 1 for m, v in zip(found, values, strict=True)
+        ]
+        sys.stdout.write(
+            f"{law.start:.4g} + {law.each:.4g} {unit} a token; cases lie {min(off):+.1%} to "
+            f"{max(off):+.1%} from it\n"
+        )
+    _write(json_file, found)
+    if plot:
+        _draw(found, plot)
+    return 0
+
+
+def _draw(found: Sequence[Measured], file: Path) -> None:
+    from matplotlib import pyplot  # noqa: PLC0415  (wanted for this alone)
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    shown = {"seconds": (1.0, "processor seconds"), "peak": (2**20, "MiB beside the weights")}
+    for axis, (name, (unit, label)) in zip(axes, shown.items(), strict=True):
+        for side in dict.fromkeys(m.side for m in found):
+            own = [m for m in found if m.side == side]
+            values = [getattr(m, name) / unit for m in own]
+            axis.loglog([m.domains for m in own], values, "o-", label=f"{side * side} tokens each")
+        axis.set_xticks(domains := [m.domains for m in own], domains)
+        axis.minorticks_off()
+        axis.set(xlabel="active domains", ylabel=label)
+        axis.legend()
+    figure.savefig(file, dpi=100)
+
+
+def _write(file: Path | None, found: Sequence[Measured]) -> None:
+    if file:
+        file.write_text(json.dumps([asdict(m) for m in found], indent=1) + "\n")
 
 
 def _told(m: Measured) -> Measured:

@@ -125,6 +125,11 @@ def run(args, console: Console) -> int:
         raise UsageError("--data and --protocol belong together: give both, or neither")
     if args.data is None and (args.samples > 1 or args.together or args.limit):
         raise UsageError("--samples, --together and --limit are of --data; give --data DIR")
+    if args.ddit:
+        others = ("model", "vae", "text_encoder", "data", "competitor", "report")
+        given = [f"--{name.replace('_', '-')}" for name in others if getattr(args, name)]
+        if given:
+            raise UsageError(f"--ddit measures the built-in ddit-nano; leave out {given[0]}")
     if args.json:
         check_file(args.json, "--json")
     if args.report:

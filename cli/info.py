@@ -15,7 +15,7 @@ from ..jodi_core.model.facts import ModelFacts
 from ..kit.autoencoder.checkpoint import AUTOENCODER
 from ..kit.autoencoder.config import AutoencoderConfig
 from ..kit.config import parse_json
-from ..kit.errors import CheckpointError, JodiError, shorten
+from ..kit.errors import CheckpointError, JodiError, make_plain, shorten
 from ..kit.pictures.palettes import SEGMENTATION_CLASSES, SEGMENTATION_PALETTE
 from ..kit.pictures.png import drop_large_chunks
 from ..kit.weights.kinds import WORDS, FileKind, identify
@@ -60,7 +60,7 @@ def run(args, console: Console) -> int:
         console.result(str(path))
         try:
             for title, value in describe(path):
-                console.result(f"  {title + ':':<16}{value}")
+                console.result(f"  {title + ':':<16}{make_plain(str(value))}")
         except JodiError as error:
             problems.append((str(path), str(error)))
             console.result("  not usable; see below")

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
+from ..ddit_core.embedded import TEXT_ENCODER, TRANSFORMER, load_embedded_pipeline
+from ..ddit_core.evaluation.nano import CAPTION_OPTIONS
+from ..jodi_core.embedded import AUTOENCODER
 from ..jodi_core.labelling.batch import Caption
-from .options import UsageError
 
 
 class Captioner(NamedTuple):
@@ -19,8 +22,11 @@ class Captioner(NamedTuple):
 
 
 def load_captioner(device: torch.device) -> Captioner:
-    """The captioner that comes with this package. Raises: UsageError where there is none."""
-    raise UsageError(
-        "--captions needs a model that writes them, and this version brings none (docs/ddit.md); "
-        "leave --captions out"
-    )
+    """The built-in ddit-nano, in float32."""
+    pipeline, name = load_embedded_pipeline(str(device)), TRANSFORMER.stem
+
+    def write(picture: Tensor, seed: int) -> dict[str, str]:
+        (text,) = pipeline.caption(picture, options=CAPTION_OPTIONS, seed=seed).texts
+        return {name: text}
+
+    return Captioner(name, (TRANSFORMER, TEXT_ENCODER, AUTOENCODER), write)

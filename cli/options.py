@@ -15,6 +15,9 @@ from ..kit.weights.convert import DTYPES
 Size = int | tuple[int, int] | str
 """--size: a side, (height, width), or a choice by name (`SIZE_CHOICES`)."""
 
+MOST_STEPS, MOST_RESULTS = 10_000, 100_000
+"""Beyond these a slip of the finger would fill the memory before anything runs."""
+
 EMBEDDED = "embedded"
 DOMAIN_HELP = "domains: " + "; ".join(f"{d.name} ({d.description})" for d in DOMAINS)
 
@@ -99,7 +102,7 @@ def add_sampling_options(parser, *, text: bool) -> None:
     )
     group.add_argument(
         "--steps",
-        type=parse_positive,
+        type=parse_steps,
         help="network evaluations (default: 10 with a picture, else 20); 2 with a picture is "
         "a quick look, see docs/few_steps.md",
     )
@@ -139,7 +142,7 @@ def add_text_options(parser, sampling) -> None:
     )
     sampling.add_argument(
         "--count",
-        type=parse_positive,
+        type=parse_count,
         default=1,
         metavar="N",
         help="variants, of seeds SEED, SEED+1, ...",
@@ -271,6 +274,22 @@ def parse_path(text: str) -> Path:
     return Path(parse_filled(text))
 
 
+def parse_steps(text: str) -> int:
+    """A whole number of network evaluations."""
+    return _at_most(MOST_STEPS, parse_positive(text))
+
+
+def parse_count(text: str) -> int:
+    """A whole number of results."""
+    return _at_most(MOST_RESULTS, parse_positive(text))
+
+
+def _at_most(most: int, number: int) -> int:
+    if number > most:
+        raise argparse.ArgumentTypeError(f"expected at most {most}, got {number}")
+    return number
+
+
 def parse_positive(text: str) -> int:
     """A whole number of at least 1."""
     if not re.fullmatch(r"\s*0*[1-9][0-9]{0,11}\s*", text, re.ASCII):
@@ -296,7 +315,7 @@ def cut(text: str, length: int = 60) -> str:
 def parse_finite(text: str) -> float:
     """A number that is neither infinite nor NaN."""
     try:
-        value = float(text)
+        value = math.nan if "_" in text else float(text)  # Python takes 4_5 for 45
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

@@ -23,8 +23,9 @@ from ..jodi_core.labels.segmentation import (
     read_classes,
 )
 from ..kit.errors import ImageError
-from ..kit.pictures.files import load_image, load_numbers, save_png
+from ..kit.pictures.files import load_image, save_png
 from ..kit.pictures.frame import Frame
+from ..kit.pictures.numbers import load_numbers
 
 INDEX_ENDING = "_segmentation_index.png"
 
@@ -111,7 +112,7 @@ def _read_depth(path: Path, maps: Maps) -> Tensor:
         plane = plane.expand(-1, 3, -1, -1)
     if source not in ("near-white", "near-black"):
         return _drawn(path, plane, "distance")
-    if numbers is None or numbers.indexed or numbers.top in (1, 255):
+    if numbers is None or numbers.indexed or (numbers.top or 256) < 256:
         return plane if source == "near-white" else 1 - plane
     # numbers of more bits have no usual range: the map's own range counts
     known = plane[plane.isfinite()]
@@ -134,8 +135,7 @@ def _drawn(path: Path, plane: Tensor, source: str) -> Tensor:
 def _read_classes(path: Path, drawn: str) -> Tensor:
     """A class map in the model's colours, from class numbers of any width or from colours."""
     numbers = load_numbers(path)
-    wide = numbers is not None and (numbers.top is None or numbers.top > 255)
-    if numbers is not None and (wide or numbers.top == 1):
+    if numbers is not None and numbers.top != 255:
         values = numbers.values
         if values.is_floating_point():
             if not bool((values == values.round()).all()):  # also true of NaN

@@ -14,7 +14,15 @@ from ..kit.weights.convert import DTYPES
 from .inputs import find_pictures, make_slug
 from .jobs import report_problems
 from .model import choose_device
-from .options import UsageError, add_command, parse_finite, parse_positive
+from .options import (
+    UsageError,
+    add_command,
+    parse_count,
+    parse_finite,
+    parse_path,
+    parse_steps,
+    parse_whole,
+)
 from .places import check_folder
 from .progress import Console, stop_on_interrupt
 
@@ -46,7 +54,11 @@ def add_caption(commands) -> None:
         CAPTION_EXAMPLES,
     )
     parser.add_argument(
-        "pictures", nargs="+", type=Path, metavar="PICTURE|DIR", help="picture files or folders"
+        "pictures",
+        nargs="+",
+        type=parse_path,
+        metavar="PICTURE|DIR",
+        help="picture files or folders",
     )
     parser.add_argument(
         "--txt",
@@ -67,7 +79,7 @@ def add_ask(commands) -> None:
         "the X left of the Y; what is beside the X; what is on the wall.",
         ASK_EXAMPLES,
     )
-    parser.add_argument("picture", type=Path, metavar="PICTURE")
+    parser.add_argument("picture", type=parse_path, metavar="PICTURE")
     parser.add_argument("questions", nargs="+", metavar="QUESTION")
     _common(parser)
 
@@ -82,15 +94,17 @@ def add_imagine(commands) -> None:
         IMAGINE_EXAMPLES,
     )
     parser.add_argument("prompts", nargs="+", metavar="PROMPT")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same result (default: 0)")
+    parser.add_argument(
+        "--seed", type=parse_whole, default=0, help="same seed, same result (default: 0)"
+    )
     parser.add_argument(
         "--count",
-        type=parse_positive,
+        type=parse_count,
         default=1,
         metavar="N",
         help="variants, of seeds SEED, SEED+1, ...",
     )
-    parser.add_argument("--steps", type=parse_positive, help="network evaluations (default: 28)")
+    parser.add_argument("--steps", type=parse_steps, help="network evaluations (default: 28)")
     parser.add_argument(
         "--guidance",
         type=parse_finite,
@@ -98,7 +112,7 @@ def add_imagine(commands) -> None:
     )
     parser.add_argument(
         "--out",
-        type=Path,
+        type=parse_path,
         default=Path("output/imagine"),
         metavar="DIR",
         help="folder for results (default: output/imagine)",

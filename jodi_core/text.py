@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..kit.errors import TextError
+from ..kit.errors import TextError, shorten
 
 logger = logging.getLogger("jodi")
 
@@ -116,8 +116,8 @@ class ClosedVocabularyEncoder(nn.Module):
 
     A token's feature is its word's vector followed by that of the word before it, so that an
     adjective stays tied to its noun. Position 0 is the begin token; all pad rows are equal, as in
-    the released null text. Unknown words are left out, with a warning that names them. A prompt
-    without a known word is the null text with every token readable, as in training.
+    the released null text. Unknown words are left out, with a warning that names some of them. A
+    prompt without a known word is the null text with every token readable, as in training.
     """
 
     BEGIN, PAD = "<begin>", "<pad>"
@@ -165,13 +165,13 @@ class ClosedVocabularyEncoder(nn.Module):
         return TextFeatures(torch.cat([word, before], dim=-1).unsqueeze(1), mask)
 
     def _tokens(self, prompt: str) -> list[int]:
-        # of any script, so that every unknown word is named
+        # of any script, so that unknown words are seen
         words = re.findall(r"[^\W_]+", prompt.lower())
         unknown = sorted({w for w in words if w not in self._ids})
         if unknown:
             logger.warning(
                 "the embedded model does not know %s and leaves %s out; it knows: %s",
-                ", ".join(unknown),
+                shorten(unknown, count=20, width=40),
                 "it" if len(unknown) == 1 else "them",
                 ", ".join(self.vocabulary),
             )

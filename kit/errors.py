@@ -50,3 +50,8 @@ def shorten(names, count: int = 5, width: int = 100) -> str:
     cut = [name if len(name) <= width else f"{name[:width]}..." for name in shown]
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(cut) + more
+
+
+def make_plain(text: str) -> str:
+    """The text with a space for each character that is no print, such as a terminal's commands."""
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,9 +1,11 @@
 """Files that are written whole or not at all, and small ones that are checked when read."""
 
 import contextlib
+import errno
 import json
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -39,13 +41,24 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
+def read_text(path: str | os.PathLike, encoding: str = "utf-8") -> str:
+    """The text of a file. A pipe, which would be waited for, or a device is refused.
+
+    Raises: OSError as the system does, and for what is no file; UnicodeDecodeError.
+    """
+    path = Path(path)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no file on a disk", str(path))
+    return path.read_text(encoding=encoding)
+
+
 def read_json(path: str | os.PathLike, keys: Iterable[str] = ()) -> dict:
     """The object in a JSON file that this program wrote.
 
     Raises: CheckpointError when the file is missing, damaged, no object, or lacks one of the keys.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise _damaged(path, reason) from None

@@ -143,11 +143,11 @@ def draw_noise(shape: Sequence[int], seed: int | Sequence[int]) -> Tensor:
         seeds = [int(s) for s in seed]
     if len(seeds) != batch:
         raise ShapeError(f"{len(seeds)} seeds were given for a batch of {batch}; give one per row")
-    generators = [torch.Generator().manual_seed(_fold(s)) for s in seeds]
+    generators = [torch.Generator().manual_seed(fold_seed(s)) for s in seeds]
     return torch.stack([torch.randn(rest, generator=g) for g in generators])
 
 
-def _fold(seed: int) -> int:
+def fold_seed(seed: int) -> int:
     """Any whole number as one of 32 bits, which is all that torch's generator on the CPU reads.
 
     Small seeds stay as they are; of larger and negative ones every digit counts.

@@ -1,11 +1,14 @@
 """Questions and captions of data sets on disk: VQA v2's two files, or a file in COCO's style."""
 
-import json
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from ...kit.config import parse_json
 from ...kit.errors import JodiError
+from ...kit.files import read_text
 
 _SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
@@ -31,6 +34,18 @@ class Captioned:
     captions: tuple[str, ...]
 
 
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """A sentence where the entries of a file are not what its kind has."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError) as error:
+        raise JodiError(
+            f"{path}: an entry is not as VQA v2 and COCO have it ({type(error).__name__}: "
+            f"{str(error)[:80]}); download the file again"
+        ) from None
+
+
 def read_questions(
     questions: Path, pictures: Path, annotations: Path | None = None
 ) -> list[Question]:
@@ -41,6 +56,11 @@ def read_questions(
     in the folder are left out, so that part of a data set is enough.
     Raises: JodiError for a file that is neither, and where no question has its picture.
     """
+    with _told(questions):
+        return _read_questions(questions, pictures, annotations)
+
+
+def _read_questions(questions: Path, pictures: Path, annotations: Path | None) -> list[Question]:
     data = _read_json(questions)
     entries = data.get("questions") or [a for a in data.get("annotations", []) if "question" in a]
     if not entries:
@@ -63,7 +83,7 @@ def read_questions(
             Question(
                 id=identity,
                 picture=picture,
-                text=entry["question"],
+                text=str(entry["question"]),
                 answers=_answers(about),
                 question_type=about.get("question_type", ""),
                 answer_type=about.get("answer_type", ""),
@@ -84,17 +104,19 @@ def read_captions(annotations: Path, pictures: Path) -> list[Captioned]:
     """
     data = _read_json(annotations)
     captions: dict = {}
-    for entry in data.get("annotations", []):
-        if "caption" in entry:
-            captions.setdefault(entry["image_id"], []).append(entry["caption"])
+    with _told(annotations):
+        for entry in data.get("annotations", []):
+            if "caption" in entry:
+                captions.setdefault(entry["image_id"], []).append(str(entry["caption"]))
     if not captions:
         raise JodiError(f"{annotations} holds no captions; expected COCO annotations")
-    find = _Pictures(Path(pictures), data.get("images", []))
-    found = [
-        Captioned(identity, picture, tuple(texts))
-        for identity, texts in captions.items()
-        if (picture := find(identity)) is not None
-    ]
+    with _told(annotations):
+        find = _Pictures(Path(pictures), data.get("images", []))
+        found = [
+            Captioned(identity, picture, tuple(texts))
+            for identity, texts in captions.items()
+            if (picture := find(identity)) is not None
+        ]
     if not found:
         raise JodiError(f"none of the {len(captions)} captioned pictures is in {pictures}")
     return found
@@ -129,7 +151,7 @@ def _answers(about: dict) -> tuple[str, ...]:
 
 def _read_json(path: Path) -> dict:
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = parse_json(read_text(path), "it")
     except FileNotFoundError:
         raise JodiError(f"there is no file {path}; name the JSON file of the data set") from None
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...kit.errors import Interrupted, JodiError, ShapeError, TextError
+from ...kit.sampling import fold_seed
 from .choose import compute_token_probabilities, draw_tokens
 from .draft import Draft
 from .schedule import draw_reveal_steps, split_evenly
@@ -119,7 +120,7 @@ def sample_text(
 
 def draw_uniforms(seed: int, length: int) -> Tensor:
     """The numbers of one text, (2, L) in [0, 1): when each place is revealed, and as what."""
-    generator = torch.Generator().manual_seed(int(seed) % 2**63)
+    generator = torch.Generator().manual_seed(fold_seed(int(seed)))
     return torch.rand(2, length, generator=generator, dtype=torch.float64)
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ...kit.errors import TextError
+from ...kit.errors import TextError, shorten
 from .draft import CAPTION_QUESTION, SHORT_ANSWER, Tokenizer
 from .vocabulary import Vocabulary
 
@@ -103,7 +103,7 @@ class WordEncoder(nn.Module):
         if unknown:
             raise TextError(
                 f"the embedded model does not know the word{'s' * (len(unknown) > 1)} "
-                f"{', '.join(unknown)}; it knows: {', '.join(self.word_list)}"
+                f"{shorten(unknown, count=20, width=40)}; it knows: {', '.join(self.word_list)}"
             )
         return [self._pieces[word] for word in found]
 

@@ -4,7 +4,6 @@ They come from rendered scenes, or from a folder of pictures in which `dog.png` 
 beside it in `dog.txt` and questions in `dog.json`: [{"question": ..., "answer": ...}, ...].
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...kit.config import parse_json
 from ...kit.errors import JodiError
+from ...kit.files import read_text
 from ...kit.scenes.questions import KINDS, ask_about
 from ...kit.scenes.things import Thing
 
@@ -98,7 +99,7 @@ def read_folder(folder: Path) -> list[Annotated]:
     found = []
     for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES):
         text, asked = path.with_suffix(".txt"), path.with_suffix(".json")
-        lines = text.read_text(encoding="utf-8").splitlines() if text.is_file() else []
+        lines = _read_lines(text) if text.is_file() else []
         captions = tuple(line.strip() for line in lines if line.strip())
         questions = _read_questions(asked) if asked.is_file() else ()
         if captions or questions:
@@ -111,9 +112,18 @@ def read_folder(folder: Path) -> list[Annotated]:
     return found
 
 
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return read_text(path, "utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise JodiError(
+            f"{path} cannot be read as text ({str(error)[:80]}); save it as UTF-8"
+        ) from None
+
+
 def _read_questions(path: Path) -> tuple[tuple[str, str], ...]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = parse_json(read_text(path, "utf-8-sig"), "it")
         pairs = [(e["question"], e["answer"]) for e in entries]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise JodiError(

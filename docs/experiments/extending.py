@@ -20,7 +20,7 @@ from comfyui_jodi.jodi_core.domains import DOMAIN_NAMES
 from comfyui_jodi.jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
 from comfyui_jodi.jodi_core.pipeline import JodiPipeline
 from comfyui_jodi.jodi_core.training.configured import prepare_training
-from comfyui_jodi.jodi_core.training.extending import Extension, load_extended, teach
+from comfyui_jodi.jodi_core.training.extending import BASE, Extension, load_extended, teach
 from comfyui_jodi.jodi_core.training.texts import WordReader
 from comfyui_jodi.kit.pictures.files import load_image
 from comfyui_jodi.kit.scenes.folder import EXTRA, write_folder
@@ -92,6 +92,11 @@ def measure_old_errors(pipeline: JodiPipeline, scenes: int) -> dict[str, float]:
     return errors
 
 
+def compare(after: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+    """By how much each error grew, as a share of what it was."""
+    return {name: after[name] / error - 1 for name, error in before.items()}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--to", type=Path, required=True)
@@ -115,7 +120,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         row["baseline"] = measure_baseline(data, domain, args.scenes)
         row["share"] = row["error"] / row["baseline"]
         row["old"] = measure_old_errors(pipeline, args.scenes)
-        row["forgotten"] = {name: row["old"][name] / error - 1 for name, error in before.items()}
+        row["forgotten"] = compare(row["old"], before)
+        base = args.to / f"{domain}-{form}" / BASE
+        if base.exists():  # the same model without its adapters
+            old = measure_old_errors(JodiPipeline.from_files(base, AUTOENCODER), args.scenes)
+            row["forgotten_without_adapters"] = compare(old, before)
         found["runs"].append(row)
         (args.to / "found.json").write_text(json.dumps(found, indent=1) + "\n")
         print(json.dumps({k: v for k, v in row.items() if k != "old"}), flush=True)

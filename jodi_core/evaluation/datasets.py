@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from ...kit.errors import ImageError, JodiError
-from ...kit.pictures.files import load_image, load_numbers
+from ...kit.pictures.files import load_image
+from ...kit.pictures.numbers import load_numbers
 from ..labels.segmentation import IGNORED, convert_class_numbers
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ...kit.errors import JodiError
+from ...kit.errors import JodiError, ShapeError
+from ...kit.pictures.files import MAX_PIXELS
 from ...kit.pictures.frame import check_positive, snap_size
 
 SIZE_CHOICES = ("trained shape", "picture ratio", "picture size", "width and height")
@@ -31,8 +32,25 @@ def choose_size(
     is the first picture's own size; "width and height" is `explicit`, where a side of 0 follows
     from the other by the picture's proportions, and two of 0 mean "picture ratio". Without a first
     picture (`first` None) the first three are the native size.
-    Raises: JodiError for an unknown choice; ShapeError for negative sides.
+    Raises: JodiError for an unknown choice; ShapeError for negative sides, and for more pixels than
+    pictures may have.
     """
+    height, width = _choose_size(choice, first, factor, native, explicit)
+    if height * width > MAX_PIXELS:
+        raise ShapeError(
+            f"a size of {width} x {height} has {height * width:,} pixels, and pictures have at "
+            f"most {MAX_PIXELS:,} here; choose a smaller one"
+        )
+    return height, width
+
+
+def _choose_size(
+    choice: str,
+    first: tuple[int, int] | None,
+    factor: int,
+    native: tuple[int, int],
+    explicit: tuple[int, int],
+) -> tuple[int, int]:
     if choice not in SIZE_CHOICES:
         raise JodiError(f"size is {choice!r}; use one of {', '.join(SIZE_CHOICES)}")
     if choice == "width and height" and explicit == (0, 0):

@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from ...kit.autoencoder.config import DC_AE_F32C32, AutoencoderConfig
 from ...kit.config import parse_json
-from ...kit.errors import CheckpointError, JodiError, ShapeError
+from ...kit.errors import CheckpointError, JodiError, ShapeError, make_plain
 from ..domains import DOMAIN_NAMES, name_domains
 from ..embedded import AUTOENCODER
 from .config import JODI_1600M, TransformerConfig
@@ -130,7 +130,7 @@ def read_facts(
         max(factor, RELEASED_SIDE // factor * factor),
     )
     return ModelFacts(
-        title=metadata.get("title", PurePath(source).stem or source)[:_LONGEST_TITLE],
+        title=make_plain(metadata.get("title", PurePath(source).stem or source))[:_LONGEST_TITLE],
         names=read(
             "domains",
             lambda text: _names(text, config.num_domains),
@@ -225,6 +225,9 @@ def _power_of_two(text: str) -> int:
 
 
 def _number(text: str) -> float:
+    # float() also takes "4_5" for 45, and digits of any script
+    if not re.fullmatch(r"[+-]?[0-9.]+([eE][+-]?[0-9]+)?", text):
+        raise JodiError
     try:
         number = float(text)
     except ValueError:

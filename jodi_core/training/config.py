@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ...kit.config import JsonConfig, parse_json, require_positive
 from ...kit.errors import JodiError
+from ...kit.files import read_text
 
 NOTHING, EMBEDDED, GEMMA = "nothing", "embedded", "gemma"
 SIZES = ("nano", "1600M")
@@ -222,7 +223,7 @@ def load_train_config(path: Path) -> TrainConfig:
     Raises: JodiError naming the file.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise JodiError(f"{path} cannot be read: {error}") from None
     try:

@@ -101,8 +101,9 @@ def prepare_training(
             f"stand in {folder / 'faults.jsonl'}. Mend them, or set data.on_fault to skip"
         )
     if not entries:
+        first = f"the first thing left out is {faults[0]}; " if faults else ""
         raise JodiError(
-            f"nothing is left to train on: see {folder / 'faults.jsonl'} for what was left out"
+            f"nothing is left to train on: {first}all of it stands in {folder / 'faults.jsonl'}"
         )
     return Prepared(config, start, store, entries, faults)
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ...kit.errors import JodiError
+from ...kit.files import read_text
 from ...kit.pictures.files import SUFFIXES
 from ..domains import DOMAIN_NAMES, find_domain_index
 
@@ -232,7 +233,7 @@ def _pictures(folder: Path) -> dict[str, Path]:
 def _caption_beside(picture: Path) -> str:
     path = picture.with_suffix(".txt")
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path, "utf-8-sig")
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:

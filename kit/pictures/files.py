@@ -4,14 +4,13 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageFile, PngImagePlugin
 from torch import Tensor
 
 from ..errors import ImageError
@@ -46,6 +45,23 @@ _FORMATS = (
     *("PPM", "TGA", "JPEG2000", "ICO", "PSD", "DDS"),
 )
 
+_UNREAD = (
+    (0, b"\x76\x2f\x31\x01", "an OpenEXR picture"),
+    (0, b"#?RADIANCE", "a Radiance HDR picture"),
+    (0, b"#?RGBE", "a Radiance HDR picture"),
+    (4, b"ftyphei", "a HEIC picture"),
+    (4, b"ftyphev", "a HEIC picture"),
+    (4, b"ftypmif1", "a HEIF picture"),
+    (4, b"ftypmsf1", "a HEIF picture"),
+    (0, b"\xff\x0a", "a JPEG XL picture"),
+    (4, b"JXL \r\n\x87\n", "a JPEG XL picture"),
+    (0, b"\x93NUMPY", "an array of numpy"),
+    (0, b"8BPS\0\2", "a large Photoshop document"),
+    (0, b"gimp xcf", "a GIMP document"),
+    (0, b"<svg", "an SVG drawing"),
+)
+"""Place and bytes that begin files of known kinds that are not read, and what these are."""
+
 logger = logging.getLogger("jodi")
 
 # What brings a picture of each EXIF orientation upright.
@@ -73,8 +89,8 @@ def load_image(
     Raises: ImageError, naming the file, for what is missing, unreadable, truncated, larger than
     MAX_PIXELS, or holds numbers outside 0..1.
     """
-    name = _name(source)
-    image = _opened(source, name, converted=True)
+    name = name_source(source)
+    image = open_picture(source, name, converted=True)
     color, opacity = _channels(image, name)
     if opacity is not None and background is not None:
         shade = torch.tensor(background, dtype=torch.float32)[:, None, None]
@@ -82,53 +98,21 @@ def load_image(
     return color[None], None if opacity is None else opacity[None]
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """What a file of one channel stores: depths or class numbers, for example.
-
-    values: (1, H, W) int64, or float32 as they are, NaN and infinity included. top: the largest
-    number that its integers can be, None for floats. indexed: they are places in a palette of
-    colours.
-    """
-
-    values: Tensor
-    top: int | None
-    indexed: bool = False
-
-
-def load_numbers(source: str | os.PathLike | bytes) -> Numbers | None:
-    """The numbers of a file of one channel as they are stored, upright.
-
-    None for pictures in colours or with opacity: `load_image` reads those. Profiles are not
-    applied: numbers are no colours.
-    Raises: ImageError as `load_image`, but for values outside 0..1.
-    """
-    name = _name(source)
-    image = _opened(source, name, converted=False)
-    if isinstance(image, np.ndarray):
-        plane = image if image.shape[2] == 1 else None
-        return None if plane is None else Numbers(torch.from_numpy(plane[None, :, :, 0]), None)
-    if "transparency" in image.info or not (
-        image.mode in ("1", "L", "P", "F") or image.mode.startswith("I")
-    ):
-        return None
-    plane = np.asarray(image)
-    if image.mode == "F":
-        return Numbers(torch.from_numpy(plane.astype(np.float32))[None], None)
-    top = {"1": 1, "L": 255, "P": 255}.get(image.mode)
-    if top is None:
-        top = 65535 if int(plane.max()) <= 65535 else 2**32 - 1
-    return Numbers(torch.from_numpy(plane.astype(np.int64))[None], top, image.mode == "P")
-
-
-def _name(source: str | os.PathLike | bytes) -> str:
+def name_source(source: str | os.PathLike | bytes) -> str:
     return "the given bytes" if isinstance(source, bytes) else str(source)
 
 
-def _opened(source, name: str, *, converted: bool) -> Image.Image | np.ndarray:
+def open_picture(
+    source: str | os.PathLike | bytes,
+    name: str,
+    *,
+    converted: bool,
+    prepare: Callable[[ImageFile.ImageFile], None] | None = None,
+) -> Image.Image | np.ndarray:
     """The picture, upright: Pillow's, or (H, W, channels) float32 of what only `tiff` reads.
 
-    converted: colours are turned to sRGB.
+    converted: colours are turned to sRGB. prepare: sees Pillow's picture before it is decoded.
+    Raises: ImageError as `load_image`, but for numbers outside 0..1.
     """
     try:
         with _stream(source, name) as stream, warnings.catch_warnings():
@@ -138,21 +122,20 @@ def _opened(source, name: str, *, converted: bool) -> Image.Image | np.ndarray:
             try:
                 with Image.open(file, formats=_formats()) as image:
                     _check_size(image.size, name)
+                    if prepare is not None:
+                        prepare(image)
                     image.load()
                     upright = _upright(image, name)
                     profile = profile or image.info.get("icc_profile")
             except Image.UnidentifiedImageError:
                 stream.seek(0)
-                if not is_tiff(stream.read(4)):
-                    raise
+                start = stream.read(16)
+                if not is_tiff(start[:4]):
+                    raise ImageError(f"{name} is {_told(start)}") from None
                 return turn_upright(*read_floats(stream, name, MAX_PIXELS))
         return to_srgb(upright, profile, name) if converted and profile else upright
     except ImageError:
         raise
-    except Image.UnidentifiedImageError:
-        raise ImageError(
-            f"{name} is not a picture this program can read; use PNG, JPEG, WebP or TIFF"
-        ) from None
     except Image.DecompressionBombError:
         raise ImageError(
             f"{name} is refused: it has more pixels than the limit of {MAX_PIXELS:,}; shrink the "
@@ -255,8 +238,18 @@ def _stream(source, name: str) -> BinaryIO:
         if path.stat().st_size == 0:
             raise ImageError(f"{name} is empty; save or download it again")
         return open(path, "rb")
+    except ImageError:
+        raise
     except (OSError, ValueError) as error:  # a loop of links, a name too long or with a NUL byte
         raise ImageError(f"{name} cannot be opened: {_reason(error)}") from error
+
+
+def _told(start: bytes) -> str:
+    """What a file is that nothing reads, from its first bytes."""
+    for at, mark, what in _UNREAD:
+        if start[at : at + len(mark)] == mark:
+            return f"{what}, which is not read here; save it as PNG, JPEG, WebP or TIFF"
+    return "not a picture this program can read; use PNG, JPEG, WebP or TIFF"
 
 
 def _formats() -> list[str]:

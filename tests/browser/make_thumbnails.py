@@ -59,6 +59,11 @@ class Runs:
         self.graph[decode]["inputs"]["given"] = True
         return [self.show(decode, DOMAIN_NAMES.index(name))[0] for name in names]
 
+    def titled(self, title: str) -> Image.Image:
+        """The first picture on a node of that title that shows or saves one."""
+        node = next(n for n in self.graph.values() if n["_meta"]["title"] == title)
+        return self.show(*node["inputs"]["images"])[0]
+
     def node(self, kind: str, title: str | None = None) -> str:
         return find(self.graph, kind, title)
 
@@ -108,48 +113,87 @@ def _fitted(picture: Image.Image, side: int) -> Image.Image:
     return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
 
 
+def _everything(runs: Runs) -> Image.Image:
+    return mosaic(runs.domains(runs.node("JodiSampler"), *DOMAIN_NAMES))
+
+
+def _any_to_any(runs: Runs) -> Image.Image:
+    shown = ("image", "edge", "segmentation", "depth")
+    made, *rest = runs.domains(runs.node("JodiSampler"), *shown)
+    return inset(made, rest)
+
+
+def _sampler_custom(runs: Runs) -> Image.Image:
+    made, depth = runs.domains(runs.node("SamplerCustomAdvanced"), "image", "depth")
+    return inset(made, [depth])
+
+
+def _union(runs: Runs) -> Image.Image:
+    titles = ("Depth", "Pose", "Edges", "Classes")
+    maps = [runs.node("JodiMapForControlNet", f"{t} drawn") for t in titles]
+    return quarters([runs.show(node)[0] for node in maps])
+
+
+def _photo(runs: Runs) -> Image.Image:
+    perceived = runs.node("JodiPerceive")
+    labels = ("depth", "normal", "albedo", "segmentation")
+    layers = [runs.show(perceived, DOMAIN_NAMES.index(name) - 1)[0] for name in labels]
+    return quarters(layers)
+
+
+def _caption(runs: Runs) -> Image.Image:
+    made = runs.domains(runs.node("JodiSampler"), "image", "segmentation", "depth")
+    given = runs.titled("The picture")
+    return captioned(inset(made[0], [given, *made[1:]]), runs.text("What it says"))
+
+
+def _blanks(runs: Runs) -> Image.Image:
+    return captioned(runs.titled("The picture"), runs.text("Filled in"))
+
+
+def _ask(runs: Runs) -> Image.Image:
+    question = runs.graph[runs.node("DDiTAsk")]["inputs"]["question"]
+    made = inset(runs.titled("What was chosen"), [runs.titled("The picture")])
+    return captioned(made, f"{question}? {runs.text('The answer')}")
+
+
+def _words(runs: Runs) -> Image.Image:
+    prompt = runs.graph[runs.node("DDiTTextEncode", "Prompt")]["inputs"]["text"]
+    return captioned(quarters(runs.wired("SaveImage", "images", "From words")), prompt)
+
+
+CARDS = {
+    "perceive_everything": _everything,
+    "joint_generation": _everything,
+    "any_to_any": _any_to_any,
+    "sampler_custom": _sampler_custom,
+    "maps_to_union_controlnet": _union,
+    "photo_to_exr": _photo,
+    "caption_to_new_picture": _caption,
+    "fill_the_blanks": _blanks,
+    "ask_and_branch": _ask,
+    "picture_from_text": _words,
+    "video_batch": lambda runs: quarters(runs.wired("SaveAnimatedWEBP", "images")),
+}
+SHOWN = {
+    "depth_normal_to_picture": (
+        "The new picture",
+        "Depth of the picture",
+        "Normals of the picture",
+    ),
+    "repaint_region": ("Repainted", "Before", "Depth, which stays"),
+    "perception_to_controlnet": ("Depth", "The picture"),
+    "mesh_from_picture": ("Depth", "The picture", "Normals"),
+    "relight": ("Evening: the picture", "The picture as it was"),
+}
+"""Titles of nodes that show a picture: the large one, then the insets."""
+
+
 def card(runs: Runs, name: str) -> Image.Image:
-    if name in ("perceive_everything", "joint_generation"):
-        return mosaic(runs.domains(runs.node("JodiSampler", "Jodi Sampler"), *DOMAIN_NAMES))
-    if name == "any_to_any":
-        shown = ("image", "edge", "segmentation", "depth")
-        made, *rest = runs.domains(runs.node("JodiSampler", "Jodi Sampler"), *shown)
-        return inset(made, rest)
-    if name == "sampler_custom":
-        made, depth = runs.domains(runs.node("SamplerCustomAdvanced"), "image", "depth")
-        return inset(made, [depth])
-    if name == "depth_normal_to_picture":
-        given = [
-            p
-            for label in ("depth", "normal")
-            for p in runs.wired("PreviewImage", "images", f"The scene: {label}")
-        ]
-        return inset(runs.wired("SaveImage", "images", "The new picture")[0], given)
-    if name == "repaint_region":
-        before = runs.wired("PreviewImage", "images", "Before")
-        depth = runs.wired("PreviewImage", "images", "Depth, which stays")
-        return inset(runs.wired("SaveImage", "images", "Repainted")[0], before + depth)
-    if name == "perception_to_controlnet":
-        image = runs.wired("JodiRoles", "image", "Jodi Roles: image in, depth out")
-        return inset(runs.wired("PreviewImage", "images", "Depth")[0], image)
-    if name in ("caption_to_new_picture", "fill_the_blanks"):
-        title = "What it says" if name.startswith("caption") else "Filled in"
-        given = runs.wired("PreviewImage", "images", "The picture")[0]
-        if name == "fill_the_blanks":
-            return captioned(given, runs.text(title))
-        sampler = runs.node("JodiSampler", "Jodi Sampler")
-        made = runs.domains(sampler, "image", "segmentation", "depth")
-        return captioned(inset(made[0], [given, *made[1:]]), runs.text(title))
-    if name == "ask_and_branch":
-        given = runs.wired("PreviewImage", "images", "The picture")
-        made = runs.wired("SaveImage", "images", "What was chosen")[0]
-        question = runs.graph[runs.node("DDiTAsk")]["inputs"]["question"]
-        return captioned(inset(made, given), f"{question}? {runs.text('The answer')}")
-    if name == "picture_from_text":
-        prompt = runs.graph[runs.node("DDiTTextEncode", "Prompt")]["inputs"]["text"]
-        return captioned(quarters(runs.wired("SaveImage", "images", "From words")), prompt)
-    assert name == "video_batch", f"say here what the card of {name} shows"
-    return quarters(runs.wired("SaveAnimatedWEBP", "images"))
+    if name in CARDS:
+        return CARDS[name](runs)
+    large, *small = map(runs.titled, SHOWN[name])
+    return inset(large, small)
 
 
 def main(names: list[str]):

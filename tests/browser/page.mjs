@@ -9,7 +9,8 @@ import { Page } from "./steps.mjs";
 const [url, pack, folder, executablePath, modules] = process.argv.slice(2);
 const { chromium } = createRequire(join(modules, "x.js"))(join(modules, "playwright-core"));
 const FIRST = "perceive_everything";
-const BLUEPRINTS = ["Image to All Labels (Jodi)", "Depth and Normals to Image (Jodi)"];
+const BLUEPRINTS = ["Image to All Labels (Jodi)", "Depth and Normals to Image (Jodi)", "Image to Depth (Jodi)",
+  "Image to Normals (Jodi)", "Image to Pose (Jodi)", "Any Labels to Image (Jodi)"];
 
 const began = Date.now();
 const report = { errors: [], templates: {}, blueprints: {}, seconds: {} };
@@ -45,6 +46,8 @@ async function visit(page) {
     await page.shot(`${name}.png`);
   }
   report.boxed = await step("boxed", () => page.runBoxed(BLUEPRINTS[0]));
+  report.refused = await step("error", () => page.refused());
+  await page.shot("error.png");
   report.saved = await step("save", () => page.saveAndReopen("every node"));
   await page.shot("reopened.png");
 }

@@ -209,6 +209,23 @@ export class Page {
     return { shown, ...await this.run() };
   }
 
+  // A run that one of our nodes refuses: what the page says of it without being asked.
+  async refused() {
+    await this.place(["JodiExample", 400, 200], ["JodiPerceive", 750, 200], ["PreviewImage", 1150, 200]);
+    await this.page.evaluate(() => {
+      const [image, perceive, show] = app.graph._nodes;
+      image.connect(0, perceive, 0);
+      perceive.connect(0, show, 0);
+      for (const widget of perceive.widgets) if (widget.value === true) widget.value = false;
+    });
+    await this.page.getByTestId("queue-button").click();
+    const toast = this.page.locator(".p-toast-message", { hasText: "no label is ticked" }).first();
+    await toast.waitFor();
+    const said = await toast.innerText();
+    const dialogs = await this.page.getByRole("dialog").allInnerTexts();
+    return { said, dialogs };
+  }
+
   // One of each of the pack's nodes with every value changed: saved with the keyboard, and opened
   // again from the sidebar of a page that remembers nothing.
   async saveAndReopen(name) {

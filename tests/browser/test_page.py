@@ -9,6 +9,7 @@ from jodi_pack.tests.hosts import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.comfyui]
 FIRST = "perceive_everything"
+READABLE = 0.6  # below, the page draws neither titles nor notes
 NODES = sorted(json.loads((ROOT / "tests" / "nodes" / "schema.json").read_text(encoding="utf-8")))
 ONLY = ("built-in jodi-nano", "built-in ddit-nano", "none", None)
 BLUEPRINTS = sorted(file.stem for file in (ROOT / "subgraphs").glob("*.json"))
@@ -34,6 +35,7 @@ def test_every_template_is_on_the_shelf_with_its_picture(visit):
 def test_template_opens_whole(visit, name):
     """By its card: no missing node, no broken link, and every value as it was saved."""
     opened, stored = visit["templates"][name], template(name)
+    assert opened["scale"] >= READABLE
     assert not opened["missing"]
     assert not opened["broken"]
     assert {n["id"]: n["type"] for n in opened["nodes"]} == {
@@ -67,7 +69,7 @@ def test_perception_runs_to_the_end_and_its_pictures_appear(visit):
     assert run["ended"] == "success"
     graph = read(FIRST)
     previews = [key for key, node in graph.items() if node["class_type"] == "PreviewImage"]
-    assert {key: run["drawn"].get(key) for key in previews} == {k: [[64, 64]] for k in previews}
+    assert {key: run["drawn"].get(key) for key in previews} == {k: [[512, 512]] for k in previews}
     ((width, height),) = run["drawn"][find(graph, "SaveImage")]
     assert width > 4 * 192 and height > 2 * 192, "eight maps in two lines of four"
     (summary,) = run["texts"].values()
@@ -104,6 +106,13 @@ def test_blueprint_runs(visit):
     boxed = visit["boxed"]
     assert boxed["ended"] == "success"
     assert boxed["drawn"][str(boxed["shown"])] == [[64, 64]]
+
+
+def test_an_error_is_told_in_a_toast(visit):
+    """In our own words, under the node's title, and with no folder before the error's name."""
+    refused = visit["refused"]
+    assert "Jodi Perceive" in refused["said"] and "tick at least one" in refused["said"]
+    assert not [text for text in refused["dialogs"] if "custom_nodes" in text.split("Traceback")[0]]
 
 
 def test_saving_and_reopening_keeps_every_value(visit):

@@ -78,6 +78,7 @@ def test_maps_in_the_order_of_tensors_and_names_in_other_spellings(tmp_path):
     assert torch.equal(made["depth"], picture[0, 0]) and torch.equal(made["normal"], picture[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "said", "code"),
     [
@@ -104,6 +105,7 @@ def test_faults_name_the_file(tmp_path, capsys, text, said, code):
     assert re.search(said, capsys.readouterr().err)
 
 
+@pytest.mark.long
 def test_the_regressor_learns_and_is_scored(tmp_path):
     """One second of training on two scenes, then a score: the example runs from end to end."""
     source = HEURISTIC.with_name("regressor.py").read_text()

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 from jodi_pack.jodi_core.embedded import load_text_encoder
 from jodi_pack.kit.pictures.files import load_image, save_png
@@ -94,6 +95,7 @@ def test_foreign_class_colours_are_pointed_out(jodi, tiny, picture):
     assert any("none of the model's 12 classes" in line for line in err)
 
 
+@pytest.mark.long
 def test_opengl_normals_are_turned_around(jodi, tiny, picture, tmp_path):
     ours, _ = load_image(picture("ours.png"))
     save_png(tmp_path / "gl.png", torch.cat([1 - ours[:, :1], ours[:, 1:]], dim=1)[0])

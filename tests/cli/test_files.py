@@ -19,6 +19,7 @@ def test_info_of_each_part(jodi, tiny):
     assert "float16" in text
 
 
+@pytest.mark.long
 def test_info_of_a_picture_shows_its_settings(jodi, tiny, picture):
     few = (*tiny.options, "--steps", 1, "--seed", 11, "--labels", "depth", "--out", "made")
     jodi("perceive", picture("a.png"), *few)
@@ -40,6 +41,7 @@ def test_info_of_the_machine(jodi):
     assert any(line.startswith("class 11:") for line in out)
 
 
+@pytest.mark.long
 def test_convert_there_and_back(jodi, tiny):
     status, out, err = jodi("convert", tiny.autoencoder, "d.safetensors", "--naming", "diffusers")
     assert (status, out) == (0, ["d.safetensors"]) and "sha256" in err[-1]
@@ -51,6 +53,7 @@ def test_convert_there_and_back(jodi, tiny):
         assert torch.equal(tensor, model.state_dict()[name]), name
 
 
+@pytest.mark.long
 def test_convert_leaves_an_existing_file_alone(jodi, tiny, tmp_path):
     kept = tmp_path / "work" / "kept.safetensors"
     kept.write_text("mine")
@@ -75,6 +78,7 @@ def vectors(tiny, tmp_path):
     return folder, {f"case0.{key}": value.clone().contiguous() for key, value in cases.items()}
 
 
+@pytest.mark.long
 def test_verify_counts_and_passes(jodi, vectors):
     folder, cases = vectors
     (folder / "other").mkdir()
@@ -84,6 +88,7 @@ def test_verify_counts_and_passes(jodi, vectors):
     assert [line.split()[0] for line in out[:-1]] == ["PASS", "PASS", "SKIP"]
 
 
+@pytest.mark.long
 def test_verify_fails_on_a_wrong_number(jodi, vectors):
     folder, cases = vectors
     cases["case0.decoded"][0, 0, 0, 0] += 0.1
@@ -100,6 +105,7 @@ def test_verify_of_nothing_is_a_failure(jodi, tmp_path):
     assert status == 1 and "missing" in err[-1]
 
 
+@pytest.mark.long
 @pytest.mark.reference
 def test_verify_looks_beside_the_project(jodi, reference_dir, monkeypatch, tmp_path):
     shared = tmp_path / "shared" / "reference"

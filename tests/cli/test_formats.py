@@ -6,6 +6,7 @@ from jodi_pack.kit.pictures.exr import read_exr
 from jodi_pack.kit.pictures.files import load_image
 
 
+@pytest.mark.long
 def test_exr_holds_the_picture_and_all_labels(jodi, tiny, picture, tmp_path):
     pytest.importorskip("OpenEXR")
     oiio = pytest.importorskip("OpenImageIO")
@@ -32,6 +33,7 @@ def test_exr_holds_the_picture_and_all_labels(jodi, tiny, picture, tmp_path):
         assert np.array_equal(pixels[..., index], channels[name]), name
 
 
+@pytest.mark.long
 def test_ply_has_a_point_for_each_pixel(jodi, tiny, picture, tmp_path):
     path = picture("view.png", 24, 32)
     options = ("--labels", "depth", "--format", "ply", "--distances", 2, 4, "--steps", 1)
@@ -46,6 +48,7 @@ def test_ply_has_a_point_for_each_pixel(jodi, tiny, picture, tmp_path):
     assert np.array_equal(points["c"], (shown * 255).round())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "message"),
     [

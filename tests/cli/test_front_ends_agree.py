@@ -156,6 +156,7 @@ CASES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_front_ends_agree_on_size_doubts_and_maps(name, pipeline, jodi, tmp_path, monkeypatch):
     case = CASES[name]

@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from jodi_pack.cli import label as command
+from jodi_pack.ddit_core.embedded import load_embedded_pipeline
+from jodi_pack.ddit_core.evaluation.nano import CAPTION_OPTIONS
 from jodi_pack.jodi_core.labelling import layout
-from jodi_pack.kit.pictures.files import load_image, load_numbers
+from jodi_pack.kit.pictures.files import load_image
+from jodi_pack.kit.pictures.numbers import load_numbers
 from jodi_pack.kit.pictures.palettes import SEGMENTATION_PALETTE
 from PIL import Image
 
@@ -76,6 +79,7 @@ def test_the_layout_is_that_of_joint_1600k(label, photos, tmp_path, reference_di
     assert (made / "image" / "below_a.png").read_bytes() == (photos / "below/a.png").read_bytes()
 
 
+@pytest.mark.long
 def test_maps_are_those_of_perceive(jodi, tiny, photos, tmp_path):
     """The same picture and seed through the other command, pixel by pixel."""
     options = (*tiny.options, "--steps", 2)
@@ -132,6 +136,7 @@ def test_what_is_whole_is_skipped(label, tmp_path):
     assert before == {path: path.stat().st_mtime_ns for path in made.rglob("*/*.png")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("damage", ["gone", "cut", "emptied", "another size"])
 @pytest.mark.parametrize("file", ["annotation_depth/b.png", "image/b.png"])
 def test_a_damaged_file_is_made_again_with_its_batch(label, tmp_path, damage, file):
@@ -185,6 +190,7 @@ def _modules():
 MODULES = _modules()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "key"),
     [
@@ -363,6 +369,29 @@ def test_two_runs_at_once_are_told_apart(label, tmp_path):
     assert label()[0] == 0
 
 
+def test_captions_are_those_of_the_built_in_captioner(label, photos, tmp_path):
+    """Its words with the picture's own seed; a text of yours stays beside them."""
+    (photos / "c.txt").write_text("a red ball\n", encoding="utf-8")
+    assert label("made", "--captions")[0] == 0
+    pipeline = load_embedded_pipeline()
+    said = [
+        pipeline.caption(
+            load_image(photos / name)[0], options=CAPTION_OPTIONS, seed=command_seed(0, name)
+        ).texts[0]
+        for name in ("b.png", "c.png")
+    ]
+    made = tmp_path / "work" / "made"
+    captions = {Path(line["image"]).stem: line["caption"] for line in lines(made)}
+    assert all(captions[stem]["ddit-nano"] for stem in ("a", "below_a", "d"))
+    assert captions["b"] == {"ddit-nano": said[0]}
+    assert captions["c"] == {"given": "a red ball", "ddit-nano": said[1]}
+    before = contents(made)
+    status, err = label("made")
+    assert status == 1 and "captions was ddit-nano, now None" in err[-1]
+    (made / "annotation_depth" / "b.png").unlink()
+    assert label("made", "--captions")[0] == 0 and contents(made) == before
+
+
 def test_a_data_set_inside_the_folder_is_not_labelled(jodi, tiny, photos):
     for _ in range(2):
         status, _, err = jodi("label", photos, "--out", photos / "made", *tiny.options, *DEPTH)
@@ -374,7 +403,6 @@ def test_a_data_set_inside_the_folder_is_not_labelled(jodi, tiny, photos):
     [
         (("--labels", "sounds"), 2, "sounds"),
         (("--labels", "image"), 2, "image"),
-        (("--captions",), 2, "--captions"),
         (("--model", "nowhere.safetensors"), 1, "nowhere.safetensors"),
         (("--workers", "2", "--scheduler", "tcp://a:1"), 2, "not allowed with"),
     ],

@@ -42,6 +42,15 @@ USAGE = [
     (["perceive", "a.png", "--steps", "²"], "at least 1, got '²'"),
     (["perceive", "a.png", "--steps", "9" * 5000], "at least 1, got '999"),
     (["perceive", "a.png", "--seed", "9" * 5000], "a whole number, got '999"),
+    (["perceive", "a.png", "--steps", "10001"], "at most 10000, got 10001"),
+    (["generate", "--prompt", "a", "--count", "999999999999"], "at most 100000, got 9"),
+    (["imagine", "a car", "--count", "999999999999"], "at most 100000, got 9"),
+    (["imagine", "a car", "--steps", "999999999"], "at most 10000, got 9"),
+    (["imagine", "a car", "--seed", "9" * 5000], "a whole number, got '999"),
+    (["imagine", "a car", "--out", ""], "it is empty"),
+    (["caption", ""], "it is empty"),
+    (["ask", "", "is it red"], "it is empty"),
+    (["generate", "--prompt", "a", "--guidance", "4_5"], "a number, got '4_5'"),
     (["perceive", "a.png", "--seed", "1.5"], "a whole number, got '1.5'"),
     (["perceive", "a.png", "--" + "x" * 5000], "unrecognized arguments"),
     (["dance" * 1000], "invalid choice: 'dance"),
@@ -64,6 +73,7 @@ def test_wrong_usage_is_status_2_and_one_line(jodi, command, message):
     assert message in err[0] and len(err[0]) < 600 and "parse_" not in err[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -124,6 +134,7 @@ def interrupt_when(condition):
     return thread
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.name == "nt", reason="signals to oneself work otherwise on Windows")
 def test_ctrl_c_stops_within_a_step_and_leaves_whole_files(jodi, tiny, picture, tmp_path):
     paths = [picture(f"{name}.png") for name in ("a", "b")]

@@ -40,6 +40,7 @@ FILES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("command", [*FOLDERS, *FILES])
 def test_places_where_nothing_can_be_written(jodi, odd, command, name):
@@ -64,6 +65,7 @@ def test_a_folder_where_a_file_belongs(jodi, tmp_path, command):
     assert (status, out, len(err)) == (2, [], 1) and "this is a folder" in err[0], err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_conversion_into_such_a_place(jodi, tiny, odd, name):
     status, out, err = jodi("convert", tiny.transformer, f"{odd[name]}.safetensors")
@@ -93,6 +95,7 @@ EMPTY = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", EMPTY, ids=" ".join)
 def test_an_empty_name_chooses_nothing(jodi, command):
     """A variable of the shell that is not set must not mean the folder one happens to be in."""

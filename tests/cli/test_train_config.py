@@ -74,6 +74,41 @@ def test_from_pictures_to_a_model(jodi, pictures, picture, tiny, tmp_path):
     assert status == 1 and "faults.jsonl" in err[-1]
 
 
+def test_what_was_labelled_is_trained_on(jodi, picture, tiny, tmp_path):
+    """Four pictures of two shapes get labels and captions; an update takes all eight domains."""
+    work = tmp_path / "work"
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        picture(f"photos/p{i}.png", 40, 56 if i % 2 else 40, seed=i)
+    (tmp_path / "photos" / "p1.png").with_suffix(".txt").write_text("a red ball")
+    command = ("label", tmp_path / "photos", "--out", "data", "--steps", 1, "--captions")
+    assert jodi(*command, *tiny.options)[0] == 0
+    training = {"updates": 2, "roles": "any"}
+    config = write_config(work / "c.json", tiny, training=training, samples={"every": 0})
+    status, _, err = jodi("train", "--config", config)
+    assert status == 0, err
+    run = work / "runs" / "mine"
+    assert (run / "faults.jsonl").read_text() == ""
+    stored = [read_state_dict(path) for path in (run / "features").rglob("*.safetensors")]
+    kept = [set(one.tensors) for one in stored]
+    labels = {"lineart", "edge", "depth", "normal", "albedo", "segmentation", "openpose"}
+    latents = [{name.rpartition(".")[2] for name in names} for names in kept]
+    assert sum({"image", *labels} <= names for names in latents) == 4, kept
+    rows = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+
+    for path in (tmp_path / "photos").glob("*.txt"):
+        path.unlink()
+    assert jodi("label", tmp_path / "photos", "--out", "bare", "--steps", 1, *tiny.options)[0] == 0
+    bare = json.loads(config.read_text()) | {"sources": [{"folder": "bare"}], "folder": "runs/bare"}
+    config.write_text(json.dumps(bare))
+    status, _, err = jodi("train", "--config", config, "--check")
+    assert status == 1 and "the caption is empty" in "\n".join(err)
+    bare["data"]["need_captions"] = False
+    config.write_text(json.dumps(bare))
+    assert jodi("train", "--config", config, "--check")[0] == 0
+
+
 @pytest.mark.slow
 def test_a_domain_is_added_and_every_command_knows_it(jodi, pictures, tiny, tmp_path):
     few = ("--updates", 2, "--rows", 2, "--micro-batches", 1, "--side", 32, "--device", "cpu")
@@ -109,6 +144,7 @@ def test_a_domain_is_added_and_every_command_knows_it(jodi, pictures, tiny, tmp_
     assert status == 1 and "no picture has a map of fog" in err[-1]
 
 
+@pytest.mark.long
 def test_rendered_files_are_the_scenes(jodi, pictures):
     batch = render_scenes([2], 32)
     assert (pictures / "00000002.txt").read_text().strip() == batch.captions[0]
@@ -121,6 +157,7 @@ def test_rendered_files_are_the_scenes(jodi, pictures):
     torch.testing.assert_close(linear * 1.3, batch.shading[0], rtol=0, atol=0.02)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -17,6 +17,7 @@ def picture():
     return load_image(PICTURE)[0]
 
 
+@pytest.mark.long
 def test_captions_are_all_that_is_printed(jodi, tmp_path):
     status, out, _ = jodi("caption", PICTURE, "--device", "cpu")
     expected = load_embedded_pipeline().caption(picture(), options=CAPTION_OPTIONS).texts
@@ -24,6 +25,7 @@ def test_captions_are_all_that_is_printed(jodi, tmp_path):
     assert set(out[0].split()) <= set(WORDS)
 
 
+@pytest.mark.long
 def test_captions_of_a_folder_go_beside_their_pictures(jodi, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -36,6 +38,7 @@ def test_captions_of_a_folder_go_beside_their_pictures(jodi, tmp_path):
     assert not (folder / "broken.txt").exists()
 
 
+@pytest.mark.long
 def test_answers_one_line_for_each_question(jodi):
     questions = ["is there a person", "What colour is the sky?"]
     status, out, _ = jodi("ask", PICTURE, *questions, "--device", "cpu")
@@ -47,6 +50,7 @@ def test_answers_one_line_for_each_question(jodi):
     assert status == 2 and "ComfyUI" in err[-1]
 
 
+@pytest.mark.long
 def test_pictures_from_words(jodi, tmp_path):
     few = ("--steps", 2, "--count", 2, "--out", "made", "--device", "cpu")
     status, out, err = jodi("imagine", "a red sofa in a room", *few)
@@ -57,6 +61,11 @@ def test_pictures_from_words(jodi, tmp_path):
     sizes = {tuple(load_image(tmp_path / "work" / name)[0].shape) for name in out}
     assert sizes == {(1, 3, 64, 64)}
     assert jodi("imagine", " ")[0] == 2
+
+
+def test_evaluation_of_other_weights_is_refused(jodi):
+    status, _, err = jodi("evaluate", "--ddit", "--model", "own.safetensors")
+    assert status == 2 and "leave out --model" in err[-1]
 
 
 @pytest.mark.slow

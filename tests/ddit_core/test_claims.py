@@ -1,5 +1,6 @@
 """Claims of captions against the facts of scenes."""
 
+import pytest
 from jodi_pack.ddit_core.evaluation.claims import find_true_claims, read_claims, score_captions
 from jodi_pack.kit.scenes.render import render_scenes
 from jodi_pack.kit.scenes.things import Thing
@@ -27,6 +28,7 @@ def test_claims_of_a_caption():
     assert read_claims("hello there") == set()
 
 
+@pytest.mark.long
 def test_true_captions_are_right_and_complete():
     """The captions that scenes come with claim nothing that is not so."""
     scenes = render_scenes(range(24), 64)

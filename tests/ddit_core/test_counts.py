@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "ddit.md"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("index", [6, 7])
 def test_the_table_in_the_docs(index):
     name, length, given, text, steps = CASES[index]
@@ -26,6 +27,7 @@ def test_the_rest_of_the_table(index):
     test_the_table_in_the_docs(index)
 
 
+@pytest.mark.long
 def test_the_published_mean_follows_its_formula():
     """1 + (K - 1)(1 - (1 - 1/K)^N) + 1 for N masked places."""
     c = count_evaluations(20, 4, 2, 8, seeds=range(300))

@@ -41,6 +41,7 @@ def test_guidance_leads_away_from_the_negative_text():
     torch.testing.assert_close(denoise(x, 0.8).double(), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["guidance 1", "guidance below 1", "one text twice"])
 def test_no_second_evaluation_where_it_changes_nothing(case):
     model, rows = small_model(), []

@@ -126,11 +126,19 @@ def test_folders_that_hold_nothing_say_what_to_do(tmp_path):
     (tmp_path / "dog.json").write_text('{"question": "is it"}')
     with pytest.raises(JodiError, match="holds no questions"):
         read_folder(tmp_path)
+    (tmp_path / "dog.json").write_text("[" * 100_000)
+    with pytest.raises(JodiError, match="nested too deeply"):
+        read_folder(tmp_path)
+    (tmp_path / "dog.txt").write_bytes(b"a caf\xe9")
+    with pytest.raises(JodiError, match=r"dog\.txt cannot be read as text .*save it as UTF-8"):
+        read_folder(tmp_path)
+    (tmp_path / "dog.txt").unlink()
     (tmp_path / "dog.json").write_text('[{"question": "is it", "answer": ""}]')
     with pytest.raises(JodiError, match="not empty"):
         read_folder(tmp_path)
 
 
+@pytest.mark.long
 def test_exported_files_make_a_pipeline(tmp_path):
     vae, _ = load_autoencoder(AUTOENCODER, dtype=torch.float32)
     text = WordEncoder(WORDS, NANO_LENGTH)

@@ -64,6 +64,7 @@ def accuracy(answer: str, people: list[str]) -> float:
     return sum(scores) / len(scores)
 
 
+@pytest.mark.long
 def test_answers_over_a_folder(pipeline, folder):
     report = answer_folder(
         pipeline,

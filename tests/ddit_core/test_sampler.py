@@ -15,7 +15,7 @@ from jodi_pack.ddit_core.text.draft import (
     draft_question,
     draft_template,
 )
-from jodi_pack.ddit_core.text.sampler import TextOptions, sample_text
+from jodi_pack.ddit_core.text.sampler import TextOptions, draw_uniforms, sample_text
 from jodi_pack.ddit_core.text.schedule import (
     count_published_evaluations,
     draw_reveal_steps,
@@ -109,6 +109,10 @@ class TestWhatNeverChanges:
             assert (
                 torch.equal(before[known], after[known]) and (after != V.mask).sum() > known.sum()
             )
+
+    def test_large_seeds_are_seeds_of_their_own(self):
+        seeds = (0, 5, 2**32, 2**32 + 5, 2**63, 2**63 + 5, 2**64 - 1, 2**64, -1, 10**99)
+        assert len({tuple(draw_uniforms(seed, 4).flatten().tolist()) for seed in seeds}) == 10
 
     @pytest.mark.parametrize("order", ["random", "confidence"])
     def test_a_row_is_the_same_alone_and_in_a_batch(self, order):
@@ -208,6 +212,7 @@ class TestChance:
         )
         assert steps.tolist() == [0, 1, 3, 4]
 
+    @pytest.mark.long
     def test_the_same_distribution_as_the_published_sampler(self):
         """Texts of a toy network, drawn by both samplers."""
         small = word_tokenizer(("a", "b"), sentinels=1)

@@ -92,6 +92,7 @@ def random_sizes(seed):
     return config, {"grid": (rows, columns), "length": draw.randint(1, 20)}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(8))
 def test_passes_on_sizes_drawn_at_random(tmp_path, seed):
     config, inputs = random_sizes(seed)

@@ -1,6 +1,7 @@
 """VQA v2's normalisation and accuracy, answers that are numbers or yes, and data sets on disk."""
 
 import json
+import os
 
 import pytest
 from jodi_pack.ddit_core.evaluation.annotations import read_captions, read_questions
@@ -148,6 +149,35 @@ class TestDataSets:
         assert [(o.id, o.captions) for o in found] == [(5, ("one", "three")), (42, ("two",))]
         results = write_captions(lambda path: path.stem, found)
         assert results[0] == {"image_id": 5, "caption": "plain"}
+
+    @pytest.mark.parametrize(
+        "entry",
+        [5, {}, {"image_id": 42}, {"image_id": [42], "question": "a"},
+         {"image_id": 42, "question": "a", "answers": 5},
+         {"image_id": 42, "question": "a", "answers": [{"said": "b"}]}],
+    )  # fmt: skip
+    def test_entries_of_another_kind_are_told(self, folder, entry):
+        file = write(folder / "odd.json", {"questions": [entry]})
+        with pytest.raises(JodiError, match=r"odd\.json"):
+            read_questions(file, folder / "pictures")
+        for data in ({"annotations": [entry]}, {"annotations": 5}, {"annotations": {"a": 1}}):
+            file = write(folder / "odd.json", data)
+            with pytest.raises(JodiError, match=r"odd\.json"):
+                read_captions(file, folder / "pictures")
+        odd = {
+            "images": [{"id": 1, "file_name": 5}],
+            "annotations": [{"image_id": 1, "caption": "a"}],
+        }
+        with pytest.raises(JodiError, match=r"odd\.json"):
+            read_captions(write(folder / "odd.json", odd), folder / "pictures")
+
+    def test_files_that_cannot_be_read_are_told(self, folder):
+        (folder / "deep.json").write_text("[" * 100_000)
+        (folder / "latin.json").write_bytes(b'{"questions": "caf\xe9"}')
+        os.mkfifo(folder / "pipe.json")
+        for name in ("deep", "latin", "pipe", "missing"):
+            with pytest.raises(JodiError, match=rf"{name}\.json"):
+                read_questions(folder / f"{name}.json", folder / "pictures")
 
     def test_scores_and_results(self, folder):
         q, a = vqa_v2(folder)

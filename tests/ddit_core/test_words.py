@@ -72,6 +72,9 @@ def test_words_it_does_not_know_are_named():
     tokenizer = encoder().tokenizer
     with pytest.raises(TextError, match="does not know the words zebra, piano"):
         draft_question("is there a zebra a piano", 20, tokenizer)
+    with pytest.raises(TextError) as error:
+        draft_question("z" * 100_000, 20, tokenizer)
+    assert len(str(error.value).partition("; it knows")[0]) < 500
     with pytest.raises(TextError, match="</s>"):
         draft_template("a {blank} </s>", 20, tokenizer)
     with pytest.raises(TextError, match="lists a word twice"):
@@ -106,6 +109,7 @@ def test_files_that_make_no_encoder_say_why(tmp_path, change, said):
         load_word_encoder(path)
 
 
+@pytest.mark.long
 def test_the_built_in_model_has_parts_that_fit():
     pipeline = load_embedded_pipeline()
     assert pipeline.facts.title == "ddit-nano" and pipeline.facts.native_size == 64

@@ -26,10 +26,7 @@ def texts(run, graph: dict, title: str) -> list[str]:
 
 
 def scene(server, graph: dict):
-    """The graph with its scene read from a file, and that picture (1, 3, 64, 64).
-
-    Seeds would do, but eight bits of a preview would not be the picture that was read.
-    """
+    """A loader of the graph's picture, as a person would put it in, and that picture."""
     run = server.run(only(graph, find(graph, "PreviewImage", "The picture")))
     shown = pictures(server, run, find(graph, "PreviewImage", "The picture"))
     (file,) = run.files(find(graph, "PreviewImage", "The picture"))

@@ -22,6 +22,7 @@ def _largest_matching(predicted, truth, tolerance):
     return best(0, 0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("tolerance", [0.68, 1.0, 1.5, 2.3])
 def test_matching_is_the_largest_at_every_threshold(seed, tolerance):

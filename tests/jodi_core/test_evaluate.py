@@ -138,6 +138,7 @@ def test_what_the_reader_finds_of_a_caption_is_counted_by_class():
     assert count_found(claims, "") == (0, 0, 0, 0)
 
 
+@pytest.mark.long
 def test_every_baseline_is_what_it_says(perfect):
     """The numbers are worked out again here from the definitions, one scene at a time."""
     v = perfect[1].values

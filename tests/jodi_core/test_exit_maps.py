@@ -47,6 +47,7 @@ def test_parts_are_those_of_flooding(share):
     assert find_parts(np.zeros((3, 4), dtype=bool)) == []
 
 
+@pytest.mark.long
 def test_masks_are_the_classes_of_the_scene(scene):
     masks = make_class_masks(scene.classes, range(12))
     assert masks.shape == (2, 12, 64, 64) and bool((masks.sum(1) == 1).all())

@@ -31,6 +31,7 @@ def shown_joints(picture, keypoints):
     return shown
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", SEEDS)
 def test_keypoints_of_exact_maps_are_within_a_pixel(seed):
     scene = render_scenes([seed], SIDE, supersample=1)

@@ -16,6 +16,7 @@ def outdoor_seeds(count):
     return [next(seeds) for _ in range(count)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", outdoor_seeds(3))
 def test_a_new_light_gives_the_renderer_s_picture_where_nothing_is_in_shadow(seed):
     scene = compose(seed)

@@ -62,6 +62,7 @@ def figure():
     return points
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", TURNS)
 def test_a_mirrored_figure_s_left_is_its_right(how):
     picture = draw_poses([figure()[None]], 128, 160)

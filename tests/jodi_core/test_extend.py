@@ -27,6 +27,7 @@ def nano():
     return model, read_facts(model.config, metadata, "nano")
 
 
+@pytest.mark.long
 def test_old_domains_are_as_they_were_and_the_new_one_is_its_model(nano):
     model, _ = nano
     extended = extend_model(model, like=5)
@@ -63,6 +64,7 @@ def test_the_file_names_the_new_domain(nano):
             extend_facts(facts, name, extended.config)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", ["head", "lora", "full"])
 def test_what_each_form_trains(nano, form):
     model, _ = nano

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from jodi_pack.cli.info import describe
+from jodi_pack.cli.main import main
 from jodi_pack.cli.model import load_pipeline
 from jodi_pack.cli.options import UsageError
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
@@ -65,6 +66,9 @@ LIES = [
     ("guidance", "-1"),
     ("guidance", "strong"),
     ("guidance", "1e9"),
+    ("guidance", "4_5"),
+    ("guidance", "\uff14.5"),
+    ("guidance", " 4.5"),
     ("latent_scale", "nan"),
     ("latent_scale", "-inf"),
     ("latent_scale", "0"),
@@ -235,3 +239,13 @@ def test_the_command_line_says_where_a_file_belongs(tmp_path):
     with pytest.raises(JodiError) as caught:  # the core alone names no option
         JodiPipeline.from_files(vae)
     assert "--" not in str(caught.value)
+
+
+def test_what_files_say_gives_a_terminal_no_commands(tmp_path, capsys):
+    path = tmp_path / "model.safetensors"
+    odd = {"title": "a\x1b[31m\nb\u202e", "source": "c\x1b[2J", "source_sha256": "d\a"}
+    about = {"config": TINY.to_json(), **odd}
+    write_state_dict(path, tiny_transformer().state_dict(), about)
+    assert main(["info", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert not set(shown) & set("\x1b\a\u202e") and "a [31m b" in shown and "c [2J" in shown

@@ -225,6 +225,7 @@ class TestKill:
         saves = root / "killed" / "saves"
         assert [path.name for path in sorted(saves.iterdir())] == ["step-00000004", "step-00000005"]
 
+    @pytest.mark.long
     def test_a_full_disk_leaves_the_older_saves(self, root, monkeypatch):
         def full(path, text):
             raise OSError(28, "No space left on device")

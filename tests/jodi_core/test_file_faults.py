@@ -99,6 +99,7 @@ class TestClaims:
                 )
             )
 
+    @pytest.mark.long
     @pytest.mark.parametrize(
         "changed",
         [
@@ -122,6 +123,7 @@ class TestClaims:
     def test_values_of_a_config(self, save, state, changed):
         refused(save(state, **changed), next(iter(changed)))
 
+    @pytest.mark.long
     @pytest.mark.parametrize(
         "changed",
         [
@@ -173,6 +175,7 @@ class TestClaims:
             with pytest.raises(CheckpointError):
                 door(path)
 
+    @pytest.mark.long
     @pytest.mark.parametrize("number", ["100000", "9" * 12, "9" * 5000])
     @pytest.mark.parametrize("name", ["blocks.{}.x", "final_layers.{}.x", "encoder.stages.{}.x"])
     def test_a_name_with_a_large_number(self, save, state, vae, name, number):
@@ -199,6 +202,7 @@ class TestNumbers:
         with pytest.raises(CheckpointError, match="stored as complex64"):
             load_transformer(tmp_path / "c.pth", config=TINY)
 
+    @pytest.mark.long
     @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
     def test_values_that_are_not_finite(self, save, state, vae, value):
         state["blocks.1.attn.proj.bias"][3] = value

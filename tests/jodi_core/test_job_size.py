@@ -89,6 +89,12 @@ def test_wrong_sizes():
         choose_size("largest", None, **NANO)
     with pytest.raises(ShapeError):
         choose_size("width and height", None, factor=8, native=(64, 64), explicit=(-8, 64))
+    for asked in ({"explicit": (16384, 16384)}, {"explicit": (0, 16384)}, {"native": (16384,) * 2}):
+        with pytest.raises(ShapeError, match="16384 x 16384 has 268,435,456 pixels"):
+            wanted = {"native": (64, 64), "explicit": (0, 0), **asked}
+            choose_size("width and height", None, factor=8, **wanted)
+    wide = {"native": (64, 64), "explicit": (8, 16384)}
+    assert choose_size("width and height", None, factor=8, **wide) == (8, 16384)
 
 
 def test_a_side_of_zero_follows_from_the_other():

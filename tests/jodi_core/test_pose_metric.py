@@ -30,6 +30,7 @@ def _pck(picture, keypoints, share=pose.PCK_SHARE):
     return sum(c.found for c in counts) / sum(c.true for c in counts)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [64, 128])
 def test_every_joint_of_a_clear_drawing_is_read_where_it_is(size):
     keypoints = _keypoints(FIGURE)

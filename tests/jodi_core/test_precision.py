@@ -16,6 +16,7 @@ def test_half_precision_only_where_it_is_faster_and_published(monkeypatch, gain,
     assert pipeline.choose_cpu_dtype(TINY) == torch.float32
 
 
+@pytest.mark.long
 def test_gain_is_measured_once():
     assert 0 < pipeline.measure_bfloat16_gain() < 1000
     assert pipeline.measure_bfloat16_gain() == pipeline.measure_bfloat16_gain()

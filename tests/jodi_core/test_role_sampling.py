@@ -22,6 +22,7 @@ class TestRoleSampling:
         """Within five standard deviations of a fair draw."""
         return abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / count)
 
+    @pytest.mark.long
     def test_tasks_have_their_shares(self, drawn):
         counts = Counter(str(task) for task, _ in drawn)
         assert sum(TASKS.values()) == pytest.approx(1)

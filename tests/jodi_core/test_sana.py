@@ -58,6 +58,7 @@ def sana_state(width, depth, channels, length, latent, frequency, hidden, device
     return state
 
 
+@pytest.mark.long
 def test_every_tensor_of_the_released_size_is_mapped():
     sana = sana_state(2240, 20, 2304, 300, 32, 256, 5600)
     plan = map_sana(JODI_1600M, sana)

@@ -209,6 +209,12 @@ class TestClosedVocabularyEncoder:
         for word in unknown:
             assert word in caplog.records[0].getMessage()
 
+    @pytest.mark.parametrize("prompt", ["x" * 100_000, " ".join(f"w{i}" for i in range(20_000))])
+    def test_a_warning_of_unknown_words_is_short(self, encoder, prompt, caplog):
+        with caplog.at_level(logging.WARNING, "jodi"):
+            encoder([prompt])
+        assert len(caplog.records[0].getMessage().partition("; it knows")[0]) < 500
+
     def test_case_and_punctuation_do_not_matter(self, encoder):
         pair = encoder(["A red house, under the SKY.", "a red house under the sky"]).caption
         assert torch.equal(pair[0], pair[1])

@@ -67,6 +67,7 @@ def way(request, monkeypatch):
         yield request.param
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("config", "roles", "grid", "null_rows"),
     [
@@ -122,6 +123,7 @@ class TestInvariants:
         job.caption = job.caption_mask = None
         assert torch.equal(model(**job.inputs()), with_text)
 
+    @pytest.mark.long
     def test_rows_do_not_see_one_another(self, model):
         job = Job(TINY, [CONTROL, PERCEIVE, CONTROL, ANY], (2, 3))
         together = model(**job.inputs())
@@ -129,6 +131,7 @@ class TestInvariants:
             alone = model(**job.rows(slice(b, b + 1)))
             assert relative_rms(together[b : b + 1], alone) < 1e-13
 
+    @pytest.mark.long
     def test_order_of_rows_does_not_matter(self, model):
         job = Job(TINY, [CONTROL, PERCEIVE, CONTROL, ANY], (2, 3))
         order = torch.tensor([3, 2, 0, 1])
@@ -158,6 +161,7 @@ class TestText:
         job.caption[job.caption_mask.unsqueeze(1) == 0] = 1e4
         assert relative_rms(model(**job.inputs()), before) < 1e-13
 
+    @pytest.mark.long
     @pytest.mark.parametrize("axes", [4, 3])
     @pytest.mark.parametrize("mask_rows", [1, 3])
     def test_one_text_serves_all_rows(self, model, axes, mask_rows):
@@ -179,6 +183,7 @@ class TestText:
         assert torch.equal(merged, features[:, :2])
         assert torch.allclose(bias.exp().flatten(1), torch.tensor([[1.0, 6], [1, 3]]).double())
 
+    @pytest.mark.long
     @pytest.mark.parametrize("kept", [10, 6, 2])
     def test_text_of_equal_tokens_gives_what_all_of_them_give(self, model, kept):
         job = Job(TINY, [CONTROL, PICTURE], (2, 3))
@@ -278,6 +283,7 @@ class TestPreparedContext:
             job.role, job.caption, job.caption_mask, job.clean_x, like=job.x, **options
         )
 
+    @pytest.mark.long
     def test_velocity_over_a_schedule_equals_single_calls(self, model):
         job = Job(TINY, [CONTROL, PERCEIVE], (2, 3))
         sigmas = [0.99966639, 0.5, 0.1]
@@ -296,6 +302,7 @@ class TestPreparedContext:
         assert relative_rms(*pair) < 1e-13
         assert not unknown.times
 
+    @pytest.mark.long
     @pytest.mark.parametrize("roles", [[CONTROL, CONTROL], [CONTROL, ANY]])
     def test_each_row_may_have_its_own_level(self, model, roles):
         job = Job(TINY, roles, (2, 3))
@@ -356,6 +363,7 @@ class TestBlock:
         assert relative_rms(pruned, whole[:, :1]) < 1e-14
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("dtype", "bound"), [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)]
 )
@@ -479,6 +487,7 @@ class TestFreshWeights:
         assert not model(**Job(TINY, [JOINT], (2, 3), dtype=torch.float32).inputs()).any()
 
 
+@pytest.mark.long
 @pytest.mark.reference
 def test_full_size_tensors_are_those_of_the_release(reference_dir):
     manifest = json.loads((reference_dir / "jodi" / "jodi_1600m_manifest.json").read_text())

@@ -118,6 +118,7 @@ def test_passes_on_the_published_vectors(reference_dir):
     assert all(r.error <= EVALUATION_BOUND for r in dcae)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CONFIGS)
 def test_passes_on_other_sizes(tmp_path, name):
     write_jodi_folder(tmp_path / "jodi", CONFIGS[name])

@@ -137,6 +137,7 @@ DEEP = dataclasses.replace(
 
 # Grids of the attention stages lie below the head dim (8), at it, and above it: the published code
 # takes the quadratic form up to there and the linear one beyond.
+@pytest.mark.long
 @pytest.mark.parametrize("config", [TINY_AE, DEEP], ids=["factor 4", "factor 8"])
 @pytest.mark.parametrize("cells", [(1, 1), (1, 3), (2, 4), (3, 5)])
 def test_equals_the_published_equations(config, cells):
@@ -160,6 +161,7 @@ class TestBandsOfRows:
         monkeypatch.setattr(upsampling, "FEWEST_CELLS", 1)
         return request.param
 
+    @pytest.mark.long
     @pytest.mark.parametrize("config", [TINY_AE, DEEP], ids=["factor 4", "factor 8"])
     @pytest.mark.parametrize("cells", [(1, 1), (3, 5), (7, 2)])
     def test_equals_the_published_equations(self, band, config, cells):
@@ -174,12 +176,14 @@ class TestBandsOfRows:
         assert relative_rms(decoded[0], published.decode(latent[0] / scale)) < 1e-12
         assert torch.equal(picture, kept[0]) and torch.equal(latent, kept[1])
 
+    @pytest.mark.long
     def test_several_pictures_are_each_their_own(self, band):
         model, picture = tiny_autoencoder(dtype=torch.float64), randn(3, 3, 20, 12).double()
         with torch.no_grad():
             alone = [model(picture[i : i + 1]) for i in range(3)]
             assert relative_rms(model(picture), torch.cat(alone)) < 1e-12
 
+    @pytest.mark.long
     def test_equals_the_whole_maps_that_training_walks(self, band):
         model, picture = tiny_autoencoder(dtype=torch.float64), randn(1, 3, 28, 20).double()
         picture.requires_grad_()
@@ -218,6 +222,7 @@ def test_bands_hold_a_large_map_once(monkeypatch):
     assert in_bands < 2.5 and whole > 5, peaks
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("dtype", "itemsize"), [(torch.float32, 4), (torch.bfloat16, 2)])
 def test_peak_memory_covers_whole_maps_and_little_more(monkeypatch, dtype, itemsize):
     narrow = tuple(width // 8 for width in DC_AE_F32C32.widths)
@@ -233,6 +238,7 @@ def test_peak_memory_covers_whole_maps_and_little_more(monkeypatch, dtype, items
         assert 0.7 * stated < live.peak <= stated
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("given", "made"), [(8, 2), (8, 4), (8, 8), (4, 8), (4, 12), (6, 9)])
 def test_four_phases_are_doubling_and_a_convolution(given, made):
     x, weight, bias = (randn(*s, seed=i, dtype=torch.float64) for i, s in enumerate(
@@ -354,6 +360,7 @@ class TestMapTiles:
 
 
 class TestTiledAutoencoder:
+    @pytest.mark.long
     @pytest.mark.parametrize("tile", [8, 9, 16, 17])
     def test_shapes_are_those_of_the_whole(self, tile):
         model, picture = tiny_autoencoder(), randn(1, 3, 28, 20)

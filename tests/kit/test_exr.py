@@ -29,6 +29,7 @@ def test_ids_are_those_of_the_reference():
     assert hash_murmur3(b"") == 0
 
 
+@pytest.mark.long
 def test_no_id_is_a_number_that_programs_flush_or_cannot_compare():
     ids = np.array([hash_name(f"object {n}") for n in range(20_000)])
     assert np.isfinite(ids).all() and (np.abs(ids) >= np.finfo(np.float32).tiny).all()

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 from jodi_pack.kit.errors import ImageError
-from jodi_pack.kit.pictures.files import SUFFIXES, UNREAD_SUFFIXES, load_image, load_numbers
+from jodi_pack.kit.pictures.files import SUFFIXES, UNREAD_SUFFIXES, load_image
+from jodi_pack.kit.pictures.numbers import load_numbers
 from jodi_pack.kit.pictures.png import drop_large_chunks
 from jodi_pack.tests.conftest import ROOT, shared_dir, skip_or_fail
 from PIL import Image, ImageCms, PngImagePlugin
@@ -405,3 +406,79 @@ def test_shared_pictures_are_read():
     assert (wide[0] - stored).abs().max() > 10 / 255
     assert load_numbers(folder / "depth_float16.tif").top is None
     assert load_numbers(folder / "depth_float32_metres.tif").values.aminmax() == (0.5, 10.0)
+
+
+def packed_png(values, bits, color=0):
+    """A PNG whose rows hold `values` (H, W, channels) of so many bits, written out by hand."""
+    height, width = values.shape[:2]
+    if bits == 16:
+        rows = values.astype(">u2").reshape(height, -1).view(np.uint8)
+    else:
+        places = np.unpackbits(values.astype(np.uint8), axis=2)[..., 8 - bits :]
+        rows = np.packbits(places.reshape(height, -1), axis=1)
+    out = io.BytesIO(b"\x89PNG\r\n\x1a\n")
+    out.seek(0, io.SEEK_END)
+    head = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, 0)
+    plain = b"".join(b"\0" + row.tobytes() for row in rows)
+    for kind, data in ((b"IHDR", head), (b"IDAT", zlib.compress(plain)), (b"IEND", b"")):
+        out.write(struct.pack(">I", len(data)) + kind + data)
+        out.write(struct.pack(">I", zlib.crc32(kind + data)))
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_numbers_of_few_bits_are_not_stretched(bits):
+    values = np.arange(2**bits, dtype=np.uint8).reshape(2, -1, 1)
+    numbers = load_numbers(packed_png(values, bits))
+    assert numbers.top == 2**bits - 1
+    assert numbers.values[0].tolist() == values[..., 0].tolist()
+
+
+@pytest.mark.parametrize("top", [11, 200, 1023, 4095])
+def test_numbers_of_a_stated_range_are_not_stretched(top):
+    values = np.linspace(0, top, 12).round().astype(">u2" if top > 255 else np.uint8)
+    numbers = load_numbers(b"P5\n4 3\n%d\n" % top + values.tobytes())
+    assert numbers.top == top
+    assert numbers.values.flatten().tolist() == values.tolist()
+
+
+@pytest.mark.parametrize(("color", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_wide_grey_in_several_channels_keeps_all_bits(color, channels):
+    gray = np.random.default_rng(1).integers(0, 1024, (5, 7, 1))
+    values = np.repeat(gray, channels, axis=2)
+    if channels in (2, 4):
+        values[..., -1] = 65535
+    numbers = load_numbers(packed_png(values, 16, color))
+    assert numbers.top == 65535
+    assert numbers.values[0].tolist() == gray[..., 0].tolist()
+    if channels in (2, 4):  # with opacity, it is a picture
+        values[0, 0, -1] = 65000
+        assert load_numbers(packed_png(values, 16, color)) is None
+    if channels > 2:  # colours that differ by one of the lower bits
+        values[..., -1] = 65535 if channels == 4 else values[..., -1]
+        values[2, 3, 1] ^= 1
+        assert load_numbers(packed_png(values, 16, color)) is None
+
+
+def test_numbers_whose_file_calls_one_transparent_are_numbers_still():
+    indexed = Image.fromarray(rgb()).quantize(9)
+    numbers = load_numbers(as_bytes(indexed, transparency=3))
+    assert numbers.indexed and numbers.values[0].tolist() == np.asarray(indexed).tolist()
+    wide = Image.fromarray(np.arange(300, 312, dtype=np.uint16).reshape(3, 4))
+    numbers = load_numbers(as_bytes(wide, transparency=305))
+    assert numbers.values.flatten().tolist() == list(range(300, 312))
+
+
+@pytest.mark.parametrize(
+    ("start", "what"),
+    [
+        (b"\x76\x2f\x31\x01", "an OpenEXR picture"),
+        (b"\0\0\0\x18ftypheic", "a HEIC picture"),
+        (b"#?RADIANCE\n", "a Radiance HDR picture"),
+        (b"\xff\x0a\0", "a JPEG XL picture"),
+        (b"\x93NUMPY\x01\0", "an array of numpy"),
+    ],
+)
+def test_kinds_that_are_not_read_are_named(start, what):
+    with pytest.raises(ImageError, match=f"is {what}, which is not read here; save it as"):
+        load_image(start + bytes(60))

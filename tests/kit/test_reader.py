@@ -61,6 +61,7 @@ def test_scores_are_those_counted_by_hand():
     assert math.isnan(empty.precision) and empty.recall == 0
 
 
+@pytest.mark.long
 def test_things_are_those_of_the_rendered_scene_and_captions_name_them():
     seeds = range(TRAIN_SEED_END, TRAIN_SEED_END + 4)
     batch = render_scenes(seeds, supersample=1)
@@ -115,6 +116,7 @@ def test_pictures_that_cannot_be_read_are_refused():
             reader.read(wrong)
 
 
+@pytest.mark.long
 def test_claims_carry_the_probability_of_everything_that_could_be_claimed():
     reader = Reader(randomize(ReadingNetwork(), 3))
     small, large = torch.rand(2, 3, 64, 64), torch.rand(1, 3, 96, 128)

@@ -66,6 +66,7 @@ def _contains(kind, row, p):
     return math.hypot(x, z) < (1 if kind == "cylinder" else (1 - y) / 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_entry_is_where_a_march_along_the_ray_gets_inside(kind):
     row = SHAPES[kind]

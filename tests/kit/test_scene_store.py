@@ -14,6 +14,7 @@ from jodi_pack.tests.helpers import (
 
 
 class TestSceneStore:
+    @pytest.mark.long
     def test_pictures_and_captions_are_the_scenes(self, tmp_path):
         store = SceneStore.build(tmp_path, 5, 16, first_seed=40, chunk=2)
         scenes = render_scenes(range(40, 45), 16)

@@ -5,6 +5,7 @@ import json
 import os
 
 import comfy.sd
+import execution
 import folder_paths
 import jodi_pack
 import torch
@@ -16,7 +17,7 @@ from jodi_pack.jodi_core.model.facts import VAEFacts, read_facts
 from jodi_pack.jodi_core.pipeline import JodiPipeline
 from jodi_pack.jodi_core.text import ClosedVocabularyEncoder
 from jodi_pack.jodi_core.training.export import Parts, export
-from jodi_pack.kit.errors import CheckpointError, JodiError, ShapeError
+from jodi_pack.kit.errors import CheckpointError, JodiError, RoleError, ShapeError
 from jodi_pack.kit.sampling import draw_noise
 from jodi_pack.kit.weights.read import read_state_dict
 from jodi_pack.kit.weights.write import write_state_dict
@@ -233,3 +234,10 @@ def check_truncated_files(folder):
         loaders.JodiLoadModel.execute(model, "default")
     with raises(CheckpointError, "cut.safetensors"):
         loaders.JodiLoadVAE.execute(vae)
+
+
+def check_an_error_is_named_without_the_folder_of_the_pack():
+    extension = asyncio.run(jodi_pack.comfy_entrypoint())
+    asyncio.run(extension.get_node_list())
+    assert execution.full_type_name(RoleError) == "jodi.RoleError"
+    assert execution.full_type_name(JodiError) == "jodi.JodiError"

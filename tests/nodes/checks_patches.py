@@ -14,7 +14,17 @@ import comfy_extras.nodes_lumina2 as lumina
 import comfy_extras.nodes_model_advanced as advanced
 import comfy_extras.nodes_sag as sag
 import torch
-from comfy_extras import nodes_apg, nodes_eps, nodes_mahiro, nodes_pag, nodes_slg, nodes_tcfg
+from comfy_extras import (
+    nodes_apg,
+    nodes_attention_multiply,
+    nodes_eps,
+    nodes_hypertile,
+    nodes_mahiro,
+    nodes_pag,
+    nodes_slg,
+    nodes_tcfg,
+    nodes_tomesd,
+)
 from jodi_pack.kit.errors import JodiError
 from jodi_pack.nodes.host import sampler as host
 from jodi_pack.nodes.jodi.roles import JodiRoles
@@ -30,7 +40,8 @@ WIRES = JodiRoles.execute(MODEL, VAE, **TEXTS, depth=image(1, 48, 48)).args[:3]
 def node(cls, *args):
     """The result of one of the host's nodes, old or new."""
     if hasattr(cls, "define_schema"):
-        return cls.execute(*args).args[0]
+        result = cls.execute(*args)
+        return result[0] if isinstance(result, tuple) else result.args[0]
     return getattr(cls(), cls.FUNCTION)(*args)[0]
 
 
@@ -251,3 +262,31 @@ def check_patches_of_attention_change_nothing_and_say_so():
     finally:
         logging.getLogger("jodi").removeHandler(handler)
     assert len([line for line in said if "no effect on Jodi" in line]) == 1, said
+
+
+def check_nodes_that_look_for_other_layers_leave_the_picture_as_it_is():
+    """The host's own token merging, HyperTile, NAG and attention multiplying."""
+    plain = ksampler(cfg=2.0)
+    told = [node(nodes_tomesd.TomePatchModel, MODEL, 0.5)]
+    told.append(node(nodes_hypertile.HyperTile, MODEL, 256, 2, 0, False))
+    try:
+        from comfy_extras.nodes_nag import NAGuidance
+    except ImportError:  # not in every host
+        pass
+    else:
+        told.append(node(NAGuidance, MODEL, 5.0, 0.5, 1.5))
+    silent = [
+        node(getattr(nodes_attention_multiply, name), MODEL, 2.0, 2.0, 2.0, 2.0)
+        for name in ("UNetSelfAttentionMultiply", "UNetCrossAttentionMultiply")
+    ]
+    for models, expected in ((told, 1), (silent, 0)):
+        for model in models:
+            said = []
+            handler = logging.Handler()
+            handler.emit = lambda record, said=said: said.append(record.getMessage())
+            logging.getLogger("jodi").addHandler(handler)
+            try:
+                assert torch.equal(ksampler(model, cfg=2.0), plain)
+            finally:
+                logging.getLogger("jodi").removeHandler(handler)
+            assert len([line for line in said if "no effect on Jodi" in line]) == expected, said
