@@ -124,3 +124,8 @@ def test_the_regressor_learns_and_is_scored(tmp_path):
     title, infer = load_competitor(path)
     report = evaluate_maps(infer, title, scenes=2, size=32, training_scenes=4, resamples=0)
     assert report.values["segmentation.miou.model"] is not None
+
+
+def test_an_extractor_needs_its_part(capsys):
+    assert main(["evaluate", "--extractor", str(HEURISTIC), "--scenes", "2"]) == 2
+    assert "add it to --parts" in capsys.readouterr().err
