@@ -61,8 +61,8 @@ class Runs:
 
     def titled(self, title: str) -> Image.Image:
         """The first picture on a node of that title that shows or saves one."""
-        node = next(n for n in self.graph.values() if n["_meta"]["title"] == title)
-        return self.show(*node["inputs"]["images"])[0]
+        named = (n["inputs"] for n in self.graph.values() if n["_meta"]["title"] == title)
+        return self.show(*next(wires["images"] for wires in named if "images" in wires))[0]
 
     def node(self, kind: str, title: str | None = None) -> str:
         return find(self.graph, kind, title)
