@@ -42,14 +42,14 @@ def load_competitor(path: Path) -> tuple[str, Infer]:
 def _run_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UsageError(f"--competitor {path}: there is no such file")
-    spec = importlib.util.spec_from_file_location(f"jodi_competitor_{path.stem}", path)
+    # A package of its folder, so that `from .other import x` finds other.py beside it.
+    spec = importlib.util.spec_from_file_location(
+        f"jodi_competitor_{path.stem}", path, submodule_search_locations=[str(path.parent)]
+    )
     if spec is None or spec.loader is None:
         raise UsageError(f"--competitor {path} is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses and pickles of the file look it up
-    beside = str(path.parent.resolve())
-    if beside not in sys.path:
-        sys.path.append(beside)
     _call(path, spec.loader.exec_module, module)
     return module
 

@@ -68,7 +68,7 @@ def test_maps_in_the_order_of_tensors_and_names_in_other_spellings(tmp_path):
     (tmp_path / "beside_theirs.py").write_text("NAME = 'Depth Map'\n")
     path = write(
         tmp_path,
-        "import torch\nfrom beside_theirs import NAME\ndef load(): pass\n"
+        "import torch\nfrom .beside_theirs import NAME\ndef load(): pass\n"
         "def infer(image):\n    x = torch.from_numpy(image).permute(2, 0, 1)\n"
         "    return {NAME: x[0], 'Normals': x}\n",
     )
