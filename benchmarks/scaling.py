@@ -223,7 +223,7 @@ def _growth(json_file: Path | None, plot: Path | None) -> int:
 
 
 def _draw(found: Sequence[Measured], file: Path) -> None:
-    from matplotlib import pyplot  # noqa: PLC0415  (wanted for this alone)
+    from matplotlib import pyplot  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     shown = {"seconds": (1.0, "processor seconds"), "peak": (2**20, "MiB beside the weights")}
@@ -232,7 +232,8 @@ def _draw(found: Sequence[Measured], file: Path) -> None:
             own = [m for m in found if m.side == side]
             values = [getattr(m, name) / unit for m in own]
             axis.loglog([m.domains for m in own], values, "o-", label=f"{side * side} tokens each")
-        axis.set_xticks(domains := [m.domains for m in own], domains)
+        domains = sorted({m.domains for m in found})
+        axis.set_xticks(domains, domains)
         axis.minorticks_off()
         axis.set(xlabel="active domains", ylabel=label)
         axis.legend()
