@@ -19,6 +19,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.slow
 def test_a_dry_run_does_every_step_and_keeps_figures(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(gpu_check, "_tests", lambda *_: iter([{"tests.gpu": "passed"}]))
     file = tmp_path / "figures.json"

@@ -105,7 +105,7 @@ def test_faults_name_the_file(tmp_path, capsys, text, said, code):
     assert re.search(said, capsys.readouterr().err)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_regressor_learns_and_is_scored(tmp_path):
     """One second of training on two scenes, then a score: the example runs from end to end."""
     source = HEURISTIC.with_name("regressor.py").read_text()

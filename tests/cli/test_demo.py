@@ -13,7 +13,7 @@ from jodi_pack.kit.pictures.files import load_image
 from jodi_pack.kit.scenes.render import TRAIN_SEED_END, render_scenes
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_bundled_samples_are_the_scenes_of_their_seeds():
     samples = read_samples()
     assert len(samples) >= 4 and all(sample.seed >= TRAIN_SEED_END for sample in samples)
@@ -41,7 +41,7 @@ def test_samples_never_come_from_training_seeds(tmp_path):
         read_samples(tmp_path)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_samples_are_made_again_by_a_command(jodi, tmp_path):
     status, out, _ = jodi("train", "samples", "--to", tmp_path / "again", "--sheet", "s.png")
     assert status == 0 and out == ["s.png", str(tmp_path / "again")]

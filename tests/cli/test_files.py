@@ -41,7 +41,7 @@ def test_info_of_the_machine(jodi):
     assert any(line.startswith("class 11:") for line in out)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_convert_there_and_back(jodi, tiny):
     status, out, err = jodi("convert", tiny.autoencoder, "d.safetensors", "--naming", "diffusers")
     assert (status, out) == (0, ["d.safetensors"]) and "sha256" in err[-1]
@@ -78,7 +78,7 @@ def vectors(tiny, tmp_path):
     return folder, {f"case0.{key}": value.clone().contiguous() for key, value in cases.items()}
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_verify_counts_and_passes(jodi, vectors):
     folder, cases = vectors
     (folder / "other").mkdir()
@@ -105,7 +105,7 @@ def test_verify_of_nothing_is_a_failure(jodi, tmp_path):
     assert status == 1 and "missing" in err[-1]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.reference
 def test_verify_looks_beside_the_project(jodi, reference_dir, monkeypatch, tmp_path):
     shared = tmp_path / "shared" / "reference"

@@ -134,7 +134,7 @@ def interrupt_when(condition):
     return thread
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals to oneself work otherwise on Windows")
 def test_ctrl_c_stops_within_a_step_and_leaves_whole_files(jodi, tiny, picture, tmp_path):
     paths = [picture(f"{name}.png") for name in ("a", "b")]

@@ -65,7 +65,7 @@ def test_a_folder_where_a_file_belongs(jodi, tmp_path, command):
     assert (status, out, len(err)) == (2, [], 1) and "this is a folder" in err[0], err
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_conversion_into_such_a_place(jodi, tiny, odd, name):
     status, out, err = jodi("convert", tiny.transformer, f"{odd[name]}.safetensors")

@@ -144,7 +144,7 @@ def test_a_domain_is_added_and_every_command_knows_it(jodi, pictures, tiny, tmp_
     assert status == 1 and "no picture has a map of fog" in err[-1]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_rendered_files_are_the_scenes(jodi, pictures):
     batch = render_scenes([2], 32)
     assert (pictures / "00000002.txt").read_text().strip() == batch.captions[0]

@@ -17,7 +17,7 @@ def picture():
     return load_image(PICTURE)[0]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_captions_are_all_that_is_printed(jodi, tmp_path):
     status, out, _ = jodi("caption", PICTURE, "--device", "cpu")
     expected = load_embedded_pipeline().caption(picture(), options=CAPTION_OPTIONS).texts
@@ -25,7 +25,7 @@ def test_captions_are_all_that_is_printed(jodi, tmp_path):
     assert set(out[0].split()) <= set(WORDS)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_captions_of_a_folder_go_beside_their_pictures(jodi, tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -38,7 +38,7 @@ def test_captions_of_a_folder_go_beside_their_pictures(jodi, tmp_path):
     assert not (folder / "broken.txt").exists()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_answers_one_line_for_each_question(jodi):
     questions = ["is there a person", "What colour is the sky?"]
     status, out, _ = jodi("ask", PICTURE, *questions, "--device", "cpu")

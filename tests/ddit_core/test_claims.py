@@ -28,7 +28,7 @@ def test_claims_of_a_caption():
     assert read_claims("hello there") == set()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_true_captions_are_right_and_complete():
     """The captions that scenes come with claim nothing that is not so."""
     scenes = render_scenes(range(24), 64)

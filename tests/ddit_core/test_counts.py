@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "ddit.md"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [6, 7])
 def test_the_table_in_the_docs(index):
     name, length, given, text, steps = CASES[index]

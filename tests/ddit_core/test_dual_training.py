@@ -138,7 +138,7 @@ def test_folders_that_hold_nothing_say_what_to_do(tmp_path):
         read_folder(tmp_path)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_exported_files_make_a_pipeline(tmp_path):
     vae, _ = load_autoencoder(AUTOENCODER, dtype=torch.float32)
     text = WordEncoder(WORDS, NANO_LENGTH)

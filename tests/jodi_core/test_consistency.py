@@ -69,7 +69,7 @@ def test_exact_scenes_fit_and_mixed_ones_do_not(scenes):
     assert mixed["caption_classes"] < 0.8 and mixed["caption_colors"] < 0.5
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_flat_normals_do_not_pass_for_the_normals_of_a_scene(scenes):
     flat = torch.tensor([0.5, 0.5, 1.0]).view(1, 3, 1, 1).expand(12, 3, 64, 64)
     angle = consistency.compare_normal_with_depth(flat, scenes.pictures[:, 3], scenes.valid)
@@ -123,7 +123,7 @@ def test_caption_checks_by_hand():
     assert consistency.check_captions([""], classes, albedo)[1].item() == 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_segmentation_pictures_are_read_back(scenes):
     """The tally reads classes from the picture, so its sky must be the scenes' sky."""
     tally = joint.ConsistencyTally()

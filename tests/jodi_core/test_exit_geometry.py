@@ -58,7 +58,7 @@ def test_intrinsics_project_points_back():
             make_intrinsics(fov, 3, 3)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 5, 8])
 def test_mesh_normals_are_within_a_degree_away_from_borders(seed):
     distance, scene, fov = exact(seed)
@@ -95,7 +95,7 @@ def away_from_borders(scene, reach=2):
     return inner
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_faces_look_at_the_viewer_and_no_face_bridges_a_jump():
     distance, scene, fov = exact(8)
     mesh = triangulate(unproject(distance, fov)[0], scene.valid[0])
@@ -120,7 +120,7 @@ def test_a_step_is_torn_and_a_steep_plane_is_not():
         triangulate(unproject(depth, 60)[0], ~keep)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_camera_normals_are_the_scene_s_turned():
     _, scene, _ = exact(5)
     n = find_camera_normals(scene.pictures[:, 4])[0]

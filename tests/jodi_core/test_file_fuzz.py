@@ -131,7 +131,7 @@ def fuzz(wholes, folder, count: int, seed: int) -> int:
     return accepted
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_a_hundred_mutations(wholes, tmp_path):
     assert fuzz(wholes, tmp_path, QUICK, 0) < QUICK
 

@@ -25,7 +25,7 @@ def kinds(name: str, pictures: torch.Tensor) -> list[str | None]:
     return [None if odd is None else odd.kind for odd in found]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_right_maps_raise_no_doubt(scenes):
     for name, pictures in scenes.items():
         assert kinds(name, pictures) == [None] * SCENES, name

@@ -76,14 +76,14 @@ class TestTrainTransformer:
             torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)
         )
 
-    @pytest.mark.long
+    @pytest.mark.slow
     def test_another_seed_is_another_run(self, tmp_path):
         one = train(tmp_path / "1", dataclasses.replace(SETTINGS, steps=2))
         two = train(tmp_path / "2", dataclasses.replace(SETTINGS, steps=2, seed=1))
         pairs = zip(one.parameters(), two.parameters(), strict=True)
         assert any(not torch.equal(a, b) for a, b in pairs)
 
-    @pytest.mark.long
+    @pytest.mark.slow
     def test_bfloat16_trains_too(self, tmp_path):
         model = train(tmp_path, dataclasses.replace(SETTINGS, steps=3, dtype=torch.bfloat16))
         assert all(p.dtype == torch.float32 and p.isfinite().all() for p in model.parameters())

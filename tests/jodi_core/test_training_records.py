@@ -35,7 +35,7 @@ def written(folder, *lines):
     return scan(folder)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_real_sample_is_read_whole(joint):
     records, faults = scan(joint)
     assert not faults and len(records) == 3

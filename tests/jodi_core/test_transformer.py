@@ -67,7 +67,7 @@ def way(request, monkeypatch):
         yield request.param
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "roles", "grid", "null_rows"),
     [
@@ -487,7 +487,7 @@ class TestFreshWeights:
         assert not model(**Job(TINY, [JOINT], (2, 3), dtype=torch.float32).inputs()).any()
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.reference
 def test_full_size_tensors_are_those_of_the_release(reference_dir):
     manifest = json.loads((reference_dir / "jodi" / "jodi_1600m_manifest.json").read_text())

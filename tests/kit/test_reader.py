@@ -61,7 +61,7 @@ def test_scores_are_those_counted_by_hand():
     assert math.isnan(empty.precision) and empty.recall == 0
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_things_are_those_of_the_rendered_scene_and_captions_name_them():
     seeds = range(TRAIN_SEED_END, TRAIN_SEED_END + 4)
     batch = render_scenes(seeds, supersample=1)

@@ -107,7 +107,7 @@ def test_answers_of_real_scenes_are_what_their_pixels_say():
     assert min(checked[kind] for kind in ("color", "count", "exist", "left")) > 5
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_draws_are_balanced_and_stop_when_full():
     """Dogs left and right of people, far more often left."""
 

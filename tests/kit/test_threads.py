@@ -112,7 +112,7 @@ def test_cores_are_wanted_where_more_run_than_there_are(monkeypatch, running, wa
     assert threads._cores_are_wanted() == wanted
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_pictures_are_the_same_bits(monkeypatch):
     pipeline = JodiPipeline.embedded()
     plan = pipeline.plan(["depth"], ["image"])
