@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...kit.errors import ImageError
-from ...kit.pictures.frame import fit
+from ...kit.pictures.frame import Frame, fit
 from ..roles import RolePlan
 
 
@@ -28,7 +28,13 @@ def lay_region_on_grid(
     low, high = (float(v) for v in mask.aminmax())
     if not (low >= -0.01 and high <= 1.01):  # also true for NaN
         raise ImageError(f"expected a mask with values in 0..1, got {low:.4g} to {high:.4g}")
-    fitted, _ = fit(mask.to(torch.float32).clamp(0, 1)[:, None], size, mode)
+    values = mask.to(torch.float32).clamp(0, 1)[:, None]
+    frame = Frame.fitting((mask.shape[-2], mask.shape[-1]), size, mode)
+    if frame.resized_h <= frame.original_h and frame.resized_w <= frame.original_w:
+        # means of whole pixels: the resize of pictures reaches over a border, and what lies behind
+        # it would count as touched
+        values = F.adaptive_avg_pool2d(values, (frame.resized_h, frame.resized_w))
+    fitted, _ = fit(values, size, mode)
     region = F.adaptive_max_pool2d(fitted, grid)[:, 0]
     # resizing rounds: values very near 0 or 1 become exactly 0 or 1
     return region.masked_fill(region < 1e-3, 0.0).masked_fill(region > 1 - 1e-3, 1.0)

@@ -117,6 +117,15 @@ def test_a_cell_is_free_when_any_of_its_pixels_is():
     assert region[1, :, :8].eq(0).all() and region[1, :, 8:].eq(0.5).all()
 
 
+@pytest.mark.parametrize("times", [1, 2, 8])
+def test_a_border_between_cells_stays_between_them(times):
+    """Of a mask that is larger than the job too: nothing of it reaches into the next cell."""
+    mask = torch.zeros(1, 64 * times, 64 * times)
+    mask[..., : 32 * times] = 1
+    region = lay_region_on_grid(mask, (64, 64), (8, 8))
+    assert region[..., :4].eq(1).all() and region[..., 4:].eq(0).all()
+
+
 def test_a_mask_follows_the_crop_of_its_picture():
     mask = torch.zeros(1, 100, 300)
     mask[:, :, :90] = 1  # the left of a wide picture, all of it cropped away
