@@ -8,13 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ...kit.reader.claims import VISIBLE_SHARE
-from ...kit.scenes.captions import COLOR_WORDS, NOUNS, find_plural, is_counted
+from ...kit.scenes.captions import read_things
 from ...kit.scenes.things import NAMED_SHARE, Thing
 
 Claim = tuple
-_NUMBERS = {"two": 2, "three": 3, "four": 4}
-_NOUN_OF = {**{noun: noun for noun in NOUNS}, **{find_plural(n): n for n in NOUNS if is_counted(n)}}
-_PLACES = ("on", "beside", "under", "in", "with")
 _ROLES = {"ground": "on", "beside": "beside", "sky": "under"}
 MOST = 4
 """Counts end here: captions say four for four and more."""
@@ -23,26 +20,8 @@ MOST = 4
 def read_claims(caption: str) -> set[Claim]:
     """Every claim of a caption of the grammar; words outside of it say nothing."""
     claims: set[Claim] = set()
-    color: str | None = None
-    number, place, person = 1, None, False
-    for word in caption.split():
-        if word in COLOR_WORDS and person:
-            claims.add(("color", "person", word))
-            person, place = False, None
-        elif word in COLOR_WORDS:
-            color = word
-        elif word in _NUMBERS:
-            number = _NUMBERS[word]
-        elif word in _PLACES:
-            # "a person in red" tells a colour, "... in a room" a place.
-            place = None if word == "with" else word
-            person = person and word == "in"
-        elif word in _NOUN_OF:
-            noun = _NOUN_OF[word]
-            claims |= _claims_of(noun, color, number, place)
-            person, color, number = noun == "person", None, 1
-        elif word in ("a", "an"):
-            person = False
+    for thing in read_things(caption):
+        claims |= _claims_of(thing.noun, thing.color, thing.number, thing.place)
     return claims
 
 

@@ -119,20 +119,7 @@ def read_caption(caption: str) -> list[Fact]:
     """
     if not isinstance(caption, str):
         raise TextError(f"expected a caption as a string, got {type(caption).__name__}")
-    facts: list[Fact] = []
-    color, words = None, caption.split()
-    for index, word in enumerate(words):
-        noun = _SINGULAR.get(word, word)
-        if word in COLOR_WORDS:
-            worn = index >= 2 and words[index - 1] == "in" and facts and facts[-1][1] == "person"
-            if worn:
-                facts[-1] = (word, "person", facts[-1][2])
-            else:
-                color = word
-        elif noun in _NOUNS:
-            facts.append((color, noun, _CLASS_OF[noun]))
-            color = None
-    return facts
+    return [(thing.color, thing.noun, _CLASS_OF[thing.noun]) for thing in read_things(caption)]
 
 
 @dataclass(frozen=True)

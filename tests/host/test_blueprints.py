@@ -1,8 +1,10 @@
 """The subgraph blueprints, run on a real server: what the page makes of their inside."""
 
 import json
+from collections.abc import Iterable
 
 import pytest
+from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.jodi_core.embedded import ASSETS
 from jodi_pack.jodi_core.pipeline import JodiPipeline
 from jodi_pack.kit.pictures.files import load_image, save_png
@@ -15,14 +17,17 @@ INPUT = -10  # the id that stands for a subgraph's own sockets
 SHOWN = 1 / 255 + 1e-3  # the host cuts shown pictures to 8 bits; and round-off before it
 
 
-def inside(server, name: str, given: dict[str, str]) -> tuple[dict, dict[str, str]]:
+def inside(
+    server, name: str, given: dict[str, str], left_open: Iterable[str] = ()
+) -> tuple[dict, dict[str, str]]:
     """API graph of a blueprint's inside; its inputs are pictures, previews hang on its outputs.
 
-    given: file in the input folder by input. -> the graph, and the preview's id by output.
+    given: file in the input folder by input. left_open: the other inputs. -> the graph, and the
+    preview's id by output.
     """
     file = ROOT / "subgraphs" / f"{name}.json"
     (definition,) = json.loads(file.read_text(encoding="utf-8"))["definitions"]["subgraphs"]
-    assert set(given) <= {entry["name"] for entry in definition["inputs"]}
+    assert {entry["name"] for entry in definition["inputs"]} == {*given, *left_open}
     schemas = server.get("/object_info")
     graph = {}
     for node in definition["nodes"]:
@@ -41,7 +46,7 @@ def inside(server, name: str, given: dict[str, str]) -> tuple[dict, dict[str, st
         source = [str(link["origin_id"]), link["origin_slot"]]
         if link["origin_id"] == INPUT:
             entry = definition["inputs"][link["origin_slot"]]["name"]
-            if entry not in loaded:  # left open, as a person may
+            if entry in left_open:
                 continue
             source = [loaded[entry], 0]
         graph[str(link["target_id"])]["inputs"][socket] = source
@@ -103,7 +108,8 @@ def test_any_labels_to_image(server):
     """Of seven sockets two are connected."""
     files = {name: ASSETS / "samples" / f"sample2_{name}.png" for name in ("edge", "openpose")}
     names = {name: server.upload(file) for name, file in files.items()}
-    graph, shown = inside(server, "Any Labels to Image (Jodi)", names)
+    others = set(DOMAIN_NAMES[1:]) - set(names)
+    graph, shown = inside(server, "Any Labels to Image (Jodi)", names, others)
     run = server.run(graph)
     (text,) = (n["inputs"]["text"] for n in graph.values() if n["class_type"] == "JodiTextEncode")
     given = {name: load_image(file)[0] for name, file in files.items()}

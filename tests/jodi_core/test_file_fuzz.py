@@ -139,22 +139,22 @@ def test_a_hundred_mutations(wholes, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_thousands_of_mutations(wholes, tmp_path, seed):
-    """One process, with a bound on its memory, and one on the processor time of each file."""
+    """One process, with a bound on its memory, and one on the time of each file."""
     resource = pytest.importorskip("resource")
     signal = pytest.importorskip("signal")
 
     def overdue(*_):
-        raise TimeoutError("ten files took more than a hundred seconds")
+        raise TimeoutError("a file took more than ten seconds")
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    old = signal.signal(signal.SIGPROF, overdue)
+    old = signal.signal(signal.SIGALRM, overdue)
     try:
         for part in range(LONG // 10):
-            signal.setitimer(signal.ITIMER_PROF, 100)
+            signal.alarm(100)
             fuzz(wholes, tmp_path, 10, seed * LONG + part)
     finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, old)
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
     assert grown < 3 * max(map(len, wholes.values())) + (1 << 30)
 

@@ -23,7 +23,6 @@ from jodi_pack.kit.scenes.captions import (
     COLOR_WORDS,
     NOUNS,
     find_noun_class,
-    read_caption,
     read_things,
 )
 from jodi_pack.kit.scenes.render import TRAIN_SEED_END, render_scenes
@@ -170,10 +169,16 @@ def test_a_prompt_is_taken_apart():
     assert read_wanted("nonsense").objects == frozenset()
 
 
-def test_phrases_are_those_of_the_caption_reader(truth):
-    for caption in truth.captions:
-        pairs = [(thing.color, thing.noun) for thing in read_things(caption)]
-        assert pairs == [fact[:2] for fact in read_caption(caption)]
+def test_phrases_come_with_their_places():
+    phrases = [(t.noun, t.color, t.number, t.place) for t in read_things(PROMPT)]
+    assert phrases == [
+        ("person", "red", 1, None),
+        ("dog", "brown", 2, None),
+        ("car", "blue", 1, None),
+        ("grass", None, 1, "on"),
+        ("lake", None, 1, "beside"),
+        ("sky", "blue", 1, "under"),
+    ]
 
 
 def test_what_is_right_is_counted_by_hand():
