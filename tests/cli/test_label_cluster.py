@@ -125,19 +125,25 @@ def label_undisturbed(photos: Path, out: Path, *options) -> dict[str, bytes]:
 
 
 class Watch:
-    """What each kill cost: batches that were written again, of finished and of all."""
+    """What kills cost: batches that were written again, of finished and of all.
+
+    A batch may be written again long after the kill that broke it off: the worker that has it now
+    may still be starting. So what kills may cost is summed up, and what they did is taken from it.
+    """
 
     def __init__(self, out: Path):
-        self.out, self.seen, self.finished = out, {}, set()
+        self.out, self.seen, self.finished, self.left = out, {}, set(), 0
 
     def look(self, allowed: int) -> None:
         """After a kill that may cost `allowed` batches, and before the next."""
         done, now = finished(self.out), written(self.out)
+        self.left += allowed
         if self.seen:
             number = batches_of(self.out)
             again = {number[stem] for stem, before in self.seen.items() if now[stem] != before}
             assert not again & self.finished, "a finished batch was computed again"
-            assert len(again) <= allowed
+            self.left -= len(again)
+            assert self.left >= 0, f"batches {sorted(again)} were written again, of no kill"
         self.seen, self.finished = now, done
 
 
