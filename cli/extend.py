@@ -12,9 +12,9 @@ from ..jodi_core.training.config import (
     TrainConfig,
     UpdateConfig,
 )
-from ..jodi_core.training.configured import prepare_training
 from ..jodi_core.training.extend import FORMS, LIKE, RANK, TARGETS
-from ..jodi_core.training.extending import Extension, load_extended, teach
+from ..jodi_core.training.from_config import prepare_training
+from ..jodi_core.training.teach_domain import Extension, load_extended, teach
 from .model import choose_device
 from .options import add_command, add_device_choice, parse_finite, parse_positive, parse_share
 from .progress import Console

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..jodi_core.embedded import TEXT_ENCODER
 from ..jodi_core.training.config import EMBEDDED, GEMMA, ModelConfig, load_train_config
-from ..jodi_core.training.configured import (
+from ..jodi_core.training.from_config import (
     Prepared,
     find_newest_update,
     prepare_training,

@@ -10,19 +10,26 @@ from ..jodi_core.embedded import ASSETS, SAMPLES
 from ..jodi_core.training.export import NANO_GUIDANCE, TITLE
 from ..jodi_core.training.transformer import TrainingSettings
 from ..kit.reader.reader import WEIGHTS as READER
-from ..kit.weights.convert import DTYPES
 from .options import (
-    EMBEDDED,
     add_command,
     add_device_choice,
     parse_above_zero,
-    parse_filled,
     parse_finite,
     parse_names,
     parse_path,
     parse_positive,
     parse_share,
     parse_whole,
+)
+from .train_shared_options import (
+    add_dtype,
+    add_minutes,
+    add_processes,
+    add_seed_and_saves,
+    add_start,
+    add_steps,
+    add_training_dtype,
+    add_vae,
 )
 
 EXAMPLES = """
@@ -122,28 +129,8 @@ def _nano(parser, stages: Mapping[str, argparse.ArgumentParser]) -> None:
         help="where the files go (default: output/nano)",
     )
     parser.add_argument("--force", action="store_true", help="replace existing files")
-    _processes(parser, os.cpu_count() or 1)
+    add_processes(parser, os.cpu_count() or 1)
     add_device_choice(parser)
-
-
-def _processes(parser, default: int) -> None:
-    parser.add_argument(
-        "--processes",
-        type=parse_positive,
-        default=default,
-        metavar="N",
-        help="that share an update of the transformer on a CPU, one thread each "
-        f"(default: {default}{', with all threads' if default == 1 else ''})",
-    )
-
-
-def _minutes(parser) -> None:
-    parser.add_argument(
-        "--minutes",
-        type=parse_above_zero,
-        metavar="M",
-        help="of training, after which it ends in any case",
-    )
 
 
 def _scenes(parser) -> None:
@@ -178,7 +165,7 @@ def _pictures(parser) -> None:
 
 
 def _autoencoder(parser) -> None:
-    _steps(parser)
+    add_steps(parser)
     parser.add_argument("--batch", type=parse_positive, default=16, metavar="N", help="default: 16")
     for name, value, what in (("muon-lr", 0.003, "dense convolutions"), ("lr", 7e-4, "all else")):
         parser.add_argument(
@@ -187,21 +174,21 @@ def _autoencoder(parser) -> None:
             default=value,
             help=f"learning rate of {what} (default: {value})",
         )
-    _seed_and_saves(parser, 250)
-    _continue_from(parser)
+    add_seed_and_saves(parser, 250)
+    add_start(parser)
     add_device_choice(parser)
-    _minutes(parser)
-    _training_dtype(parser)
+    add_minutes(parser)
+    add_training_dtype(parser)
 
 
 def _latents(parser) -> None:
-    _vae(parser)
+    add_vae(parser)
     add_device_choice(parser)
-    _dtype(parser, "float32")
+    add_dtype(parser, "float32")
 
 
 def _transformer(parser) -> None:
-    _steps(parser)
+    add_steps(parser)
     parser.add_argument(
         "--tokens",
         type=parse_positive,
@@ -232,13 +219,13 @@ def _transformer(parser) -> None:
         help="of the rows that make labels, trained to be read in one evaluation "
         f"(default: {DEFAULTS.full_noise})",
     )
-    _processes(parser, 1)
-    _seed_and_saves(parser, DEFAULTS.save_every)
-    _continue_from(parser)
-    _vae(parser)
+    add_processes(parser, 1)
+    add_seed_and_saves(parser, DEFAULTS.save_every)
+    add_start(parser)
+    add_vae(parser)
     add_device_choice(parser)
-    _minutes(parser)
-    _training_dtype(parser)
+    add_minutes(parser)
+    add_training_dtype(parser)
 
 
 def _export(parser) -> None:
@@ -248,7 +235,7 @@ def _export(parser) -> None:
     parser.add_argument(
         "--transformer", type=parse_path, metavar="FILE", help="default: the run's averaged weights"
     )
-    _vae(parser)
+    add_vae(parser)
     parser.add_argument("--title", default=TITLE, help=f"default: {TITLE}")
     parser.add_argument(
         "--guidance",
@@ -262,7 +249,7 @@ def _export(parser) -> None:
         metavar="PIXELS",
         help="default: that of the run's scenes",
     )
-    _dtype(parser, "float16")
+    add_dtype(parser, "float16")
     parser.add_argument("--force", action="store_true", help="replace existing files")
 
 
@@ -304,12 +291,12 @@ def _reader(parser) -> None:
         help="scenes that its own errors are stated on (default: 512)",
     )
     parser.add_argument("--seed", type=int, default=0, help="default: 0")
-    _vae(parser)
-    _minutes(parser)
+    add_vae(parser)
+    add_minutes(parser)
 
 
 def _ddit(parser) -> None:
-    _steps(parser)
+    add_steps(parser)
     parser.add_argument(
         "--pictures",
         type=Path,
@@ -345,66 +332,8 @@ def _ddit(parser) -> None:
         "--to", type=Path, metavar="DIR", help="where the files go (default: in the run)"
     )
     parser.add_argument("--force", action="store_true", help="replace existing files")
-    _seed_and_saves(parser, DUAL.save_every)
-    _continue_from(parser)
-    _vae(parser)
+    add_seed_and_saves(parser, DUAL.save_every)
+    add_start(parser)
+    add_vae(parser)
     add_device_choice(parser)
-    _minutes(parser)
-
-
-def _steps(parser) -> None:
-    parser.add_argument(
-        "--steps",
-        type=parse_positive,
-        required=True,
-        help="in all; the rate decays towards the end",
-    )
-
-
-def _seed_and_saves(parser, save_every: int) -> None:
-    parser.add_argument("--seed", type=parse_whole, default=0, help="default: 0")
-    parser.add_argument(
-        "--save-every",
-        type=parse_positive,
-        default=save_every,
-        metavar="N",
-        help=f"steps that a kill can lose at most (default: {save_every})",
-    )
-
-
-def _continue_from(parser) -> None:
-    parser.add_argument(
-        "--continue-from",
-        type=parse_filled,
-        metavar="FILE",
-        help=f"weights to begin with, or `{EMBEDDED}` (default: fresh ones)",
-    )
-
-
-def _vae(parser) -> None:
-    parser.add_argument(
-        "--vae",
-        type=parse_filled,
-        metavar="FILE",
-        help=f"autoencoder, or `{EMBEDDED}` (default: the run's own)",
-    )
-
-
-def _training_dtype(parser) -> None:
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", *sorted(DTYPES)),
-        default="auto",
-        metavar="DTYPE",
-        help="of the arithmetic (default: bfloat16 where this machine is faster with it)",
-    )
-
-
-def _dtype(parser, default: str) -> None:
-    parser.add_argument(
-        "--dtype",
-        choices=sorted(DTYPES),
-        default=default,
-        metavar="DTYPE",
-        help=f"default: {default}",
-    )
+    add_minutes(parser)

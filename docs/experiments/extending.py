@@ -19,8 +19,8 @@ from comfyui_jodi.cli.main import build_parser
 from comfyui_jodi.jodi_core.domains import DOMAIN_NAMES
 from comfyui_jodi.jodi_core.embedded import AUTOENCODER, TEXT_ENCODER, TRANSFORMER
 from comfyui_jodi.jodi_core.pipeline import JodiPipeline
-from comfyui_jodi.jodi_core.training.configured import prepare_training
-from comfyui_jodi.jodi_core.training.extending import BASE, Extension, load_extended, teach
+from comfyui_jodi.jodi_core.training.from_config import prepare_training
+from comfyui_jodi.jodi_core.training.teach_domain import BASE, Extension, load_extended, teach
 from comfyui_jodi.jodi_core.training.texts import WordReader
 from comfyui_jodi.kit.pictures.files import load_image
 from comfyui_jodi.kit.scenes.folder import EXTRA, write_folder

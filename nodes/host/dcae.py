@@ -25,9 +25,9 @@ from ...kit.errors import ShapeError
 from ...kit.weights.loading import name_source
 from ...kit.weights.read import pack_metadata
 from ..wires.agreement import EMPTY, check_finite
-from .files import check_file
 from .jodi_latent import fit_colours, offer_for_preview
 from .patcher import cast_weight, wrap_in_patcher
+from .weight_files import check_file
 
 log = logging.getLogger("jodi")
 

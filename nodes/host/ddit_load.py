@@ -25,8 +25,8 @@ from ...kit.weights.loading import (
     name_source,
 )
 from .ddit_model import DDiTDiffusion, DDiTHostConfig, DDiTHostModel
-from .files import check_file, read_kind
 from .patcher import WEIGHT_DTYPES, cast_weight, wrap_in_patcher
+from .weight_files import check_file, read_kind
 
 LATENT_CHANNELS = DDIT_SD3.latent_channels
 

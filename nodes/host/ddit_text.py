@@ -28,7 +28,7 @@ from ...kit.weights.kinds import T5, WORD_TOKENS
 from ...kit.weights.loading import FLOATS, FP8, cast, check_dtypes, name_source
 from .clip import ClipTarget, Tokens, build_clip, check_tensors, weigh_tokens
 from .ddit_words import WordText, build_word_clip
-from .files import read_kind
+from .weight_files import read_kind
 
 WEIGHTS = "t5xxl"
 END = T5_VOCABULARY.end

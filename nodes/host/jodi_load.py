@@ -13,10 +13,10 @@ from ...jodi_core.model.config import TransformerConfig
 from ...jodi_core.model.facts import ModelFacts
 from ...kit.errors import CheckpointError
 from ...kit.weights.loading import FP8, Checked
-from .files import check_file
 from .jodi_model import JodiConfig, JodiDiffusion, JodiHostModel
 from .jodi_wrap import attach
 from .patcher import WEIGHT_DTYPES, cast_weight, wrap_in_patcher
+from .weight_files import check_file
 
 # Nearly all weights, and those that work in eight bits; embeddings, norms, time and role layers and
 # the heads stay in the arithmetic's own precision.

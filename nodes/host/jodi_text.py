@@ -24,7 +24,7 @@ from ...kit.weights.loading import FLOATS, FP8, check_dtypes, name_source
 from ...kit.weights.read import pack_metadata
 from ..wires.texts import ENCODED
 from .clip import ClipTarget, Tokens, build_clip, check_tensors, weigh_tokens
-from .files import read_kind
+from .weight_files import read_kind
 
 WINDOW = JODI_1600M.caption_length
 TOKENIZER, WEIGHTS = "spiece_model", "gemma2_2b"

@@ -10,7 +10,7 @@ from ..host.sampler import block_output, check_cancel, progress, read_vae_facts
 from ..wires.job import LatentJob, read_job
 from ..wires.pictures import NoPictures, to_image, to_mask
 from ..wires.places import check_pasted
-from .decoding import (
+from .decode_domain import (
     VALUES,
     check_active,
     decode_picture,

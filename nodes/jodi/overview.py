@@ -13,7 +13,7 @@ from ..wires.job import read_job
 from ..wires.pictures import are_none, to_image, to_picture
 from ..wires.places import check_pasted
 from ..wires.rows import take_latent_rows
-from .decoding import VALUES, decode_picture, explain_left_out
+from .decode_domain import VALUES, decode_picture, explain_left_out
 
 SIDE, MAX_ROWS = 256, 8
 

@@ -18,7 +18,6 @@ from ...kit.training.shards import gather_whole_state
 from ..domains import find_domain_index
 from ..model.facts import write_facts
 from .config import TrainConfig
-from .configured import Prepared, train
 from .extend import (
     FORMS,
     Additions,
@@ -28,6 +27,7 @@ from .extend import (
     extend_model,
     keep_old_rows,
 )
+from .from_config import Prepared, train
 from .network import TrainedJodi
 from .result import write_model
 from .role_sampling import draw_with_new
