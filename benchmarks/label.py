@@ -2,8 +2,8 @@
 
     python benchmarks/label.py 500 2000
 
-For each number of small rendered-at-random pictures: one process without Dask, then two workers.
-Each run is a command of its own. Between the two numbers lies what a picture costs, without what
+For each number of small random pictures: one process without Dask, then one worker and two. Each
+run is a command of its own. Between the two numbers lies what a picture costs, without what
 the start of a run costs: seconds on the clock, and seconds of processor time of all its processes,
 which depend less on what else the machine does.
 """
@@ -20,7 +20,11 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 OPTIONS = ("--labels", "depth", "--steps", "1", "--batch", "4", "--device", "cpu", "--quiet")
-WAYS = {"one process": (), "two workers": ("--workers", "2")}
+WAYS = {
+    "one process": (),
+    "one worker": ("--workers", "1"),
+    "two workers": ("--workers", "2"),
+}
 
 
 def make_pictures(folder: Path, count: int) -> None:
