@@ -124,6 +124,11 @@ def measure_nano(domains: int, side: int, rows: int, work: str) -> Measured:
 
 def measure_block(domains: int, side: int, rows: int, work: str) -> Measured:
     """The same of one block of the released model."""
+    run = _make_block_run(domains, side, rows, work)
+    return _measured("block1600m", work, domains, side, rows, run)
+
+
+def _make_block_run(domains: int, side: int, rows: int, work: str) -> Callable[[], None]:
     block = JodiBlock(JODI_1600M)
     _randomise(block)
     width = JODI_1600M.hidden_size
@@ -140,7 +145,7 @@ def measure_block(domains: int, side: int, rows: int, work: str) -> Measured:
                 out.square().mean().backward()
         block.zero_grad(set_to_none=True)
 
-    return _measured("block1600m", work, domains, side, rows, run)
+    return run
 
 
 def _randomise(model: nn.Module) -> None:
@@ -152,14 +157,17 @@ def _randomise(model: nn.Module) -> None:
 def _measured(model: str, work: str, domains: int, side: int, rows: int, run: Callable) -> Measured:
     with PeakBytes() as memory:  # the first run, which also prepares what later runs find
         run()
-    with FlopCounterMode(display=False) as counted:
+    with FlopCounterMode(display=False) as counted:  # by itself: it keeps tensors alive
         run()
+    seconds, flops = _time(run), counted.get_total_flops()
+    tokens = rows * domains * side * side
+    return Measured(model, work, domains, side, rows, tokens, seconds, memory.peak, flops)
+
+
+def _time(run: Callable[[], None]) -> float:
     began = time.process_time()
     run()
-    seconds = time.process_time() - began
-    tokens = rows * domains * side * side
-    flops = counted.get_total_flops()
-    return Measured(model, work, domains, side, rows, tokens, seconds, memory.peak, flops)
+    return time.process_time() - began
 
 
 @dataclass(frozen=True)
@@ -187,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--works", default="inference,update,recompute")
     parser.add_argument("--block", action="store_true", help="the released block, too")
     parser.add_argument("--growth", action="store_true", help="the released block alone, 1 to 8")
-    parser.add_argument("--rounds", type=int, default=3, help="with --growth; default: 3")
+    parser.add_argument("--rounds", type=int, default=2, help="with --growth; default: 2")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="with --growth; needs matplotlib")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -216,13 +224,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _growth(rounds: int, json_file: Path | None, plot: Path | None) -> int:
     """An evaluation of the released block; how far each case is from the straight line of all."""
-    found: list[Measured] = []
+    found = [measure_block(*case, "inference") for case in GROWTH]
     for _ in range(rounds):
-        again = [_told(measure_block(*case, "inference")) for case in GROWTH]
-        found = [
-            min(pair, key=lambda m: m.seconds) for pair in zip(found or again, again, strict=True)
-        ]
-        _write(json_file, found)
+        for i, m in enumerate(found):
+            run = _make_block_run(m.domains, m.side, m.rows, m.work)
+            found[i] = replace(m, seconds=min(m.seconds, _time(run), _time(run)))
+    for m in found:
+        _told(m)
     for name, unit in (("flops", "FLOP"), ("peak", "bytes"), ("seconds", "s")):
         law, off = fit_law([m.tokens for m in found], [getattr(m, name) for m in found]), []
         for m in found:

@@ -119,6 +119,7 @@ def test_core_has_no_side_effects(tmp_path):
     assert not heavy, f"importing the core loaded {heavy}; import them where they are used"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("line", "key"),
     [

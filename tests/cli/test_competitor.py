@@ -15,6 +15,7 @@ from jodi_pack.kit.scenes.render import TRAIN_SEED_END, render_scenes
 HEURISTIC = Path(__file__).parents[2] / "docs" / "competitors" / "heuristic.py"
 
 
+@pytest.mark.long
 def test_the_example_is_scored_beside_baselines(tmp_path, capsys):
     out = tmp_path / "v.json"
     options = ["--scenes", "4", "--baseline-scenes", "8", "--size", "32", "--json", str(out)]
@@ -30,6 +31,7 @@ def test_the_example_is_scored_beside_baselines(tmp_path, capsys):
     assert "Sobel and colours" in (tmp_path / "r" / "report.html").read_text()
 
 
+@pytest.mark.long
 def test_exact_maps_score_as_exact():
     truth = render_scenes([TRAIN_SEED_END, TRAIN_SEED_END + 1], 32)
 

@@ -56,6 +56,7 @@ def files_of(stem: str) -> set[str]:
     return {f"image/{stem}.png", f"annotation_depth/{stem}.png"}
 
 
+@pytest.mark.long
 def test_the_layout_is_that_of_joint_1600k(label, photos, tmp_path, reference_dir):
     assert label(labels=("--steps", 1))[0] == 0
     made = tmp_path / "work" / "made"
@@ -109,6 +110,7 @@ def command_seed(seed: int, file: str) -> int:
     return int.from_bytes(blake2b(f"{seed}:{file}".encode(), digest_size=4).digest(), "little")
 
 
+@pytest.mark.long
 def test_company_and_order_change_nothing_but_rounding(label, photos, tmp_path):
     assert label("two")[0] == 0
     assert label("one", "--batch", 1)[0] == 0
@@ -157,6 +159,7 @@ def test_a_damaged_file_is_made_again_with_its_batch(label, tmp_path, damage, fi
     assert again == files_of("a") | files_of("b")
 
 
+@pytest.mark.long
 def test_an_interrupted_run_ends_in_the_same_bits(label, tmp_path, monkeypatch):
     """Stopped by Ctrl-C, as it arrives, after each number of written files that can be."""
     assert label("whole")[0] == 0
@@ -311,6 +314,7 @@ def test_the_whole_folder_may_vanish(label, photos, tmp_path, monkeypatch):
     assert label()[0] == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [0, 3, 8])
 def test_a_full_disk_is_named_and_the_work_goes_on(label, tmp_path, monkeypatch, count):
     assert label("whole")[0] == 0
@@ -369,6 +373,7 @@ def test_two_runs_at_once_are_told_apart(label, tmp_path):
     assert label()[0] == 0
 
 
+@pytest.mark.long
 def test_captions_are_those_of_the_built_in_captioner(label, photos, tmp_path):
     """Its words with the picture's own seed; a text of yours stays beside them."""
     (photos / "c.txt").write_text("a red ball\n", encoding="utf-8")

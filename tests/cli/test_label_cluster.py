@@ -162,6 +162,7 @@ def check(out: Path, whole: dict[str, bytes], count: int) -> None:
     assert not different
 
 
+@pytest.mark.long
 def test_killed_workers_and_drivers_change_nothing(tmp_path):
     """12 pictures in 6 batches by 2 workers: a worker is killed, the driver, and one goes on alone.
 

@@ -66,6 +66,7 @@ USAGE = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("command", "message"), USAGE)
 def test_wrong_usage_is_status_2_and_one_line(jodi, command, message):
     status, out, err = jodi(*command)
@@ -86,6 +87,7 @@ def test_names_that_the_model_lacks_are_usage_too(jodi, tiny, picture, options, 
     assert (status, out) == (2, []) and message in err[-1]
 
 
+@pytest.mark.long
 def test_words_need_an_encoder(jodi, tiny):
     bare = tiny.options[:4]
     status, _, err = jodi("generate", "--prompt", "a red car", *bare)

@@ -95,6 +95,7 @@ def test_a_result_does_not_depend_on_its_company(jodi, tiny, picture, tmp_path):
     assert np.abs(pixels(work / "three/a_albedo.png") - three).max() > 1
 
 
+@pytest.mark.long
 def test_a_batch_of_mixed_sizes_is_each_picture_alone(jodi, tiny, picture, tmp_path):
     """In the order given, each over its own picture, however they are grouped."""
     sizes = {"a": (40, 56), "b": (56, 40), "c": (40, 56), "d": (33, 57), "e": (40, 56)}
@@ -264,6 +265,7 @@ def test_all_labels_of_a_model_with_nine_domains(jodi, nine, picture):
     assert status == 0 and len(out) == 9, err  # segmentation makes two
 
 
+@pytest.mark.long
 def test_a_domain_of_its_own_beside_given_maps(jodi, nine, picture):
     picture("d_depth.png")
     options = (*nine, "--steps", 1, "--generate", "image,heat / ../x", "--out", "made")

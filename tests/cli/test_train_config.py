@@ -74,6 +74,7 @@ def test_from_pictures_to_a_model(jodi, pictures, picture, tiny, tmp_path):
     assert status == 1 and "faults.jsonl" in err[-1]
 
 
+@pytest.mark.long
 def test_what_was_labelled_is_trained_on(jodi, picture, tiny, tmp_path):
     """Four pictures of two shapes get labels and captions; an update takes all eight domains."""
     work = tmp_path / "work"

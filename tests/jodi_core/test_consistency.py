@@ -87,6 +87,7 @@ def test_fit_degrades_with_noise(scenes):
     assert angles == sorted(angles)
 
 
+@pytest.mark.long
 def test_no_surface_is_no_number(scenes):
     nothing = torch.zeros_like(scenes.valid[:2])
     pictures = scenes.pictures[:2]

@@ -176,6 +176,7 @@ def test_every_baseline_is_what_it_says(perfect):
     assert v["segmentation.miou.baseline"] == pytest.approx(share, abs=1e-6)
 
 
+@pytest.mark.long
 def test_line_baselines_are_zero_effort_and_the_best_counts(perfect):
     v = perfect[1].values
     for name in ("edge", "lineart"):
@@ -244,6 +245,7 @@ def test_json_is_flat_whole_and_complete(perfect, tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["scores.json"]
 
 
+@pytest.mark.long
 def test_report_page_and_pictures(perfect, tmp_path):
     report = perfect[1]
     report.strips[0] = dataclasses.replace(report.strips[0], caption="<b>a tree</b>")
@@ -282,6 +284,7 @@ def _check_examples(report, folder, page):
     assert "&lt;b&gt;" not in markdown and "## What each task took" in markdown
 
 
+@pytest.mark.long
 def test_each_scene_alone_is_scored_as_if_it_were_the_set():
     truth = rendered(tuple(range(TRAIN_SEED_END, TRAIN_SEED_END + 4)))
     noise = torch.randn(truth.pictures.shape, generator=torch.Generator().manual_seed(1)) * 0.3

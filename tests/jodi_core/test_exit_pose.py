@@ -47,6 +47,7 @@ def test_keypoints_of_exact_maps_are_within_a_pixel(seed):
         assert error < 1, (person, kind, error)
 
 
+@pytest.mark.long
 def test_drawn_again_the_picture_is_the_same():
     picture = render_scenes([SEEDS[0]], SIDE, supersample=1).pictures[:, 7]
     again = draw_poses(read_poses(picture), SIDE, SIDE)
@@ -54,6 +55,7 @@ def test_drawn_again_the_picture_is_the_same():
     assert float(differs.float().mean()) < 2e-4
 
 
+@pytest.mark.long
 def test_two_figures_stay_two():
     points = torch.zeros(1, 2, 18, 3)
     for person, left in enumerate((60.0, 180.0)):

@@ -108,6 +108,7 @@ def test_the_native_size_is_whole_tokens():
             read_facts(TINY, {"native_size": "20", **about}, "x", vae)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("key", "value"),
     [("native_size", "-64"), ("domains", json.dumps(SWAPPED)), ("guidance", "nan")],

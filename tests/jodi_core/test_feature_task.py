@@ -236,6 +236,7 @@ class TestKill:
             run(root, "full", steps=8)
         assert [p.name for p in (root / "full" / "saves").iterdir()] == ["step-00000004"]
 
+    @pytest.mark.long
     def test_another_model_is_refused(self, root):
         run(root, "run", steps=4)
         save = root / "run" / "saves" / "step-00000004"

@@ -45,6 +45,7 @@ def on_white(poses: torch.Tensor) -> torch.Tensor:
     return torch.where(poses.amax(1, True) == 0, 1.0, poses)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "source", "change", "kind", "share"),
     [

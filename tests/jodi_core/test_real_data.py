@@ -275,6 +275,7 @@ class TestFaults:
             evaluate_folder(nyu[0], "nyuv2", lambda i, names: dict.fromkeys(names, made))
 
 
+@pytest.mark.long
 def test_jodi_nano_and_the_report(nyu, tmp_path):
     folder, _, _ = nyu
     out, report = tmp_path / "v.json", tmp_path / "report"

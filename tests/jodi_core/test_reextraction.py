@@ -66,6 +66,7 @@ def test_wrong_classes_are_those_counted_pixel_by_pixel(truth):
     assert tally.values()["error"] == pytest.approx(wrong / known, abs=1e-12)
 
 
+@pytest.mark.long
 def test_wrong_colours_are_those_counted_pixel_by_pixel(truth):
     colors = random_cells(4, len(COLORS) + 1)
     tally = CellTally(KnownCells(colors, colors), "albedo")

@@ -33,6 +33,7 @@ def test_trained_agrees_with_the_training_rule_on_every_plan():
         assert plan.trained("any")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("labels", [2, 8])
 def test_fewer_and_more_labels(labels):
     names = tuple(f"domain {i}" for i in range(1 + labels))

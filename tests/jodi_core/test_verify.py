@@ -108,6 +108,7 @@ def statuses(folder):
     return {result.name: result.status for result in verify(folder)}
 
 
+@pytest.mark.long
 @pytest.mark.reference
 def test_passes_on_the_published_vectors(reference_dir):
     results = {r.name: r for r in verify(reference_dir)}

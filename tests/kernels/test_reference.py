@@ -59,6 +59,7 @@ def attention_by_pairs(q, k, v, eps, keep=None):
 
 
 class TestReluLinearAttention:
+    @pytest.mark.long
     @DTYPES
     @pytest.mark.parametrize(
         ("batch", "queries", "keys", "heads", "dim"),

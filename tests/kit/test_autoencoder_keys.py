@@ -140,6 +140,7 @@ def test_to_diffusers_copies_nothing(state):
     assert storages(keys.to_diffusers(state)) == storages(state)
 
 
+@pytest.mark.long
 def test_foreign_names_pass_through(state):
     extra = {"something.else": torch.ones(1), "encoder.down_blocks.0.0.odd.weight": torch.ones(1)}
     assert set(extra) <= set(keys.to_mit_han_lab(extra))

@@ -124,6 +124,7 @@ def test_the_result_needs_no_config_any_more(source, out):
     assert metadata["trained_roles"] == "published"
 
 
+@pytest.mark.long
 @settings(max_examples=12, deadline=None)
 @given(
     labels=st.integers(1, 3),

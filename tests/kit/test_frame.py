@@ -194,6 +194,7 @@ class TestFrame:
 
 
 class TestFit:
+    @pytest.mark.long
     @quick
     @given(side, side, side, side, st.integers(0, 99))
     def test_crop_rounds_like_the_published_resize(self, height, width, h, w, seed):

@@ -64,6 +64,7 @@ def test_stacked_scenes_equal_separate_ones():
     assert torch.equal(stacked.classes, single.classes)
 
 
+@pytest.mark.long
 def test_image_is_encoded_albedo_times_shading(batch):
     albedo, shading = batch.albedo.double().numpy(), batch.shading.double().numpy()
     linear = np.where(albedo <= 0.04045, albedo / 12.92, ((albedo + 0.055) / 1.055) ** 2.4)
@@ -79,6 +80,7 @@ def test_srgb_round_trip():
     assert (linear_to_srgb(srgb_to_linear(x)) - x).abs().max() < 1e-5
 
 
+@pytest.mark.long
 def test_supersampled_image_is_near_the_full_supersampling(monkeypatch):
     seeds = range(TRAIN_SEED_END, TRAIN_SEED_END + 6)
     adaptive = render_scenes(seeds, 32).pictures[:, IMAGE]
