@@ -231,6 +231,7 @@ def _growth(rounds: int, json_file: Path | None, plot: Path | None) -> int:
             found[i] = replace(m, seconds=min(m.seconds, _time(run), _time(run)))
     for m in found:
         _told(m)
+    _write(json_file, found)
     for name, unit in (("flops", "FLOP"), ("peak", "bytes"), ("seconds", "s")):
         law, off = fit_law([m.tokens for m in found], [getattr(m, name) for m in found]), []
         for m in found:
