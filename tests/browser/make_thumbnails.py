@@ -157,6 +157,14 @@ def _ask(runs: Runs) -> Image.Image:
     return captioned(made, f"{question}? {runs.text('The answer')}")
 
 
+def _video(runs: Runs) -> Image.Image:
+    """First and last frame: depth above, normals below."""
+    films = [runs.wired("SaveAnimatedWEBP", "images", f"{t} video") for t in ("Depth", "Normals")]
+    return captioned(
+        quarters([film[i] for film in films for i in (0, -1)]), "Frames in, videos of maps out"
+    )
+
+
 def _words(runs: Runs) -> Image.Image:
     prompt = runs.graph[runs.node("DDiTTextEncode", "Prompt")]["inputs"]["text"]
     return captioned(quarters(runs.wired("SaveImage", "images", "From words")), prompt)
@@ -173,7 +181,7 @@ CARDS = {
     "fill_the_blanks": _blanks,
     "ask_and_branch": _ask,
     "picture_from_text": _words,
-    "video_batch": lambda runs: quarters(runs.wired("SaveAnimatedWEBP", "images")),
+    "steady_video_maps": _video,
 }
 SHOWN = {
     "depth_normal_to_picture": (

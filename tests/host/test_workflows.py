@@ -4,9 +4,11 @@ The core's pipeline runs the same jobs with the same seeds here, outside the hos
 """
 
 import functools
+import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from jodi_pack.jodi_core.domains import find_domain
@@ -27,6 +29,7 @@ from jodi_pack.kit.sampling import draw_noise
 from jodi_pack.tests.helpers import relative_rms
 from jodi_pack.tests.host import graphs
 from jodi_pack.tests.host.graphs import Latents, changed, find, only, pictures, read
+from PIL import Image, ImageSequence
 
 pytestmark = pytest.mark.comfyui
 BAR = 1e-4  # relative RMS of latents
@@ -204,9 +207,16 @@ def repainted(given, text: str, seed: int, hold: str):
     return core().sample(plan, clean, prompt, empty, **options)
 
 
-def test_video_batch(server):
-    """In chunks as at once; and each frame is the core's own, from the same noise."""
-    graph = read("video_batch")
+def read_film(data: bytes) -> torch.Tensor:
+    """The frames of an animated picture: (B, 3, H, W) in [0, 1]."""
+    with Image.open(io.BytesIO(data)) as film:
+        frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(film)]
+    return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2) / 255
+
+
+def test_steady_video_maps(server):
+    """In chunks as at once; each frame the core's own, from the same noise; films lose nothing."""
+    graph = read("steady_video_maps")
     (sampler,) = samplers(graph)
     whole = changed(graph, sampler, chunk=0)
     run, (chunked,) = Latents(graph, sampler).run(server)
@@ -218,19 +228,21 @@ def test_video_batch(server):
     normals = pictures(server, run, find(graph, "PreviewImage", "Normals of the frames"))
     check_shown(normals, original(result, "normal"))
     assert (normals[0] - normals[3]).abs().max() > 0.01
-    (film,) = run.files(find(graph, "SaveAnimatedWEBP"))
+    (film,) = run.files(find(graph, "SaveAnimatedWEBP", "Depth video"))
     assert server.view(film)[8:12] == b"WEBP"
+    (film,) = run.files(find(graph, "SaveAnimatedWEBP", "Normals video"))
+    assert torch.equal(read_film(server.view(film)), normals)
 
 
 def test_frames_of_a_video_share_one_range_of_depth(server):
     """Of a loaded batch, one frame at a time, against the core's."""
     files = [ASSETS / "samples" / f"sample{i}_image.png" for i in (1, 3)]
-    graph = read("video_batch")
+    graph = read("steady_video_maps")
     batch = graphs.picture_batch(graph, [server.upload(file) for file in files])
     graph = changed(graph, find(graph, "JodiRoles", "Jodi Roles: every frame"), image=[batch, 0])
     (sampler,) = samplers(graph)
     graph = changed(graph, sampler, chunk=1)
-    film = find(graph, "SaveAnimatedWEBP")
+    film = find(graph, "SaveAnimatedWEBP", "Depth video")
     decoder = graph[graph[film]["inputs"]["images"][0]]["inputs"]["image"][0]
     shown = graphs.add(graph, "PreviewImage", images=graph[film]["inputs"]["images"])
     assert graph[decoder]["inputs"]["values"] == "raw"

@@ -23,7 +23,7 @@ EXPECTED = WITH_DDIT | {
     "relight",
     "repaint_region",
     "sampler_custom",
-    "video_batch",
+    "steady_video_maps",
 }
 
 
