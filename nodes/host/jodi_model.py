@@ -81,6 +81,11 @@ class JodiDiffusion(JodiTransformer):
                 f"{self.config.num_domains} domains, which are made together; let context windows "
                 "run over the batch (dim 0)"
             )
+        if x.shape[2] != self.config.latent_channels or len(timestep) not in (1, len(x)):
+            raise ShapeError(
+                "a node between cut the LATENT otherwise than in rows; let context windows run "
+                "over the batch (dim 0)"
+            )
         roles, mask, clean = conds[ROLES], conds.get(MASK), conds.get(CLEAN)
         clean = None if clean is None else clean.transpose(1, 2)
         run = conds[RUN]
