@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +12,17 @@ import torch
 from torch import Tensor
 
 from ..jodi_core.domains import find_named_domain
-from ..jodi_core.job.plausible import Doubt
+from ..jodi_core.job.plausible import Doubt, find_drawing_doubt, has_colors
 from ..jodi_core.job.restore import restore_map
 from ..jodi_core.labels.depth import convert_depth, make_depth_map
 from ..jodi_core.labels.maps import postprocess
 from ..jodi_core.labels.normals import make_normal_map, read_normals
 from ..jodi_core.labels.segmentation import (
+    are_colors,
     colorize,
     convert_class_numbers,
     find_classes,
+    find_strange_share,
     read_classes,
 )
 from ..kit.errors import ImageError
@@ -27,10 +30,15 @@ from ..kit.pictures.files import load_image, save_png
 from ..kit.pictures.frame import Frame
 from ..kit.pictures.numbers import load_numbers
 
+logger = logging.getLogger("jodi")
+
 INDEX_ENDING = "_segmentation_index.png"
 
 DEPTH_SOURCES = ("near-white", "near-black", "metres", "millimetres")
 INVERTIBLE = ("lineart", "edge")
+
+_OFF = {"jodi": 0.2, "ade20k": 0.02}
+"""How far a channel of an indexed file may be off the colour of a class: 150 lie closer than 12."""
 
 # The colour behind transparent pixels: each domain's own colour for "nothing here".
 _BACKGROUNDS = {
@@ -111,6 +119,11 @@ def _read_depth(path: Path, maps: Maps) -> Tensor:
         plane = numbers.values.to(torch.float32)[:, None] / (numbers.top or 1)
         plane = plane.expand(-1, 3, -1, -1)
     if source not in ("near-white", "near-black"):
+        if has_colors(plane):
+            raise ImageError(
+                f"{path} is in colours, and distances are one number for each pixel; give the "
+                "file of the distances itself"
+            )
         return _drawn(path, plane, "distance")
     if numbers is None or numbers.indexed or (numbers.top or 256) < 256:
         return plane if source == "near-white" else 1 - plane
@@ -135,28 +148,35 @@ def _drawn(path: Path, plane: Tensor, source: str) -> Tensor:
 def _read_classes(path: Path, drawn: str) -> Tensor:
     """A class map in the model's colours, from class numbers of any width or from colours."""
     numbers = load_numbers(path)
-    if numbers is not None and numbers.top != 255:
-        values = numbers.values
-        if values.is_floating_point():
-            if not bool((values == values.round()).all()):  # also true of NaN
-                raise ImageError(
-                    f"{path} holds fractions, and class numbers are whole; save them so"
-                )
-            values = values.to(torch.int64)
-        return _colored(path, values, drawn)
+    if numbers is not None and not numbers.indexed:
+        values = _whole(path, numbers.values)
+        if numbers.top != 255 or not are_colors(values, drawn):
+            return _colored(path, values, drawn)
     picture = _picture("segmentation", path)
-    index = read_classes(picture, drawn)
-    if numbers is not None and numbers.indexed and drawn == "jodi":
-        # a file of places in a palette: its colours count if they are the model's
-        strange = (picture - colorize(index)).abs().amax(dim=1) > 0.2
-        if float(strange.float().mean()) > 0.1:
-            try:
-                return _colored(path, numbers.values, drawn)
-            except ImageError:
-                return picture
-    if drawn == "ade20k":
-        return colorize(index)
-    return picture  # the job takes it for the nearest colours, and says where they are others
+    if numbers is not None and find_strange_share(picture, drawn, _OFF[drawn]) > 0.1:
+        # a file of places in a palette: its colours would count if they were the drawing's
+        try:
+            return _colored(path, numbers.values, drawn)
+        except ImageError:
+            pass
+    if drawn == "jodi":
+        return picture  # the job takes it for the nearest colours, and says where they are others
+    if doubt := find_drawing_doubt(picture, drawn):
+        logger.warning("%s: %s", path, doubt)
+    return colorize(read_classes(picture, drawn))
+
+
+def _whole(path: Path, values: Tensor) -> Tensor:
+    if not values.is_floating_point():
+        return values
+    if not bool(values.isfinite().all()):
+        raise ImageError(
+            f"{path} has pixels without a number (NaN or infinity), and each has a class number; "
+            "write 255 where there is no class"
+        )
+    if not bool((values == values.round()).all()):
+        raise ImageError(f"{path} holds fractions, and class numbers are whole; save them so")
+    return values.clamp(-(2.0**40), 2.0**40).to(torch.int64)
 
 
 def _colored(path: Path, numbers: Tensor, drawn: str) -> Tensor:

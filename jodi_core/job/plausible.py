@@ -13,7 +13,11 @@ import torch
 from torch import Tensor
 
 from ...kit.pictures.palettes import SEGMENTATION_PALETTE
-from ..labels.segmentation import read_class_numbers
+from ..labels.segmentation import (
+    find_nearest_color,
+    find_strange_share,
+    read_class_numbers,
+)
 
 GLANCE = 64  # pixels per side that are looked at
 FLAT = 0.02  # span of values
@@ -30,6 +34,9 @@ SMOOTH = (0.01, 0.2)  # steps of a normal from pixel to pixel on curved surfaces
 CURVED_SHARE, CURVED_AGREE = 0.02, 0.5  # of the pixels; of those steps
 NEAR = 32 / 255  # distance in one channel to a colour of the palette: what JPEG makes of it
 STRANGE = 0.3  # share of pixels
+PALE, MOSTLY = 0.15, 0.5  # distance between a pixel's channels; share of what is drawn
+EXACT, FOREIGN = 4 / 255, 0.7  # distance to a colour of ADE20K, whose 150 fill space; of pixels
+UNLABELED = "is unlabeled everywhere, which says nothing; were its class numbers lost on the way?"
 
 
 class Doubt(NamedTuple):
@@ -53,6 +60,27 @@ def find_doubt(name: str, picture: Tensor) -> Doubt | None:
         return None
     found = check(_glance(picture))
     return None if found is None else Doubt(name, found[0], f"{name} {found[1]}")
+
+
+def find_drawing_doubt(picture: Tensor, drawn: str) -> str | None:
+    """What is odd about a class map (B, 3, H, W) read as another program draws it, or None."""
+    if drawn == "jodi" or read_class_numbers(picture, drawn) is not None:
+        return None  # the job looks at it
+    if find_strange_share(_glance(picture), drawn, EXACT) <= FOREIGN:
+        return None
+    return (
+        "segmentation has hardly a colour of ADE20K's 150 classes, and each pixel is taken for the "
+        "nearest; is it a class map in these colours?"
+    )
+
+
+def has_colors(values: Tensor) -> bool:
+    """Whether maps (B, 3, H, W) of any range, distances also, are in colours.
+
+    False where a value is not finite, which files and pictures in colours never hold.
+    """
+    largest = values.abs().max()
+    return bool((values.amax(1) - values.amin(1)).mean() > COLOURED * largest)
 
 
 def _glance(picture: Tensor) -> Tensor:
@@ -84,14 +112,28 @@ def _depth(seen: Tensor) -> tuple[str, str] | None:
             "looks like a photo in grey: its tones change everywhere, and those of depth change "
             "evenly but for the borders of things; give the depth map itself"
         )
-    third = -(-grey.shape[1] // 3)
-    rise = grey[:, -third:].mean((1, 2)) - grey[:, :third].mean((1, 2))
-    if bool((rise < UPSIDE_DOWN).any()):
+    if any(_rise(plane) < UPSIDE_DOWN for plane in grey):
         return "inverted", (
             "looks inverted: its upper part is nearer than its lower part, and near is white; if "
             "near is black in it, or it holds distances, say so when it is read"
         )
     return None
+
+
+def _rise(grey: Tensor) -> float:
+    """How much brighter the lower third of depth (h, w) is than the upper third.
+
+    Black may be what was not measured, a sky above all, and says nothing then: the smaller of the
+    rise of all pixels and that of the others counts.
+    """
+    known = grey > grey.min()
+    rows = grey[known.any(1)], known[known.any(1)]
+    rises = []
+    for tones, seen in ((grey, torch.ones_like(known)), rows):
+        third = -(-len(tones) // 3)
+        upper, lower = (tones[part][seen[part]] for part in (slice(third), slice(-third, None)))
+        rises.append(float(lower.mean() - upper.mean()))
+    return min(rises)
 
 
 def _bent(grey: Tensor) -> Tensor:
@@ -167,10 +209,17 @@ def _openpose(seen: Tensor) -> tuple[str, str] | None:
         return "background", (
             "is mostly bright; expected coloured skeletons on black: draw it on black"
         )
-    if bool(((seen.amax(1) < DARK).float().mean((1, 2)) < DARK_SHARE).any()):
+    drawn = seen.amax(1) >= DARK
+    if bool((drawn.float().mean((1, 2)) > 1 - DARK_SHARE).any()):
         return "photo", (
             "is a full picture, as a photo is; expected coloured skeletons on black: give the "
             "skeletons alone"
+        )
+    pale = drawn & (seen.amax(1) - seen.amin(1) < PALE)
+    if bool((pale.flatten(1).sum(1) > MOSTLY * drawn.flatten(1).sum(1)).any()):
+        return "grey", (
+            "is grey, as edges are; expected coloured skeletons on black, whose colours say which "
+            "limb is which"
         )
     return None
 
@@ -180,12 +229,17 @@ def _segmentation(seen: Tensor) -> tuple[str, str] | None:
     if numbers is not None:
         if bool((numbers > 0).any()):
             return None
-        return "unlabeled", (
-            "is unlabeled everywhere, which says nothing; were its class numbers lost on the way?"
+        return "unlabeled", UNLABELED
+    strange = find_strange_share(seen, "jodi", NEAR)
+    if strange > STRANGE and bool((seen == seen[:, :1]).all()):
+        return "classes", (
+            f"is grey with values up to {round(255 * float(seen.max()))} of 255, which are neither "
+            "the colours of the model's 12 classes nor class numbers (0 to 11, and 255 for pixels "
+            "to ignore), and each pixel is taken for the nearest colour; say how it is drawn when "
+            "it is read, or renumber its classes"
         )
-    palette = torch.tensor(SEGMENTATION_PALETTE, dtype=torch.float32) / 255
-    pixels = seen.permute(0, 2, 3, 1).reshape(-1, 1, 3)
-    strange = ((pixels - palette).abs().amax(-1).amin(-1) > NEAR).float().mean()
+    if strange <= STRANGE and not bool(find_nearest_color(seen, SEGMENTATION_PALETTE).any()):
+        return "unlabeled", UNLABELED
     if strange > STRANGE:
         return "classes", (
             "has colours that are none of the model's 12 classes, and each pixel is taken for the "

@@ -29,8 +29,13 @@ ADE20K_COLORS_OF_12: tuple[Color, ...] = tuple(
     ADE20K_PALETTE[number - 1] if number else (0, 0, 0) for number in ADE20K_OF_12
 )
 
-IGNORED = (255, 65535, 2**32 - 1, -1)
+IGNORED = (255, 2**15 - 1, 2**16 - 1, 2**31 - 1, 2**32 - 1, -1)
 """Class numbers that mean "ignore" in files of 8, 16 and 32 bits: such pixels are unlabeled."""
+
+COLORS = {"jodi": SEGMENTATION_PALETTE, "ade20k": ((0, 0, 0), *ADE20K_PALETTE)}
+"""Colours of each drawing; ADE20K's black is unlabeled."""
+
+_GREYS = {drawn: {r for r, g, b in colors if r == g == b} for drawn, colors in COLORS.items()}
 
 COMPARISONS_PER_CHUNK = 12 << 15
 """Pixels x colours compared at a time when telling classes by colour: under 10 MB."""
@@ -116,11 +121,23 @@ def read_class_numbers(picture: Tensor, drawn: str = "jodi") -> Tensor | None:
     top = len(ADE20K_PALETTE) if drawn == "ade20k" else len(SEGMENTATION_CLASSES) - 1
     if not bool(((values <= top) | (values == 255)).all()):
         return None
-    if drawn == "ade20k":
-        greys = {0, *(r for r, g, b in ADE20K_PALETTE if r == g == b)}
-        if {int(v) for v in values.unique()} <= greys:
-            return None
+    if are_colors(values, drawn):
+        return None
     return convert_class_numbers(values.to(torch.int64), drawn)
+
+
+def are_colors(greys: Tensor, drawn: str) -> bool:
+    """Whether all grey values (0..255) are colours of a drawing, and so no class numbers."""
+    return {int(v) for v in greys.unique()} <= _GREYS[drawn]
+
+
+def find_strange_share(picture: Tensor, drawn: str, near: float) -> float:
+    """Share of the pixels of (B, 3, H, W) in [0, 1] whose colour no class of a drawing has.
+
+    near: how far a channel may be off.
+    """
+    nearest = colorize(find_nearest_color(picture, COLORS[drawn]), COLORS[drawn])
+    return float(((picture - nearest).abs().amax(1) > near).float().mean())
 
 
 def convert_class_numbers(numbers: Tensor, drawn: str = "jodi") -> Tensor:
@@ -155,7 +172,7 @@ def read_ade20k(
     """
     if values.ndim == 4:
         picture = check_picture(values, "segmentation")
-        index = find_nearest_color(picture, ((0, 0, 0), *ADE20K_PALETTE), chunk)
+        index = find_nearest_color(picture, COLORS["ade20k"], chunk)
     else:
         classes = len(ADE20K_PALETTE)
         index = check_class_map(values, classes if zero_based else classes + 1)

@@ -1,6 +1,7 @@
 """Files of one channel as the numbers they store: depths, class numbers."""
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,12 @@ from torch import Tensor
 from .files import name_source, open_picture
 
 _PACKED = {"L;2": 3, "L;4": 15}
-_HIGH = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L"}
+_LOW = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
+_HIGH = {
+    f"{mode};16{order}": f"{mode};16{low}"
+    for mode in ("RGB", "RGBX", "RGBA")
+    for order, low in _LOW.items()
+}
 """How Pillow reads the upper bytes of 16-bit colours, and how it reads the lower ones instead."""
 _PAIRS = "LA;16B"
 
@@ -34,9 +40,9 @@ class Numbers:
 def load_numbers(source: str | os.PathLike | bytes) -> Numbers | None:
     """The numbers of a file of one channel as they are stored, upright.
 
-    Opaque PNGs of 16 bits whose channels are equal count as one channel. None for pictures in
-    colours or with opacity: `load_image` reads those. Profiles are not applied: numbers are no
-    colours.
+    Opaque PNGs and TIFFs of 16 bits whose channels are equal count as one channel. None for
+    pictures in colours or with opacity: `load_image` reads those. Profiles are not applied:
+    numbers are no colours.
     Raises: ImageError as `load_image`, but for values outside 0..1.
     """
     name, stored = name_source(source), []
@@ -79,7 +85,7 @@ def _storage(image: ImageFile.ImageFile) -> tuple[str, int | None]:
 
 
 def _wide_gray(source, name: str, image: Image.Image, mode: str) -> Tensor | None:
-    """(1, H, W) int64 of a 16-bit PNG whose colours are equal and opaque, else None.
+    """(1, H, W) int64 of a 16-bit PNG or TIFF whose colours are equal and opaque, else None.
 
     Pillow keeps 8 of 16 bits where there is more than one channel; the others are read apart.
     """
@@ -90,8 +96,10 @@ def _wide_gray(source, name: str, image: Image.Image, mode: str) -> Tensor | Non
         low = "RGBA" if mode == _PAIRS else _HIGH[mode]
         # a plain tuple before Pillow 11
         tiles: list[Any] = image.tile
+        args = [low if isinstance(t[3], str) else (low, *t[3][1:]) for t in tiles]
         image.tile = [  # pyright: ignore[reportAttributeAccessIssue]
-            t._replace(args=low) if hasattr(t, "_replace") else (*t[:3], low) for t in tiles
+            t._replace(args=a) if hasattr(t, "_replace") else (*t[:3], a)
+            for t, a in zip(tiles, args, strict=True)
         ]
 
     if "transparency" in image.info:

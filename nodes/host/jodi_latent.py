@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..wires.job import check_uncut
+
 log = logging.getLogger("jodi")
 
 PREVIEW_SIDE = 256  # the sheet is enlarged until its shorter side has this many pixels
@@ -61,9 +63,13 @@ class JodiLatent(comfy.latent_formats.LatentFormat):
         return None
 
     def fix_empty_latent(self, latent: Tensor) -> Tensor:
-        """An empty latent of another model's node, (B, z, any, h, w), with all domains."""
+        """An empty latent of another model's node, (B, z, any, h, w), with all domains.
+
+        Raises: ShapeError for a part of a LATENT of Jodi Roles.
+        """
         if latent.ndim != 5 or latent.shape[2] == self.domains:
             return latent
+        check_uncut(latent, self.domains)
         return latent[:, :, :1].repeat(1, 1, self.domains, 1, 1)
 
 

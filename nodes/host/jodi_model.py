@@ -27,7 +27,7 @@ from ...jodi_core.roles import Role
 from ...kit.errors import RoleError, ShapeError, TextError
 from ...kit.threads import short_waits
 from ...kit.weights.read import pack_metadata
-from ..wires.agreement import check_entries, check_latent, check_made_for
+from ..wires.agreement import check_entries, check_given, check_latent, check_made_for
 from ..wires.job import PICTURE_INSTEAD
 from ..wires.places import MADE
 from ..wires.rows import take_rows
@@ -80,6 +80,11 @@ class JodiDiffusion(JodiTransformer):
                 f"a node between cut the LATENT into parts of {x.shape[1]} of its "
                 f"{self.config.num_domains} domains, which are made together; let context windows "
                 "run over the batch (dim 0)"
+            )
+        if x.shape[2] != self.config.latent_channels or len(timestep) not in (1, len(x)):
+            raise ShapeError(
+                "a node between cut the LATENT otherwise than in rows; let context windows run "
+                "over the batch (dim 0)"
             )
         roles, mask, clean = conds[ROLES], conds.get(MASK), conds.get(CLEAN)
         clean = None if clean is None else clean.transpose(1, 2)
@@ -150,7 +155,8 @@ class JodiHostModel(comfy.model_base.BaseModel):
         super().__init__(model_config, comfy.model_base.ModelType.FLOW, unet_model=build)
         self.facts = facts
         self.text_cache = TextCache(entries=2)  # of the last prompt and negative prompt
-        self._first = (lambda: None, None)  # noise of a run, and roles of its first entry
+        # noise of a run, roles and given pictures of its first entry
+        self._first: tuple = (lambda: None, None, lambda: None)
         # The network is built: from here on these are only read, by nodes that patch a MODEL.
         channels = self.diffusion_model.in_channels
         model_config.unet_config = NoUNet(
@@ -171,7 +177,8 @@ class JodiHostModel(comfy.model_base.BaseModel):
         conds = {ROLES: RowsCond(roles.to(device))}
         conds[RUN] = RunCond(RunEntry(self), _active(roles))
         clean = self._clean(kwargs.get(CLEAN), roles, noise)
-        self._check_together(noise, kwargs.get("latent_image"), kwargs.get(ROLES), clean)
+        wire = kwargs.get(CLEAN)
+        self._check_together(noise, kwargs.get("latent_image"), kwargs.get(ROLES), clean, wire)
         if clean is not None:
             conds[CLEAN] = comfy.conds.CONDNoiseShape(clean.to(device))
         if not (roles[:, 0] == Role.CONDITION).all():
@@ -260,19 +267,22 @@ class JodiHostModel(comfy.model_base.BaseModel):
             f"Jodi Roles. {PICTURE_INSTEAD}"
         )
 
-    def _check_together(self, noise, latent, roles: Tensor | None, clean: Tensor | None) -> None:
+    def _check_together(self, noise, latent, roles, clean, wire) -> None:
         """Pass when this entry, the first entry of the run and the LATENT are of one job.
 
+        roles, clean: of this entry, or None. wire: clean as the CONDITIONING holds it, unscaled.
         Without noise the LATENT is in the middle of sampling, and holds noise of its own.
         Raises: ShapeError.
         """
         if roles is not None and latent is not None and noise.any():
             check_latent(latent, roles.to(latent.device), clean, self.facts.names)
-        run, first = self._first
+        run, *first = self._first
         if run() is not noise:
-            self._first = (weakref.ref(noise), roles)
+            known = (lambda: None) if wire is None else weakref.ref(wire)
+            self._first = (weakref.ref(noise), roles, known)
         else:
-            check_entries(first, roles)
+            check_entries(first[0], roles)
+            check_given(first[1](), wire, self.facts.names)
 
     def _roles(self, roles: Tensor | None, batch: int) -> Tensor:
         domains = self.diffusion_model.config.num_domains

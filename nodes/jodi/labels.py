@@ -1,7 +1,11 @@
 """Depth, normals and classes: from Jodi to other programs, and from them to Jodi."""
 
-from comfy_api.latest import io
+import logging
 
+from comfy_api.latest import io
+from torch import Tensor
+
+from ...jodi_core.job.plausible import find_drawing_doubt, has_colors
 from ...jodi_core.labels.depth import DEPTH_SOURCES, convert_depth
 from ...jodi_core.labels.normals import NORMAL_CONVENTIONS, convert_normals
 from ...jodi_core.labels.segmentation import (
@@ -15,6 +19,8 @@ from ...jodi_core.labels.segmentation import (
 from ...kit.errors import ImageError
 from ...kit.pictures.palettes import SEGMENTATION_CLASSES
 from ..wires.pictures import are_none, to_image, to_picture
+
+log = logging.getLogger("jodi")
 
 
 class JodiDepth(io.ComfyNode):
@@ -81,7 +87,13 @@ class JodiDepth(io.ComfyNode):
         if are_none(image):  # of an ignored domain
             return io.NodeOutput(image, image.masks())
         bounds = {"low": low, "high": high} if normalize == "range" else {}
-        depth = convert_depth(to_picture(image, "image"), source, normalize, near, **bounds)
+        picture = to_picture(image, "image")
+        if has_colors(picture):
+            log.warning(
+                "Jodi Depth: the picture is in colours, as a photo or a colour map is, and its "
+                "brightness is read as depth; connect the depth map itself"
+            )
+        depth = convert_depth(picture, source, normalize, near, **bounds)
         return io.NodeOutput(to_image(depth[:, None].expand(-1, 3, -1, -1)), depth)
 
 
@@ -194,7 +206,7 @@ class JodiSegmentation(io.ComfyNode):
             raise ImageError(
                 "nothing to read; connect a segmentation map, a mask to paint, or both"
             )
-        index = None if image is None else read_classes(to_picture(image, "image"), source)
+        index = None if image is None else _read_classes(to_picture(image, "image"), source)
         if paint_mask is not None:
             index = paint_class(index, paint_mask, find_class_id(class_name))
         numbers = (index.float() / 255)[:, None].expand(-1, 3, -1, -1)
@@ -203,6 +215,13 @@ class JodiSegmentation(io.ComfyNode):
             make_class_mask(index, class_name),
             to_image(numbers),
         )
+
+
+def _read_classes(picture: Tensor, source: str) -> Tensor:
+    """Classes (B, H, W); what is odd about the map is said in the log."""
+    if doubt := find_drawing_doubt(picture, source):
+        log.warning("Jodi Segmentation: %s", doubt)
+    return read_classes(picture, source)
 
 
 NODES = [JodiDepth, JodiNormal, JodiSegmentation]

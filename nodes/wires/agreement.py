@@ -104,6 +104,23 @@ def check_entries(first: Tensor | None, roles: Tensor | None) -> None:
         check_roles(first[0].tolist(), roles, "negative, or a part of it,", "positive")
 
 
+def check_given(first: Tensor | None, clean: Tensor | None, names: Sequence[str]) -> None:
+    """Pass when two entries of one sampling hold the same given pictures.
+
+    Shapes: (1 or B, z, L, h, w), or None where nothing is given.
+    Raises: ShapeError, naming the domain.
+    """
+    if first is None or clean is None or first is clean or first.shape[1:] != clean.shape[1:]:
+        return
+    one, other = torch.broadcast_tensors(first.to(clean), clean)
+    for index, name in enumerate(names):
+        if not are_alike(one[:, :, index], other[:, :, index], torch.ones((), device=other.device)):
+            raise ShapeError(
+                f"positive and negative, or parts of them, hold different pictures of {name}; "
+                f"{TOGETHER}"
+            )
+
+
 def check_sampled(samples: Tensor, job: LatentJob) -> None:
     """Pass when a LATENT (B, z, L, h, w) holds nothing in the domains that its job ignores.
 

@@ -18,7 +18,7 @@ from ...jodi_core.model.facts import VAEFacts
 from ...jodi_core.roles import Role
 from ...kit.errors import ShapeError
 from ...kit.pictures.frame import Frame
-from .places import MADE
+from .places import INSTEAD, MADE
 
 # For a LATENT of one picture, as VAE Encode makes it for other models.
 PICTURE_INSTEAD = (
@@ -121,6 +121,33 @@ def mark_ignored(samples: Tensor, roles: Tensor) -> Tensor:
     """Samples (B, z, L, h, w) with negative zeros in the domains that roles (1 or B, L) ignore."""
     ignored = (roles.to(samples.device) == Role.IGNORE)[:, None, :, None, None]
     return samples.masked_fill(ignored, -0.0)
+
+
+def mark_empty(samples: Tensor) -> Tensor:
+    """Samples (B, z, L, h, w) whose empty domains, to be made, say that they come from Jodi Roles.
+
+    Their first channel is negative zero, the others are not, so `find_left_out` does not count
+    them. Nodes that cut such a LATENT keep that.
+    """
+    if samples.shape[1] < 2:
+        return samples
+    empty = (samples == 0).movedim(2, 1).flatten(2).all(2) & ~find_left_out(samples)
+    marked = samples.clone()
+    marked[:, 0] = marked[:, 0].masked_fill(empty[:, :, None, None], -0.0)
+    return marked
+
+
+def check_uncut(samples: Tensor, domains: int) -> None:
+    """Pass unless an empty LATENT (B, z, L, h, w) is what is left of one of Jodi Roles.
+
+    Empty LATENTs of other nodes hold no negative zeros.
+    Raises: ShapeError.
+    """
+    if samples.shape[2] != domains and torch.signbit(samples).any():
+        raise ShapeError(
+            f"a node cut the LATENT of Jodi Roles along its domains: {samples.shape[2]} are left "
+            f"instead of {domains}, and they are made together. {INSTEAD}"
+        )
 
 
 def find_left_out(samples: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from ...jodi_core.model.facts import ModelFacts, VAEFacts
 from ...jodi_core.roles import RolePlan
 from ...kit.errors import JodiError, RoleError
 from .agreement import apply_prompt_mask, check_vae_wire
-from .job import make_job_entry, mark_ignored
+from .job import make_job_entry, mark_empty, mark_ignored
 from .pictures import are_none, to_picture
 from .places import MADE
 from .rows import add_extras
@@ -118,7 +118,7 @@ def encode_request(
     grid = (given.size[0] // facts.vae_factor, given.size[1] // facts.vae_factor)
     shape = (facts.latent_channels, len(facts.names), *grid)
     clean, start = _encoded(planned, shape, encode, watched)
-    samples = mark_ignored(start, planned.plan.as_tensor())
+    samples = mark_empty(mark_ignored(start, planned.plan.as_tensor()))
     MADE.remember(samples)
     latent = {
         "samples": samples,

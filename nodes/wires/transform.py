@@ -17,7 +17,7 @@ from ...jodi_core.domains import Domain, find_model_domain
 from ...jodi_core.exits.turn import TURNS, move_pixels, resize, turn
 from ...kit.errors import JodiError, ShapeError
 from .agreement import find_filled_rows
-from .job import read_job
+from .job import find_left_out, read_job
 from .places import MADE
 
 log = logging.getLogger("jodi")
@@ -134,7 +134,8 @@ def _redrawn(latent: Mapping, operation: str, cells: Area, factor: int, decode, 
         grid_now = (cells.height, cells.width)
     else:
         grid_now = grid if operation not in ("rotate 90", "rotate 270") else (grid[1], grid[0])
-    out = samples.new_full((*samples.shape[:3], *grid_now), -0.0)
+    out = samples.new_zeros((*samples.shape[:3], *grid_now))
+    out = out.masked_fill(find_left_out(samples)[:, None, :, None, None], -0.0)
     for index, values in results.items():
         out[:, :, index] = values
     result = {**latent, "samples": out}

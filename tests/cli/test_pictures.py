@@ -110,6 +110,7 @@ INDEX = np.arange(H * W).reshape(H, W) // 40 % 12
         (np.uint16, "numbers.png", 65535),
         (np.int32, "numbers.tif", 255),
         (np.int32, "numbers.tif", -1),
+        (np.int32, "numbers.tif", 2**31 - 1),
         (np.float32, "numbers.tif", 255),
     ],
 )
@@ -130,6 +131,40 @@ def test_class_numbers_in_an_indexed_file(tmp_path):
     assert torch.equal(picture, colorize(torch.from_numpy(INDEX)[None]))
 
 
+def test_ade20k_numbers_in_an_indexed_file_of_other_colours(tmp_path):
+    numbers = np.arange(H * W).reshape(H, W) % 151
+    image = Image.fromarray(numbers.astype(np.uint8), "P")
+    colours = np.random.default_rng(0).integers(0, 256, 768)
+    image.putpalette(colours.tolist())
+    image.save(tmp_path / "indexed.png")
+    expected = colorize(torch.tensor(list(ADE20K_TO_12))[torch.from_numpy(numbers)][None])
+    maps = Maps(segmentation_source="ade20k")
+    assert torch.equal(read_picture("segmentation", tmp_path / "indexed.png", maps), expected)
+    image.putpalette([v for color in ((0, 0, 0), *ADE20K_PALETTE) for v in color])
+    image.save(tmp_path / "indexed.png")
+    same = numbers != 49  # it is drawn in the colour of 7
+    picture = read_picture("segmentation", tmp_path / "indexed.png", maps)
+    assert torch.equal(picture[0, :, same], expected[0, :, same])
+
+
+def test_a_photo_is_doubted_as_a_map_in_ade20ks_colours(tmp_path, caplog):
+    noise = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
+    maps = Maps(segmentation_source="ade20k")
+    read_picture("segmentation", stored(tmp_path, noise), maps)
+    assert "hardly a colour of ADE20K" in caplog.text and "map.png" in caplog.text
+    caplog.clear()
+    drawn = np.array([(0, 0, 0), *ADE20K_PALETTE], np.uint8)[INDEX]
+    read_picture("segmentation", stored(tmp_path, drawn), maps)
+    assert not caplog.text
+
+
+def test_distances_are_not_read_from_colours(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (H, W, 3), dtype=np.uint8)
+    for source in ("metres", "millimetres"):
+        with pytest.raises(ImageError, match=r"map.png is in colours.*one number for each pixel"):
+            read_picture("depth", stored(tmp_path, noise), Maps(depth_source=source))
+
+
 def test_ade20k_in_numbers_and_in_colours(tmp_path):
     numbers = np.arange(H * W).reshape(H, W) % 151
     expected = colorize(torch.tensor(list(ADE20K_TO_12))[torch.from_numpy(numbers)][None])
@@ -148,7 +183,11 @@ def test_ade20k_in_numbers_and_in_colours(tmp_path):
     [
         (np.full((H, W), 150, np.uint16), r"class numbers 0..11, .* got 150 to 150"),
         (np.full((H, W), 0.5, np.float32), "fractions"),
-        (np.full((H, W), np.nan, np.float32), "fractions"),
+        (np.full((H, W), np.nan, np.float32), "without a number.*255"),
+        (np.where(INDEX == 3, np.inf, INDEX).astype(np.float32), "without a number.*255"),
+        (np.where(INDEX == 3, 1e20, INDEX).astype(np.float32), "got 0 to 1099511627776"),
+        (np.where(INDEX == 3, 12, INDEX).astype(np.uint8), "class numbers 0..11, .* got 0 to 12"),
+        ((23 * INDEX).astype(np.uint8), "class numbers 0..11, .* got 0 to 253"),
     ],
 )
 def test_numbers_that_are_no_classes_are_refused(array, words, tmp_path):

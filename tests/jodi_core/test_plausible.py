@@ -3,9 +3,10 @@
 import pytest
 import torch
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
-from jodi_pack.jodi_core.job.plausible import find_doubt
+from jodi_pack.jodi_core.job.plausible import find_doubt, find_drawing_doubt, has_colors
 from jodi_pack.jodi_core.labels.segmentation import colorize
 from jodi_pack.kit.pictures.files import load_image
+from jodi_pack.kit.pictures.palettes import ADE20K_PALETTE
 from jodi_pack.kit.scenes.render import render_scenes
 from jodi_pack.tests.conftest import shared_dir, skip_or_fail
 
@@ -69,7 +70,10 @@ def on_white(poses: torch.Tensor) -> torch.Tensor:
         ("edge", "lineart", lambda x: x, "polarity", 1.0),
         ("openpose", "openpose", lambda x: on_white(x), "background", 1.0),
         ("depth", "depth", lambda x: x * 0 + 1, "flat", 1.0),
+        ("openpose", "edge", lambda x: x, "grey", 0.9),
+        ("openpose", "openpose", lambda x: grey(x), "grey", 0.5),
         ("segmentation", "image", lambda x: x, "classes", 0.9),
+        ("segmentation", "image", grey, "classes", 0.9),
         ("segmentation", "segmentation", lambda x: x * 0, "unlabeled", 1.0),
     ],
 )  # fmt: skip
@@ -79,6 +83,31 @@ def test_wrong_maps_are_doubted(scenes, name, source, change, kind, share):
         sum(k == kind for k in found) if kind else sum(k in ("photo", "background") for k in found)
     )
     assert odd >= share * SCENES, found
+
+
+@pytest.mark.parametrize("missing", ["sky", "top"])
+def test_inverted_depth_is_doubted_where_its_upper_part_was_not_measured(scenes, missing):
+    """What a sensor did not reach is black, and would outweigh the rest."""
+    depth = scenes["depth"]
+    inverted = 1 - depth
+    if missing == "sky":
+        inverted = torch.where(depth <= depth.amin((1, 2, 3), True) + 0.02, 0.0, inverted)
+    else:
+        inverted[:, :, :20] = 0
+    found = kinds("depth", inverted)
+    assert sum(kind == "inverted" for kind in found) >= 0.75 * SCENES, found
+
+
+def test_classes_lost_on_the_way_are_doubted_in_colours_and_numbers():
+    for picture in (colorize(torch.zeros(1, 8, 8, dtype=torch.long)), torch.zeros(1, 3, 8, 8)):
+        odd = find_doubt("segmentation", picture)
+        assert odd is not None and odd.kind == "unlabeled"
+
+
+def test_grey_class_maps_are_told_their_numbers():
+    numbers = (torch.arange(64).view(1, 1, 8, 8) / 255).expand(-1, 3, -1, -1)
+    odd = find_doubt("segmentation", numbers)
+    assert odd is not None and "values up to 63 of 255" in odd.text and "0 to 11" in odd.text
 
 
 def test_one_odd_row_of_a_batch_is_enough(scenes):
@@ -100,6 +129,23 @@ def test_class_numbers_are_no_strange_colours():
     index = torch.arange(64 * 64).view(1, 64, 64) % 12
     assert find_doubt("segmentation", (index / 255)[:, None].expand(-1, 3, -1, -1)) is None
     assert find_doubt("segmentation", colorize(index)) is None
+
+
+def test_colours_are_told_in_maps_of_any_range():
+    grey_one = torch.linspace(0.5, 80, 64).view(1, 1, 8, 8).expand(-1, 3, -1, -1)
+    coloured = grey_one * torch.tensor([1.0, 0.8, 0.6]).view(3, 1, 1)
+    for scale in (1 / 80, 1, 1000):
+        assert has_colors(scale * coloured) and not has_colors(scale * grey_one)
+    for missing in (float("nan"), float("inf")):
+        assert not has_colors(torch.where(grey_one > 40, missing, grey_one))
+
+
+def test_maps_in_ade20ks_colours_are_doubted_where_they_have_others():
+    colours = torch.tensor(ADE20K_PALETTE, dtype=torch.float32).T.view(1, 3, 10, 15) / 255
+    assert find_drawing_doubt(colours, "ade20k") is None
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert "hardly a colour" in str(find_drawing_doubt(noise, "ade20k"))
+    assert find_drawing_doubt(noise, "jodi") is None  # the job says it
 
 
 def test_one_pixel_is_enough_to_look_at():

@@ -98,7 +98,7 @@ def test_damage_behind_a_large_text_is_still_damage():
 
 
 def tiff(values: np.ndarray, *, order="<", compression=1, predictor=1, rows=7, tile=None,
-         planar=1, large=False, orientation=1, form=None) -> bytes:  # fmt: skip
+         planar=1, large=False, orientation=1, form=None, shown=1) -> bytes:  # fmt: skip
     """A TIFF of values (H, W, C), written from the specification."""
     height, width, channels = values.shape
     values = values.astype(values.dtype.newbyteorder(order))
@@ -131,7 +131,8 @@ def tiff(values: np.ndarray, *, order="<", compression=1, predictor=1, rows=7, t
     chunks = [packed(block) for block in blocks]
     pointer, head = ("Q", 16) if large else ("I", 8)
     starts = [head + sum(map(len, chunks[:i])) for i in range(len(chunks))]
-    tags = {256: [width], 257: [height], 258: [8 * size] * channels, 259: [compression], 262: [1],
+    tags = {256: [width], 257: [height], 258: [8 * size] * channels,
+            259: [compression], 262: [shown],
             274: [orientation], 277: [channels], 284: [planar], 317: [predictor]}  # fmt: skip
     tags[339] = [form or {"f": 3, "i": 2, "u": 1}[values.dtype.kind]] * channels
     lengths = [len(chunk) for chunk in chunks]
@@ -458,6 +459,21 @@ def test_wide_grey_in_several_channels_keeps_all_bits(color, channels):
         values[..., -1] = 65535 if channels == 4 else values[..., -1]
         values[2, 3, 1] ^= 1
         assert load_numbers(packed_png(values, 16, color)) is None
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("options", [{}, {"compression": 8}, {"tile": 16}])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_wide_grey_in_a_tiff_of_several_channels_keeps_all_bits(order, options, channels):
+    gray = np.random.default_rng(1).integers(0, 5000, (21, 19, 1)).astype(np.uint16)
+    values = np.repeat(gray, channels, axis=2)
+    if channels == 4:
+        values[..., 3] = 65535
+    numbers = load_numbers(tiff(values, order=order, shown=2, **options))
+    assert numbers is not None and numbers.top == 65535
+    assert numbers.values[0].tolist() == gray[..., 0].tolist()
+    values[2, 3, 1] ^= 1
+    assert load_numbers(tiff(values, order=order, shown=2, **options)) is None
 
 
 def test_numbers_whose_file_calls_one_transparent_are_numbers_still():

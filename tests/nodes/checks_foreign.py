@@ -1,12 +1,13 @@
 """Nodes of the host around CONDITIONING and LATENT. Run by test_nodes.py inside a ComfyUI."""
 
 import comfy.controlnet
+import comfy.latent_formats
 import comfy.sample
 import comfy.samplers
 import comfy_extras.nodes_post_processing  # noqa: F401  (the next one needs it first)
 import folder_paths
 import torch
-from comfy_extras.nodes_latent import LatentBatch
+from comfy_extras.nodes_latent import LatentBatch, LatentConcat, LatentCut
 from comfy_extras.nodes_mask import LatentCompositeMasked
 from jodi_pack.jodi_core.domains import DOMAIN_NAMES
 from jodi_pack.kit.errors import ImageError, JodiError, RoleError, ShapeError, TextError
@@ -72,6 +73,35 @@ def check_a_start_that_was_flipped_is_refused_before_sampling():
     for run in (jodi, ksampler):
         with raises(ShapeError, "flipped", "nodes of the same names for images"):
             run((*wires[:2], flipped), denoise=0.5)
+
+
+def check_an_empty_latent_that_was_cut_is_refused():
+    """Newer hosts complete empty LATENTs of other nodes; a part of ours is none of these."""
+    for inputs in ({**TEXTS, **ALL}, TEXTS, {**TEXTS, "depth": image(1, 48, 48)}):
+        wires = job(**inputs, **TALL)
+        parts_of = [
+            LatentCut.execute(wires[2], "t", index, amount).args[0]
+            for index, amount in ((0, 1), (4, 1), (0, 4), (1, 8))
+        ]
+        parts_of.append(LatentConcat.execute(wires[2], wires[2], "t").args[0])
+        parts_of.append(nodes.LatentCrop().crop(wires[2], 48, 32, 0, 0)[0])
+        for part in parts_of:
+            for run in (jodi, ksampler):
+                with raises(ShapeError, "LATENT"):
+                    run((*wires[:2], part))
+    empty = {"samples": torch.zeros(1, 5, 3, 6, 6)}
+    if hasattr(comfy.latent_formats.LatentFormat, "fix_empty_latent"):
+        wires = job(**TEXTS, **ALL)
+        made = ksampler((*wires[:2], empty))["samples"]
+        assert torch.equal(made, ksampler(wires)["samples"])
+
+
+def check_texts_of_two_jobs_with_an_empty_latent_of_another_node():
+    one, other = (job(**TEXTS, depth=image(1, 48, 48, seed=seed)) for seed in (0, 9))
+    empty = {"samples": torch.zeros(1, 5, 8, 6, 6)}
+    assert ksampler((*one[:2], empty))["samples"].isfinite().all()
+    with raises(ShapeError, "different pictures of depth"):
+        ksampler((one[0], other[1], empty))
 
 
 def check_latent_nodes_that_work_on_domains_still_do():

@@ -83,6 +83,9 @@ def check_windows_over_domains_are_refused():
     for run in (jodi, ksampler):
         with raises(ShapeError, "domains", "dim 0"):
             run(wires, windowed(dim=2, length=4, overlap=1))
+        for dim in (1, 3, 4):  # channels, height, width
+            with raises(ShapeError, "dim 0"):
+                run(wires, windowed(dim=dim, length=4, overlap=1))
 
 
 def check_conditions_that_a_wrapper_swaps_under_way():

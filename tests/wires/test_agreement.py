@@ -7,6 +7,7 @@ from jodi_pack.nodes.wires.agreement import (
     check_domains,
     check_entries,
     check_finite,
+    check_given,
     check_latent,
     check_sampled,
     check_together,
@@ -64,6 +65,18 @@ def test_entries_of_one_sampling():
             check_entries(*pair)
     with raises(ShapeError, "negative", "not those of positive"):
         check_entries(ROLES, torch.zeros_like(ROLES))
+
+
+def test_entries_with_other_pictures():
+    first = randn(1, 5, 8, 6, 6, seed=3)
+    for same in (None, first, first.clone(), first.half(), first.repeat(4, 1, 1, 1, 1)):
+        check_given(first, same, DOMAIN_NAMES)
+        check_given(same, first, DOMAIN_NAMES)
+    other = first.repeat(2, 1, 1, 1, 1)
+    other[1, :, 3] += 0.1
+    for pair in ((first, other), (other, first)):
+        with raises(ShapeError, "different pictures of depth", "same Jodi Roles"):
+            check_given(*pair, DOMAIN_NAMES)
 
 
 def test_negative_without_roles():

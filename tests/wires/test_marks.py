@@ -1,8 +1,10 @@
 """Zeros that say which domains a LATENT leaves out."""
 
 import torch
-from jodi_pack.nodes.wires.job import find_left_out, mark_ignored
+from jodi_pack.kit.errors import ShapeError
+from jodi_pack.nodes.wires.job import check_uncut, find_left_out, mark_empty, mark_ignored
 from jodi_pack.tests.helpers import randn
+from jodi_pack.tests.wires.given import raises
 
 ROLES = torch.tensor([[0, 2, 1, 2], [2, 0, 2, 0]])
 IGNORED = ROLES == 2
@@ -37,3 +39,25 @@ def test_plain_zeros_and_whole_latents_say_nothing():
         -torch.zeros(1, 3, 4, 5, 6)
     ).any()  # every domain: somebody's arithmetic
     assert not find_left_out(randn(1, 3, 4, 5, 6, seed=2)).any()
+
+
+def test_parts_of_an_empty_latent_are_told_from_those_of_other_nodes():
+    for roles in (ROLES, torch.zeros_like(ROLES)):
+        whole = mark_empty(mark_ignored(torch.zeros(2, 3, 4, 5, 6), roles))
+        assert not whole.any()
+        assert torch.equal(find_left_out(whole), roles == 2)
+        check_uncut(whole, 4)
+        for part in (whole[:, :, :1], whole[:, :, 2:], whole.flip(2)[:, :, :3], whole.mT[:, :, 1:]):
+            with raises(ShapeError, "cut the LATENT of Jodi Roles", "instead of 4"):
+                check_uncut(part.repeat(2, 1, 1, 1, 1), 4)
+    for domains in (1, 3, 7):
+        check_uncut(torch.zeros(1, 3, domains, 5, 6), 4)
+
+
+def test_marks_of_empty_domains_change_no_content():
+    samples = mark_ignored(randn(2, 3, 4, 5, 6, seed=1), ROLES)
+    samples[0, :, 0] = 0
+    marked = mark_empty(samples)
+    assert torch.equal(marked, samples) and torch.equal(find_left_out(marked), IGNORED)
+    assert torch.signbit(marked[0, 0, 0]).all() and not torch.signbit(marked[0, 1:, 0]).any()
+    assert torch.equal(mark_empty(samples[:, :1]), samples[:, :1])
