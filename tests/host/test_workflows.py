@@ -145,7 +145,8 @@ def test_joint_generation(server):
     latents = Latents(graph, *samplers(graph))
     run, (first,) = latents.run(server)
     text = inputs(graph, "JodiTextEncode", "Prompt")["text"]
-    result = core().generate(text, core().names[1:], seed=11)
+    seed = graph[samplers(graph)[0]]["inputs"]["seed"]
+    result = core().generate(text, core().names[1:], seed=seed)
     check(first, result.latents)
     shown = pictures(server, run, find(graph, "PreviewImage", "Image"))
     check_shown(shown, result.pictures["image"])
