@@ -3,24 +3,18 @@
 import contextlib
 import gc
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..kit.errors import JodiError
+from ..kit.memory import measure_peak_memory
 from ..kit.vectors import relative_rms
 from .cases import AUTOENCODER_KINDS, TASKS, Case
 from .subjects import SIDES, Subject
-
-try:
-    import resource
-except ModuleNotFoundError:  # Windows
-    resource = None
 
 EQUAL = 1e-5  # of one evaluation, or one picture through the autoencoder, in float32
 SAMPLED = 1e-4  # of a whole request in float32: `jodi verify` allows as much to a sampling
@@ -196,18 +190,8 @@ def peak_memory(case: Case, side: str) -> float:
 
 
 def resident_peak() -> float:
-    """GB at the peak of this process. Raises: JodiError where the system does not tell.
-
-    Linux hands the figure that getrusage gives down from parent to child, so that a small child of
-    a large process would look large; VmHWM begins anew with the program.
-    """
-    with contextlib.suppress(OSError):
-        rows = Path("/proc/self/status").read_text(encoding="utf-8").split("\n")
-        for row in rows:
-            name, _, value = row.partition(":")
-            if name == "VmHWM":
-                return int(value.split()[0]) * 1024 / 1e9
-    if resource is None:
+    """GB at the peak of this process. Raises: JodiError where the system does not tell."""
+    peak = measure_peak_memory("cpu")
+    if peak is None:
         raise JodiError("peak memory cannot be measured on this system; leave --memory out")
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return peak / 1e3

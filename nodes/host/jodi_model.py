@@ -177,7 +177,7 @@ class JodiHostModel(comfy.model_base.BaseModel):
         conds = {ROLES: RowsCond(roles.to(device))}
         conds[RUN] = RunCond(RunEntry(self), _active(roles))
         clean = self._clean(kwargs.get(CLEAN), roles, noise)
-        wire = kwargs.get(CLEAN)
+        wire = None if clean is None else kwargs[CLEAN]  # what nobody reads may differ
         self._check_together(noise, kwargs.get("latent_image"), kwargs.get(ROLES), clean, wire)
         if clean is not None:
             conds[CLEAN] = comfy.conds.CONDNoiseShape(clean.to(device))
@@ -270,7 +270,8 @@ class JodiHostModel(comfy.model_base.BaseModel):
     def _check_together(self, noise, latent, roles, clean, wire) -> None:
         """Pass when this entry, the first entry of the run and the LATENT are of one job.
 
-        roles, clean: of this entry, or None. wire: clean as the CONDITIONING holds it, unscaled.
+        roles, clean: of this entry, or None. wire: clean as the CONDITIONING holds it, unscaled;
+        of 1 row or of the noise's.
         Without noise the LATENT is in the middle of sampling, and holds noise of its own.
         Raises: ShapeError.
         """

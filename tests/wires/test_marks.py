@@ -3,6 +3,7 @@
 import torch
 from jodi_pack.kit.errors import ShapeError
 from jodi_pack.nodes.wires.job import check_uncut, find_left_out, mark_empty, mark_ignored
+from jodi_pack.nodes.wires.transform import Area, transform
 from jodi_pack.tests.helpers import randn
 from jodi_pack.tests.wires.given import raises
 
@@ -61,3 +62,22 @@ def test_marks_of_empty_domains_change_no_content():
     assert torch.equal(marked, samples) and torch.equal(find_left_out(marked), IGNORED)
     assert torch.signbit(marked[0, 0, 0]).all() and not torch.signbit(marked[0, 1:, 0]).any()
     assert torch.equal(mark_empty(samples[:, :1]), samples[:, :1])
+
+
+def test_turning_a_latent_keeps_what_it_leaves_out_and_what_is_still_to_be_made():
+    """The picture is given, depth is still empty, all else is left out."""
+    roles = torch.tensor([[1, 2, 2, 0, 2, 2, 2, 2]])
+    start = torch.zeros(1, 3, 8, 6, 4)
+    start[:, :, 0] = randn(1, 3, 6, 4, seed=3)
+    latent = {"samples": mark_empty(mark_ignored(start, roles))}
+
+    def decode(samples, index):
+        return samples[:, :, index]  # a "picture" of a pixel to a cell
+
+    turned = {}
+    for operation in ("flip horizontal", "rotate 90", "resize"):
+        turned[operation] = transform(latent, operation, Area(0, 0, 5, 7), 1, decode, torch.clone)
+        samples = turned[operation]["samples"]
+        assert torch.equal(find_left_out(samples), roles == 2), operation
+        assert samples[:, :, 0].any() and not samples[:, :, 1:].any()
+    assert turned["resize"]["samples"].shape == (1, 3, 8, 7, 5)
